@@ -1,0 +1,1 @@
+"""Federated training: client steps, server steps, who takes part, and the loop over rounds."""

@@ -1,0 +1,1 @@
+"""From run logs to laws: the solver, its result, intervals, comparison, and the next runs to make."""
