@@ -1,0 +1,377 @@
+"""What is a run? One flat frozen set of settings, which is also the row of the run log.
+
+A :class:`RunConfig` reads from TOML and from ``key=value`` words, checks itself, and names itself: its ``run_id`` is a
+hash of everything that differs from the defaults, so equal settings mean the same run everywhere.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from scalefed.errors import ConfigError, nearest
+from scalefed.units import train_flops
+
+ALGORITHMS = (
+    "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "feddyn", "diloco",
+    "gc-local", "gc-global", "gc-fed", "synthetic-sharing", "local", "central",
+)  # fmt: skip
+PARTITIONS = ("dirichlet", "iid", "pathological", "quantity", "natural")
+PARTICIPATION = ("fixed", "uniform", "bernoulli", "weighted", "cyclic")
+DATA = ("micro", "python")
+
+_POSITIVE = {
+    "params", "tokens", "clients", "clients_per_round", "concentration", "local_steps", "batch_size",
+    "sequence_length", "learning_rate", "server_learning_rate", "adam_epsilon", "clip_norm", "temperature", "samples",
+    "validation_tokens", "problem_count", "families_per_client", "vocab_size", "server_epsilon", "synthetic_epsilon",
+}  # fmt: skip
+_NOT_NEGATIVE = {
+    "weight_decay", "unique_tokens", "warmup", "proximal", "evaluate_every", "lora_rank", "seed", "data_seed",
+    "server_momentum", "dynamic_regularization", "synthetic_tokens",
+}  # fmt: skip
+_UNIT = {
+    "beta1", "beta2", "server_beta1", "server_beta2", "dropout", "stragglers", "straggler_share", "final_learning_rate",
+    "synthetic_share", "top_p", "server_momentum", "centralised_share", "warmup",
+}  # fmt: skip
+_CHOICES = {
+    "algorithm": ALGORITHMS, "variant": ("paper", "flower"), "partition": PARTITIONS, "sampling": PARTICIPATION,
+    "data": DATA, "inner_optimizer": ("adamw", "sgd"), "inner_state": ("reset", "keep"),
+    "precision": ("float32", "bfloat16"),
+    "client_batching": ("auto", "batched", "loop"), "weighting": ("tokens", "uniform"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The settings of one federated training run. See the README for every field's meaning and unit.
+
+    Attributes:
+        params: non-embedding parameters asked for; the nearest shape of the ladder is trained and its count logged.
+        tokens: training tokens over all clients and rounds; rounded to whole rounds.
+        clients: how many clients hold data.
+        clients_per_round: how many of them train in a round.
+        concentration: Dirichlet concentration of the clients' family mixtures; infinity is iid.
+        local_steps: optimizer steps a client takes in a round.
+        algorithm: one of :data:`ALGORITHMS`; ``central`` trains on everything with no federation.
+        variant: whose formula, where papers and packages disagree: ``paper`` or ``flower``.
+        batch_size: sequences in a client's step.
+        sequence_length: tokens in a sequence.
+        learning_rate: peak learning rate of the clients; None for the rule :attr:`client_learning_rate`.
+        final_learning_rate: end of the cosine schedule over rounds, as a share of the peak.
+        warmup: share of all steps in which the learning rate rises linearly.
+        server_learning_rate: step of the server along the mean update; None for the algorithm's published default.
+        server_momentum: Nesterov momentum of the server (FedAvg, DiLoCo) or heavy ball (FedAvgM); None for the default.
+        unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing.
+        seed: draws of this run (weights, partition, participation, batches, sampling).
+        data_seed: draws of the corpus, the validation text and the problems, shared by runs that are compared.
+    """
+
+    params: int = 24_000
+    tokens: int = 2_000_000
+    clients: int = 16
+    clients_per_round: int = 4
+    concentration: float = math.inf
+    local_steps: int = 25
+    algorithm: str = "fedavg"
+    variant: str = "paper"
+    # the clients' optimizer
+    batch_size: int = 4
+    sequence_length: int = 128
+    inner_optimizer: str = "adamw"
+    inner_state: str = "reset"
+    learning_rate: float | None = None
+    final_learning_rate: float = 0.1
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    clip_norm: float = 1.0
+    # the server's
+    server_learning_rate: float | None = None
+    server_momentum: float | None = None
+    server_beta1: float = 0.9
+    server_beta2: float = 0.99
+    server_epsilon: float = 1e-3
+    weighting: str = "tokens"
+    # algorithm settings
+    proximal: float = 0.01
+    dynamic_regularization: float = 0.1
+    centralised_share: float = 0.9
+    centralised_target: str = "embedding"
+    synthetic_share: float = 0.1
+    synthetic_tokens: int = 20_000
+    synthetic_epsilon: float = math.inf
+    # data and clients
+    data: str = "micro"
+    vocab_size: int = 512
+    partition: str = "dirichlet"
+    families_per_client: int = 2
+    unique_tokens: int = 0
+    sampling: str = "fixed"
+    dropout: float = 0.0
+    stragglers: float = 0.0
+    straggler_share: float = 0.5
+    # a pretrained model instead of the ladder
+    checkpoint: str = ""
+    lora_rank: int = 0
+    # evaluation
+    problems: str = "micro"
+    problem_count: int = 164
+    samples: int = 20
+    temperature: float = 0.8
+    top_p: float = 1.0
+    validation_tokens: int = 65_536
+    evaluate_every: int = 0
+    # how it is computed
+    precision: str = "float32"
+    client_batching: str = "auto"
+    device: str = "cpu"
+    seed: int = 0
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every field; raises :class:`ConfigError`."""
+        kinds = _kinds()
+        for name, value in self.items():
+            object.__setattr__(self, name, _coerce(name, value, kinds[name]))
+        for name, value in self.items():
+            _check_range(name, value)
+        if self.clients_per_round > self.clients:
+            raise ConfigError(
+                f"clients_per_round={self.clients_per_round} is more than clients={self.clients}; "
+                "lower clients_per_round or add clients"
+            )
+        if self.algorithm == "central" and self.clients != 1:
+            raise ConfigError(
+                f"algorithm='central' trains one client that holds everything, got clients={self.clients}; "
+                "set clients=1 clients_per_round=1"
+            )
+
+    # ------------------------------------------------------------------ reading and writing
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """The names of all settings, in order."""
+        return tuple(field.name for field in dataclasses.fields(cls))
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Self:
+        """A config from a mapping; an unknown key is an error that names its nearest neighbour."""
+        for name in settings:
+            if name not in cls.fields():
+                raise ConfigError(f"unknown setting {name!r}; {nearest(name, cls.fields())}")
+        return cls(**settings)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *overrides: str) -> Self:
+        """A config from a TOML file, with ``key=value`` words on top.
+
+        Raises:
+            ConfigError: the file is missing or no TOML, a key is unknown, or a value is out of range.
+        """
+        return cls.from_dict({**read_toml(path), **parse_overrides(overrides)})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what differs from the defaults as TOML."""
+        lines = [f"{name} = {_toml(value)}" for name, value in self.changed().items()]
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Pairs of name and value, in order."""
+        return ((name, getattr(self, name)) for name in self.fields())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as a plain dict."""
+        return dict(self.items())
+
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from the defaults."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
+                if getattr(self, field.name) != field.default}  # fmt: skip
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some settings changed; unknown names are an error."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+    # ------------------------------------------------------------------ what follows from the settings
+    @property
+    def run_id(self) -> str:
+        """The run's name: its main settings in words, then a hash of everything that differs from the defaults."""
+        text = json.dumps({"version": 1, **self.changed()}, sort_keys=True, default=str)
+        digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+        mix = "iid" if math.isinf(self.concentration) else f"c{self.concentration:g}"
+        return (
+            f"{self.algorithm}-{_short(self.params)}-{_short(self.tokens)}-"
+            f"{self.clients_per_round}of{self.clients}-{mix}-s{self.seed}-{digest}"
+        )
+
+    @property
+    def participation(self) -> float:
+        """Share of the clients that train in a round."""
+        return self.clients_per_round / self.clients
+
+    @property
+    def tokens_per_round(self) -> int:
+        """Tokens all sampled clients see in one round."""
+        return self.clients_per_round * self.local_steps * self.batch_size * self.sequence_length
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that come nearest to ``tokens``, at least one."""
+        return max(1, round(self.tokens / self.tokens_per_round))
+
+    @property
+    def compute(self) -> float:
+        """Training FLOPs of all clients, 6 x params x tokens, for the parameters asked for."""
+        return float(train_flops(self.params, self.tokens))
+
+    @property
+    def corpus_tokens(self) -> int:
+        """Tokens in the training corpus: ``unique_tokens``, else the next power of two above ``tokens``."""
+        return self.unique_tokens or 2 ** math.ceil(math.log2(max(self.tokens, 2**18)))
+
+    @property
+    def client_learning_rate(self) -> float:
+        """Peak learning rate: the one given, else the rule ``0.01 x (params / 24,000)^-0.25`` (LoRA: 2e-4).
+
+        Source: chosen on the micro benchmark, see ``runs/LOG.md``.
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if self.inner_optimizer == "sgd":
+            return 0.1
+        return 2e-4 if self.checkpoint else 0.01 * (self.params / 24_000) ** -0.25
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Settings from ``key=value`` words, typed by the field.
+
+    Raises:
+        ConfigError: a word without ``=``, an unknown key, or a value of the wrong type.
+
+    >>> parse_overrides(["clients=8", "concentration=inf"])
+    {'clients': 8, 'concentration': inf}
+    """
+    kinds, settings = _kinds(), {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError(f"expected key=value, got {word!r}; for example clients=16")
+        if name not in kinds:
+            raise ConfigError(f"unknown setting {name!r}; {nearest(name, kinds)}")
+        settings[name] = _coerce(name, text.strip(), kinds[name], from_text=True)
+    return settings
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A TOML file as a dict.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"no config file at {path}; give the path of a TOML file such as runs/base.toml")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def cache_directory() -> Path:
+    """Where weights and corpora go: ``SCALEFED_CACHE``, else ``XDG_CACHE_HOME/scalefed``, else ``~/.cache/scalefed``."""
+    if own := os.environ.get("SCALEFED_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "scalefed"
+
+
+def sweep(base: RunConfig, **axes: Iterable[Any]) -> list[RunConfig]:
+    """All combinations of the given values over a base config, duplicates removed, in a stable order.
+
+    Values that exceed the base's ``clients`` in ``clients_per_round`` are an error, as in the config itself.
+
+    Raises:
+        ConfigError: an axis is unknown, empty, or a string where a list is meant.
+
+    >>> [c.params for c in sweep(RunConfig(), params=[3_000, 12_000])]
+    [3000, 12000]
+    """
+    configs = [base]
+    for name, values in axes.items():
+        if name not in RunConfig.fields():
+            raise ConfigError(f"unknown setting {name!r} in a sweep; {nearest(name, RunConfig.fields())}")
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            raise ConfigError(f"sweep axis {name} must be a list of values, got {values!r}; write {name}=[{values!r}]")
+        choices = list(values)
+        if not choices:
+            raise ConfigError(f"sweep axis {name} has no values; give at least one")
+        configs = [config.replace(**{name: value}) for config in configs for value in choices]
+    return list({config.run_id: config for config in configs}.values())
+
+
+# ---------------------------------------------------------------------- helpers
+def _kinds() -> dict[str, Any]:
+    hints = typing.get_type_hints(RunConfig)
+    return {name: hints[name] for name in RunConfig.fields()}
+
+
+def _coerce(name: str, value: Any, kind: Any, *, from_text: bool = False) -> Any:
+    """The value as the field's type, or a ConfigError that says what is allowed."""
+    if isinstance(kind, types.UnionType):
+        if value is None or (from_text and value.lower() in ("none", "auto")):
+            return None
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    try:
+        if kind is str:
+            if not isinstance(value, str):
+                raise TypeError
+            return value
+        if isinstance(value, bool) or (isinstance(value, str) and not from_text):
+            raise TypeError
+        number = float(value.replace("_", "")) if isinstance(value, str) else float(value)
+        if math.isnan(number):
+            raise ValueError
+        if kind is int:
+            if not number.is_integer():
+                raise ValueError
+            return int(value) if isinstance(value, int) else int(number)
+        return number
+    except (TypeError, ValueError, OverflowError):
+        wanted = {int: "a whole number", float: "a number", str: "text"}[kind]
+        raise ConfigError(f"{name} must be {wanted}, got {value!r}") from None
+
+
+def _check_range(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ConfigError(f"unknown {name} {value!r}; {nearest(value, _CHOICES[name])}")
+    if name in _POSITIVE and not value > 0:
+        raise ConfigError(f"{name} must be positive, got {value:g}")
+    if name in _NOT_NEGATIVE and value < 0:
+        raise ConfigError(f"{name} must be zero or positive, got {value:g}")
+    if name in _UNIT and not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be between 0 and 1, got {value:g}")
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+def _short(number: float) -> str:
+    """A count in three digits: 24000 -> 24k."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"

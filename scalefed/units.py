@@ -1,0 +1,105 @@
+"""What does a run cost: parameters, FLOPs, bytes on the wire, memory? Each formula with its source.
+
+Conventions: ``params`` counts non-embedding parameters, ``tokens`` counts all clients and rounds together, FLOPs are
+multiply-and-add = 2. All functions broadcast over numpy arrays.
+"""
+
+from typing import Any
+
+import numpy as np
+
+FLOAT32_BYTES = 4
+NATS_PER_BIT = float(np.log(2.0))
+
+
+def train_flops(params: Any, tokens: Any, *, trained: Any = None) -> Any:
+    """Training compute in FLOPs: ``6 N D``; with only ``trained`` parameters updated, ``(4 N + 2 N_trained) D``.
+
+    Forward is 2ND, the backward pass through activations 2ND, and the weight gradients 2 N_trained D. Attention scores
+    and the embedding are left out, as in the Chinchilla count (about 1% of the whole at these sizes, more when the
+    context is long).
+
+    Args:
+        params: non-embedding parameters.
+        tokens: tokens over all clients and rounds.
+        trained: parameters that are updated, such as LoRA's; all of them when None.
+
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1; Hoffmann et al. 2022 (arXiv 2203.15556), appendix F.
+
+    >>> train_flops(1000, 10)
+    60000.0
+    >>> train_flops(1000, 10, trained=100)
+    42000.0
+    """
+    params, tokens = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
+    weights = params if trained is None else np.asarray(trained, dtype=float)
+    flops = (4.0 * params + 2.0 * weights) * tokens
+    return float(flops) if flops.ndim == 0 else flops
+
+
+def sampling_flops(params: Any, tokens: Any) -> Any:
+    """Compute to sample ``tokens`` new tokens, in FLOPs: ``2 N`` each.
+
+    Source: Kaplan et al. 2020, section 2.1.
+
+    >>> sampling_flops(1000, 10)
+    20000.0
+    """
+    flops = 2.0 * np.asarray(params, dtype=float) * np.asarray(tokens, dtype=float)
+    return float(flops) if flops.ndim == 0 else flops
+
+
+def bytes_on_wire(values: int, *, clients_per_round: int, rounds: int, bytes_per_value: int = FLOAT32_BYTES) -> int:
+    """Bytes sent in all: every sampled client receives and returns ``values`` numbers every round.
+
+    Source: by definition of a synchronous round (McMahan et al. 2017, arXiv 1602.05629, algorithm 1).
+
+    >>> bytes_on_wire(1000, clients_per_round=4, rounds=10)
+    320000
+    """
+    return 2 * int(values) * int(bytes_per_value) * int(clients_per_round) * int(rounds)
+
+
+def client_memory_bytes(
+    params_total: Any, *, trained: Any = None, activations: Any = 0, bytes_per_value: int = FLOAT32_BYTES
+) -> Any:
+    """Memory one client needs, in bytes: weights, plus gradient and two Adam moments for what is trained.
+
+    Args:
+        params_total: all parameters, embedding included.
+        trained: parameters that are updated; all of them when None.
+        activations: values kept for the backward pass, see :func:`activation_values`.
+        bytes_per_value: 4 for float32.
+
+    Source: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054), section 3.1, for one precision.
+
+    >>> client_memory_bytes(1000)
+    16000.0
+    """
+    total = np.asarray(params_total, dtype=float)
+    weights = total if trained is None else np.asarray(trained, dtype=float)
+    memory = bytes_per_value * (total + 3.0 * weights + np.asarray(activations, dtype=float))
+    return float(memory) if memory.ndim == 0 else memory
+
+
+def activation_values(*, width: int, layers: int, tokens: int, vocab: int) -> int:
+    """Roughly how many values a training step keeps: about 34 per token, width and layer, and the logits twice.
+
+    Source: Korthikanti et al. 2022 (arXiv 2205.05198), equation 2, in values instead of bytes and with a fused
+    attention kernel; good to about 30%.
+
+    >>> activation_values(width=32, layers=2, tokens=512, vocab=512)
+    1114112
+    """
+    return 17 * width * layers * tokens + 2 * vocab * tokens
+
+
+def bits_per_byte(loss: Any, *, tokens: int, text_bytes: int) -> Any:
+    """Loss in nats per token as bits per byte of text, comparable over tokenizers.
+
+    Source: Gao et al. 2020 (The Pile, arXiv 2101.00027), section 3.1.
+
+    >>> round(bits_per_byte(0.6931471805599453, tokens=10, text_bytes=20), 6)
+    0.5
+    """
+    return loss * tokens / (text_bytes * NATS_PER_BIT)
