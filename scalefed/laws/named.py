@@ -1,0 +1,140 @@
+"""Which laws have names? Each entry is a formula, the meaning and unit of every parameter, and a source.
+
+In the formulas N = params (non-embedding), D = tokens (all clients, all rounds), m = clients_per_round, s = skew
+(0 iid .. 1 disjoint), H = local_steps, R = rounds. Loss is in nats per token.
+"""
+
+from scalefed.laws.law import Law
+
+_SIZE = (0.005, 5.0)
+_BOUNDS = {"a": _SIZE, "b": _SIZE, "c": _SIZE}
+_MEANING = {
+    "E": "irreducible loss: what no size and no data removes",
+    "A": "size of the term that falls with params",
+    "a": "exponent of params",
+    "B": "size of the term that falls with tokens",
+    "b": "exponent of tokens",
+    "g": "discount of tokens by clients per round: 0 pooled, 1 average compute per client",
+    "s": "how the logarithm of the term rises from iid (skew 0) to disjoint clients (skew 1)",
+}
+_UNIT = {
+    "E": "nats per token",
+    "A": "nats per token at params = 1",
+    "a": "none",
+    "B": "nats per token at tokens = 1",
+    "b": "none",
+    "g": "none",
+    "s": "none",
+}
+_HOFFMANN = "Hoffmann et al. 2022 (arXiv 2203.15556), equation 10"
+_DILOCO = "Charles et al. 2025 (arXiv 2503.09799)"
+_CHEN = "Chen et al. 2025 (arXiv 2511.12188), corollary 3; the power-law form is this project's"
+_OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
+
+
+def _named(
+    name: str,
+    formula: str,
+    *,
+    source: str,
+    meanings: dict[str, str] | None = None,
+    units: dict[str, str] | None = None,
+    bounds: dict[str, tuple[float | None, float | None]] | None = None,
+) -> Law:
+    law = Law.parse(formula, name=name, source=source)
+    all_bounds = {**_BOUNDS, **(bounds or {})}
+    all_meanings, all_units = {**_MEANING, **(meanings or {})}, {**_UNIT, **(units or {})}
+    return Law.parse(
+        formula,
+        name=name,
+        source=source,
+        bounds={p: v for p, v in all_bounds.items() if p in law.parameters},
+        meanings={p: all_meanings[p] for p in law.parameters},
+        units={p: all_units[p] for p in law.parameters},
+    )
+
+
+_ENTRIES = (
+    _named("chinchilla", "E + A/params^a + B/tokens^b", source=_HOFFMANN),
+    _named(
+        "kaplan",
+        "(A/params^a + B/tokens)^c",
+        source="Kaplan et al. 2020 (arXiv 2001.08361), equation 1.5, with a = alpha_N/alpha_D and c = alpha_D",
+        meanings={
+            "A": "N_c^(alpha_N/alpha_D), the size scale",
+            "a": "alpha_N / alpha_D",
+            "B": "D_c, the token scale",
+            "c": "alpha_D, the exponent of tokens where size does not limit",
+        },
+        units={"A": "nats^(1/c) at params = 1", "B": "tokens * nats^(1/c)", "c": "none"},
+    ),
+    _named(
+        "coupled",
+        "E + (A/params^a + B/tokens^b)^c",
+        source="the form E + (A/N^a + B/D^b)^c as used for xLSTM scaling laws; Chinchilla is c = 1",
+        meanings={"c": "coupling of the size and token terms: 1 separable, below 1 the larger one dominates less"},
+        units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none"},
+        bounds={"c": (0.05, 5.0)},
+    ),
+    _named(
+        "data-constrained",
+        "E + A/params^a + B/repeats(tokens, unique_tokens, R)^b",
+        source="Muennighoff et al. 2023 (arXiv 2305.16264), equation 5, with the decay of repeated tokens only",
+        meanings={"R": "repeats after which one more repeat is worth 1/e of a fresh pass"},
+        units={"R": "passes over the unique tokens", "B": "nats per token at one effective token"},
+        bounds={"R": (0.05, 1e4)},
+    ),
+    _named(
+        "diloco",
+        "A * clients_per_round^g / params^a",
+        source=f"{_DILOCO}, section 6 (joint law A N^alpha M^beta, M replicas)",
+        meanings={"g": "exponent of clients per round (replicas)"},
+    ),
+    _named(
+        "diloco-offset",
+        "E + A * clients_per_round^g / params^a",
+        source=f"{_DILOCO}, section 6.5 (A N^alpha M^beta + C)",
+        meanings={"g": "exponent of clients per round (replicas)"},
+    ),
+    _named("average-compute", "E + A/params^a + B/(tokens/clients_per_round)^b", source=_CHEN),
+    _named(
+        "federated",
+        "E + A/params^a + B*exp(s*skew)/(tokens/clients_per_round^g)^b",
+        source=_OWN,
+        bounds={"g": (-2.0, 4.0), "s": (-20.0, 20.0)},
+    ),
+    _named(
+        "federated-skew",
+        "E + A/params^a + B*exp(s*skew)/(tokens/clients_per_round^(g + h*skew))^b",
+        source=_OWN,
+        meanings={"g": "discount of tokens by clients per round where clients are iid", "h": "change of g with skew"},
+        units={"h": "none"},
+        bounds={"g": (-2.0, 4.0), "h": (-8.0, 8.0), "s": (-20.0, 20.0)},
+    ),
+    _named(
+        "federated-steps",
+        "E + A/params^a + B/tokens^b + G*exp(s*skew)/(tokens/clients_per_round)^c",
+        source=_OWN,
+        meanings={
+            "G": "size of the term that falls with sequential steps (tokens per client and round)",
+            "c": "exponent of sequential steps",
+        },
+        units={"G": "nats per token at one token per client", "c": "none"},
+        bounds={"s": (-20.0, 20.0)},
+    ),
+    _named(
+        "federated-drift",
+        "E + A/params^a + B/(tokens/clients_per_round^g)^b + F*exp(s*skew)*local_steps^h/rounds^r",
+        source=_OWN,
+        meanings={
+            "F": "size of the client-drift term",
+            "h": "exponent of local steps in the drift term",
+            "r": "exponent of rounds in the drift term",
+        },
+        units={"F": "nats per token at one local step and one round", "h": "none", "r": "none"},
+        bounds={"g": (-2.0, 4.0), "s": (-20.0, 20.0), "h": (-5.0, 5.0), "r": (0.0, 5.0)},
+    ),
+)
+
+LAWS: dict[str, Law] = {law.name: law for law in _ENTRIES}
+"""The named laws, by name."""
