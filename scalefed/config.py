@@ -287,7 +287,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def cache_directory() -> Path:
-    """Where weights and corpora go: ``SCALEFED_CACHE``, else ``XDG_CACHE_HOME/scalefed``, else ``~/.cache/scalefed``."""
+    """Where weights and corpora go: ``SCALEFED_CACHE``, ``XDG_CACHE_HOME/scalefed``, or ``~/.cache/scalefed``."""
     if own := os.environ.get("SCALEFED_CACHE"):
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")

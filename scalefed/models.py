@@ -1,0 +1,333 @@
+"""What is trained: a lean causal decoder of a given size, with all its weights in one flat vector.
+
+A model is a stateless object; weights go in and come out as one float tensor, ``(P,)`` for one client or ``(m, P)`` for
+``m`` clients trained at once. Everything federated (means, momenta, control variates, bytes) is then plain vector
+arithmetic, and one forward pass serves both shapes.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+
+from scalefed.config import RunConfig
+from scalefed.errors import ConfigError, DataError
+from scalefed.seeds import stream_seed
+
+Tensor = torch.Tensor
+HEAD_WIDTH = 24
+NORM_EPS = 1e-5
+ROPE_BASE = 10_000.0
+
+
+class Entry(NamedTuple):
+    """One named tensor inside the flat vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Layout:
+    """Names and shapes of the tensors that make up a flat weight vector."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Lay the tensors out one after the other, in the order given."""
+        entries, start = [], 0
+        for name, shape in shapes.items():
+            stop = start + math.prod(shape)
+            entries.append(Entry(name, shape, start, stop))
+            start = stop
+        self.entries = tuple(entries)
+        self.size = start
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The entries in order."""
+        return iter(self.entries)
+
+    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of a flat vector ``(..., P)`` as named tensors ``(..., *shape)``."""
+        lead = flat.shape[:-1]
+        pieces = torch.split(flat, [entry.stop - entry.start for entry in self.entries], dim=-1)  # type: ignore[no-untyped-call]
+        return {e.name: piece.view(*lead, *e.shape) for e, piece in zip(self.entries, pieces, strict=True)}
+
+    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The flat vector ``(P,)`` of named tensors."""
+        return torch.cat([tensors[entry.name].reshape(-1) for entry in self.entries])
+
+
+class Model(Protocol):
+    """What the federated loop needs of a model; every weight vector is flat."""
+
+    layout: Layout
+    params: int
+    params_total: int
+    params_trained: int
+    batched: bool
+    decay_mask: Tensor
+
+    def initial(self, seed: int) -> Tensor:
+        """Starting weights ``(P,)``."""
+        ...
+
+    def loss(self, weights: Tensor, blocks: Tensor) -> Tensor:
+        """Mean loss in nats per token: ``(P,), (b, t+1) -> ()`` or ``(m, P), (m, b, t+1) -> (m,)``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The architecture of one rung of the ladder."""
+
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    vocab: int
+
+    @classmethod
+    def of_width(cls, width: int, vocab: int) -> "Shape":
+        """One dial fixes all: depth grows slowly with width, head width stays 24, the gated MLP is 8/3 wide."""
+        layers = 1 if width < 24 else 2 + width // 64
+        return cls(width, layers, max(1, round(width / HEAD_WIDTH)), 8 * round(width / 3), vocab)
+
+    @property
+    def params(self) -> int:
+        """Non-embedding parameters."""
+        attention = 4 * self.width * self.heads * HEAD_WIDTH
+        return self.layers * (attention + 3 * self.width * self.hidden + 2 * self.width) + self.width
+
+    @property
+    def params_total(self) -> int:
+        """All parameters; input and output embedding are one matrix."""
+        return self.params + self.vocab * self.width
+
+
+def shape_for(params: int, vocab: int) -> Shape:
+    """The rung of the ladder whose non-embedding count is nearest to ``params`` (in logs).
+
+    Raises:
+        ConfigError: outside 1e3 to 3e7 parameters.
+
+    >>> shape_for(24_000, 512).params
+    24832
+    """
+    if not 1_000 <= params <= 30_000_000:
+        raise ConfigError(
+            f"params must be between 1,000 and 30,000,000 for the ladder, got {params:,}; give a checkpoint"
+        )
+    ladder = [Shape.of_width(width, vocab) for width in range(8, 601, 8)]
+    return min(ladder, key=lambda shape: abs(math.log(shape.params / params)))
+
+
+class Decoder:
+    """A decoder in the Llama form: RMSNorm, rotary positions, gated MLP, tied embedding, no biases.
+
+    Exportable to ``transformers.LlamaForCausalLM`` with equal logits (:meth:`to_hugging_face`).
+    """
+
+    batched = True
+
+    def __init__(self, shape: Shape) -> None:
+        """A decoder of the given shape; it holds no weights."""
+        self.shape = shape
+        d, inner = shape.width, shape.heads * HEAD_WIDTH
+        shapes: dict[str, tuple[int, ...]] = {"embedding": (shape.vocab, d)}
+        for layer in range(shape.layers):
+            shapes |= {
+                f"layers.{layer}.attention_norm": (d,),
+                f"layers.{layer}.qkv": (3 * inner, d),
+                f"layers.{layer}.out": (d, inner),
+                f"layers.{layer}.mlp_norm": (d,),
+                f"layers.{layer}.gate_up": (2 * shape.hidden, d),
+                f"layers.{layer}.down": (d, shape.hidden),
+            }
+        self.layout = Layout(shapes | {"norm": (d,)})
+        self.params = shape.params
+        self.params_total = self.params_trained = self.layout.size
+        self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def initial(self, seed: int) -> Tensor:
+        """Starting weights ``(P,)``: normal with deviation 1/sqrt(fan in), residual outputs scaled by depth.
+
+        Source: Radford et al. 2019 (GPT-2), section 2.3, for the depth scaling.
+        """
+        generator = torch.Generator().manual_seed(stream_seed(seed, "weights") >> 1)
+        pieces = []
+        for entry in self.layout:
+            if entry.name.endswith("norm"):
+                pieces.append(torch.ones(entry.shape))
+                continue
+            scale = 0.02 if entry.name == "embedding" else entry.shape[-1] ** -0.5
+            if entry.name.endswith(("out", "down")):
+                scale /= math.sqrt(2 * self.shape.layers)
+            pieces.append(torch.randn(entry.shape, generator=generator) * scale)
+        return torch.cat([piece.reshape(-1) for piece in pieces])
+
+    def loss(self, weights: Tensor, blocks: Tensor) -> Tensor:
+        """Mean loss in nats per token: ``(P,), (b, t+1) -> ()`` or ``(m, P), (m, b, t+1) -> (m,)``."""
+        inputs, targets = blocks[..., :-1], blocks[..., 1:]
+        logits = self.logits(weights, inputs)
+        if weights.dim() == 1:
+            return F.cross_entropy(logits.flatten(0, -2), targets.reshape(-1))
+        losses = F.cross_entropy(logits.flatten(0, -2), targets.reshape(-1), reduction="none")
+        return losses.view(len(weights), -1).mean(1)
+
+    def logits(self, weights: Tensor, tokens: Tensor) -> Tensor:
+        """Next-token logits: ``(P,), (b, t) -> (b, t, vocab)`` or ``(m, P), (m, b, t) -> (m, b*t, vocab)``."""
+        w = self.layout.unflatten(weights)
+        x = _embed(w["embedding"], tokens)
+        rows, length = tokens.numel() // tokens.shape[-1], tokens.shape[-1]
+        cos, sin = self._rotary(length, x)
+        for layer in range(self.shape.layers):
+            x = self._block(w, f"layers.{layer}.", x, rows, length, cos, sin)
+        x = _project(_normalize(x, w["norm"]), w["embedding"])
+        return x.view(*tokens.shape, -1) if weights.dim() == 1 else x
+
+    def _block(
+        self, w: dict[str, Tensor], name: str, x: Tensor, rows: int, length: int, cos: Tensor, sin: Tensor
+    ) -> Tensor:
+        heads = self.shape.heads
+        qkv = _project(_normalize(x, w[name + "attention_norm"]), w[name + "qkv"])
+        q, k, v = qkv.view(rows, length, 3, heads, HEAD_WIDTH).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        mixed = mixed.transpose(1, 2).reshape(*x.shape[:-1], heads * HEAD_WIDTH)
+        x = x + _project(mixed, w[name + "out"])
+        gate, up = _project(_normalize(x, w[name + "mlp_norm"]), w[name + "gate_up"]).chunk(2, dim=-1)
+        return x + _project(F.silu(gate) * up, w[name + "down"])
+
+    def _rotary(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine tables ``(length, head width)``."""
+        key = (length, like.device, like.dtype)
+        if key not in self._tables:
+            self._tables[key] = rotary_tables(torch.arange(length), like)
+        return self._tables[key]
+
+    @cached_property
+    def decay_mask(self) -> Tensor:
+        """One where weight decay applies (matrices), zero for norm scales: ``(P,)``."""
+        return torch.cat([torch.full((e.stop - e.start,), float(len(e.shape) > 1)) for e in self.layout])
+
+    # ------------------------------------------------------------------ export
+    def to_hugging_face(self, weights: Tensor) -> Any:
+        """The same network as a ``transformers.LlamaForCausalLM``.
+
+        Raises:
+            MissingExtraError: transformers is not installed.
+        """
+        transformers = _transformers()
+        shape = self.shape
+        config = transformers.LlamaConfig(
+            vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.hidden,
+            num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+            head_dim=HEAD_WIDTH, rms_norm_eps=NORM_EPS, tie_word_embeddings=True, max_position_embeddings=2048,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE}, bos_token_id=None, eos_token_id=0,
+        )  # fmt: skip
+        model = transformers.LlamaForCausalLM(config)
+        model.load_state_dict(self._hugging_face_state(weights), strict=False)
+        model.tie_weights()
+        return model.eval()
+
+    def _hugging_face_state(self, weights: Tensor) -> dict[str, Tensor]:
+        w = self.layout.unflatten(weights.detach())
+        state = {"model.embed_tokens.weight": w["embedding"], "model.norm.weight": w["norm"]}
+        for layer in range(self.shape.layers):
+            mine, theirs = f"layers.{layer}.", f"model.layers.{layer}."
+            q, k, v = w[mine + "qkv"].chunk(3)
+            gate, up = w[mine + "gate_up"].chunk(2)
+            state |= {
+                theirs + "input_layernorm.weight": w[mine + "attention_norm"],
+                theirs + "post_attention_layernorm.weight": w[mine + "mlp_norm"],
+                theirs + "self_attn.q_proj.weight": q,
+                theirs + "self_attn.k_proj.weight": k,
+                theirs + "self_attn.v_proj.weight": v,
+                theirs + "self_attn.o_proj.weight": w[mine + "out"],
+                theirs + "mlp.gate_proj.weight": gate,
+                theirs + "mlp.up_proj.weight": up,
+                theirs + "mlp.down_proj.weight": w[mine + "down"],
+            }
+        return state
+
+
+def build_model(config: RunConfig) -> Decoder:
+    """The model a config asks for: the rung of the ladder nearest to ``params``."""
+    return Decoder(shape_for(config.params, config.vocab_size))
+
+
+# ---------------------------------------------------------------------- weights on disk
+def save_weights(path: Path, layout: Layout, weights: Tensor) -> None:
+    """Write named tensors as safetensors, through a temporary file."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{id(weights)}")
+    save_file({name: t.contiguous().clone() for name, t in layout.unflatten(weights.detach().cpu()).items()}, temporary)
+    temporary.replace(path)
+
+
+def load_weights(path: Path, layout: Layout) -> Tensor:
+    """Read weights written by :func:`save_weights` as a flat vector ``(P,)``.
+
+    Raises:
+        DataError: the file is missing, or holds another model.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise DataError(f"no weights at {path}; they live in the cache directory: train the run again to make them")
+    tensors = load_file(path)
+    if {name: tuple(t.shape) for name, t in tensors.items()} != {e.name: e.shape for e in layout}:
+        raise DataError(f"{path} holds the weights of another model; train the run again")
+    return layout.flatten(tensors)
+
+
+# ---------------------------------------------------------------------- pieces; each takes one client or m at once
+def rotary_tables(positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for rotary positions: ``(n,) -> (n, head width)`` twice.
+
+    Source: Su et al. 2021 (arXiv 2104.09864), in the half-split form of Llama.
+    """
+    frequency = ROPE_BASE ** (-torch.arange(0, HEAD_WIDTH, 2, dtype=torch.float32) / HEAD_WIDTH)
+    angle = positions.to(torch.float32)[..., None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().to(like.device, like.dtype), angle.sin().to(like.device, like.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the two halves of each head by the position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _embed(table: Tensor, tokens: Tensor) -> Tensor:
+    if table.dim() == 2:
+        return F.embedding(tokens, table)
+    clients, vocab, width = table.shape
+    offset = torch.arange(clients, device=tokens.device).view(-1, 1, 1) * vocab
+    return F.embedding((tokens + offset).view(clients, -1), table.reshape(clients * vocab, width))
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) if weight.dim() == 2 else torch.bmm(x, weight.mT)
+
+
+def _normalize(x: Tensor, scale: Tensor) -> Tensor:
+    if scale.dim() == 1:
+        return F.rms_norm(x, scale.shape, scale, NORM_EPS)
+    return F.rms_norm(x, scale.shape[-1:], None, NORM_EPS) * scale[:, None]
+
+
+def _transformers() -> Any:
+    from scalefed.errors import MissingExtraError
+
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("this needs transformers; install it with: pip install 'scalefed[hf]'") from error
+    return transformers
