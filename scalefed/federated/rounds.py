@@ -98,23 +98,38 @@ def _record(
     sampled: tuple[int, ...],
     updates: list[ClientUpdate],
 ) -> dict[str, Any]:
-    """One line of ``rounds.jsonl``."""
-    tokens = sum(update.tokens for update in updates)
+    """One line of ``rounds.jsonl``, see :data:`scalefed.schema.ROUND_COLUMNS`; tokens and bytes are this round's alone."""
     usable = [update for update in updates if update.finite]
+    trained = sum(update.tokens for update in usable)
     return {
-        "round": before.round,
-        "tokens": tokens,
-        "train_loss": sum(u.loss * u.tokens for u in usable) / max(sum(u.tokens for u in usable), 1),
-        "sampled": list(sampled),
-        "trained": [update.client for update in updates],
-        "left_out": [update.client for update in updates if not update.finite],
-        "client_losses": [update.loss for update in updates],
-        "steps": [update.steps for update in updates],
-        "repeats": sum(before.visits[update.client] > 0 for update in updates),
-        "update_norm": float(torch.linalg.vector_norm(after.weights - before.weights)),
-        "bytes_sent": bytes_on_wire(model.params_trained, clients_per_round=len(updates), rounds=1),
+        "round": after.round,
+        "tokens": sum(update.tokens for update in updates),
+        "train_loss": sum(update.loss * update.tokens for update in usable) / max(trained, 1),
         "learning_rate": learning_rate(config, before.round, 0),
+        **_geometry(before, after, usable),
+        "clients": list(sampled),
+        "participants": len(updates),
+        "left_out": [update.client for update in updates if not update.finite],
+        "repeats": sum(before.visits[update.client] > 0 for update in updates),
+        "client_losses": [update.loss for update in updates],
+        "client_tokens": [update.tokens for update in updates],
+        "bytes_sent": bytes_on_wire(model.params_trained, clients_per_round=len(updates), rounds=1),
     }
+
+
+def _geometry(before: ServerState, after: ServerState, updates: list[ClientUpdate]) -> dict[str, Any]:
+    """Norms of the updates, and how far the clients disagree: distance from and cosine with their mean."""
+    record: dict[str, Any] = {"update_norm": float(torch.linalg.vector_norm(after.weights - before.weights))}
+    if not updates:
+        return record
+    changes = torch.stack([update.weights for update in updates]) - before.weights
+    mean = changes.mean(0)
+    norms, size = torch.linalg.vector_norm(changes, dim=1), torch.linalg.vector_norm(mean)
+    if float(size) > 0:
+        record["client_norm"] = float(norms.mean())
+        record["client_drift"] = float(torch.linalg.vector_norm(changes - mean, dim=1).mean() / size)
+        record["cosine"] = float(((changes @ mean) / (norms * size)).mean())
+    return record
 
 
 def _diverged(state: ServerState, usable: list[ClientUpdate]) -> bool:
