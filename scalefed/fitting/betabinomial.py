@@ -1,0 +1,353 @@
+"""How likely are these success counts under a curve of mean and spread, and which curve makes them most likely?
+
+The beta-binomial likelihood with its exact gradient and Hessian, for a batch of curves and a batch of weights on
+problems and runs at once. Counts are first reduced to cells (run, samples, correct) with a multiplicity, so the cost
+does not grow with the number of problems. Internal parameters, z being the standardised covariate::
+
+    mean = expit(t) shape(b0 + b1 z)        log spread = g0 + g1 z        theta = (b0, b1, t, g0, g1)
+
+with shape(s) = 1 / (1 + exp(-s)) ("logistic") or exp(-exp(-s)) ("power": -log mean is a power law in what x is the
+logarithm of, PassUntil's form).
+
+A weak normal prior (standard deviation 5; for the ceiling's logit 3 +- 1.5) keeps what the counts say nothing about
+from running off; where the counts speak it is far below their weight.
+
+Source: beta-binomial likelihood, Skellam (1948); bootstrap weights on two crossed factors, Owen (2007), with
+exponential weights (Rubin 1981) so that no replicate loses a run altogether.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import digamma, expit, gammaln, polygamma
+
+from scalefed.errors import DataError
+
+Array = NDArray[np.float64]
+
+PRIOR_MEAN = np.array([0.0, 0.0, 3.0, 1.0, 0.0])
+PRIOR_SD = np.array([8.0, 8.0, 1.5, 5.0, 5.0])
+LOG_SPREAD_LIMIT = 25.0
+SMALLEST_SHAPE = 1e-30
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A batch of mean and spread curves in one covariate.
+
+    Attributes:
+        center, scale: the covariate is standardised as z = (x - center) / scale.
+        theta: (b, 5) internal parameters, see the module's docstring.
+        mean: "logistic" or "power".
+    """
+
+    center: float
+    scale: float
+    theta: Array
+    mean: str = "logistic"
+
+    def __len__(self) -> int:
+        return len(self.theta)
+
+    def parameters(self) -> Array:
+        """(b, 5): middle, slope, ceiling, spread, spread_slope, as the link's formula has them."""
+        b0, b1, t, g0, g1 = self.theta.T
+        flat = np.where(b1 == 0, np.finfo(float).tiny, b1)
+        middle = self.center - b0 * self.scale / flat
+        columns = [middle, -b1 / self.scale, expit(t), g0 - g1 * self.center / self.scale, g1 / self.scale]
+        return np.stack(columns, axis=1)
+
+    def shapes(self, x: Array, shift: Array | None = None) -> tuple[Array, Array]:
+        """The beta distribution's two parameters at x.
+
+        Args:
+            x: (..., n); broadcast against the batch, which is the first axis when there is more than one curve.
+            shift: (b, 2, ...) added to the logit mean and the log spread, or None.
+        """
+        z = (np.asarray(x, float) - self.center) / self.scale
+        b0, b1, t, g0, g1 = (column.reshape((-1,) + (1,) * (z.ndim - 1)) for column in self.theta.T)
+        if len(self.theta) == 1:
+            b0, b1, t, g0, g1 = (float(column.item()) for column in (b0, b1, t, g0, g1))
+        logit_mean, log_spread = b0 + b1 * z, g0 + g1 * z
+        if shift is not None:
+            logit_mean, log_spread = logit_mean + shift[:, 0], log_spread + shift[:, 1]
+        mean = expit(t) * mean_shape(self.mean, logit_mean)[0]
+        spread = np.exp(np.clip(log_spread, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT))
+        tiny = SMALLEST_SHAPE
+        return np.maximum(mean * spread, tiny), np.maximum((1 - mean) * spread, tiny)
+
+
+def mean_shape(mean: str, s: Array) -> tuple[Array, Array, Array]:
+    """The shape of the mean curve at s, with the first and second derivative of its logarithm, second as f''/f."""
+    if mean == "logistic":
+        sigma = expit(s)
+        return sigma, 1 - sigma, (1 - sigma) * (1 - 2 * sigma)
+    rate = np.exp(np.clip(-s, -300.0, 6.0))
+    return np.exp(-rate), rate, rate * (rate - 1)
+
+
+def failure(a: Array, b: Array, k: Array) -> Array:
+    """E[(1 - rate)^k] for rate ~ Beta(a, b): the share of problems that k samples leave unsolved."""
+    log_share: Array = gammaln(b + k) - gammaln(b) - gammaln(a + b + k) + gammaln(a + b)
+    return np.exp(log_share)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Counts reduced to distinct (run, samples, correct), sorted by run.
+
+    Attributes:
+        run, samples, correct: (u,) of each cell; ``starts`` (r,) the first cell of each run.
+        z: (r,) standardised covariate of each run.
+        row_cell, row_run, row_task: (rows,) the cell, run and task of each row of the table.
+        run_ids: (r,) names; tasks: how many different problems.
+    """
+
+    run: NDArray[np.intp]
+    samples: Array
+    correct: Array
+    starts: NDArray[np.intp]
+    z: Array
+    row_cell: NDArray[np.intp]
+    row_run: NDArray[np.intp]
+    row_task: NDArray[np.intp]
+    run_ids: tuple[str, ...]
+    tasks: int
+
+    @classmethod
+    def build(cls, counts: pd.DataFrame, z: pd.Series) -> "Cells":
+        """From a validated table (run_id, task_id, samples, correct) and the covariate by run."""
+        row_run, run_ids = pd.factorize(counts["run_id"], sort=True)
+        row_task, tasks = pd.factorize(counts["task_id"], sort=True)
+        key = np.stack([row_run, counts["samples"], counts["correct"]], axis=1).astype(np.int64)
+        cells, row_cell = np.unique(key, axis=0, return_inverse=True)
+        starts = np.searchsorted(cells[:, 0], np.arange(len(run_ids)))
+        return cls(
+            run=cells[:, 0].astype(np.intp),
+            samples=cells[:, 1].astype(float),
+            correct=cells[:, 2].astype(float),
+            starts=starts.astype(np.intp),
+            z=z.loc[list(run_ids)].to_numpy(float),
+            row_cell=row_cell.reshape(-1).astype(np.intp),
+            row_run=row_run.astype(np.intp),
+            row_task=row_task.astype(np.intp),
+            run_ids=tuple(str(name) for name in run_ids),
+            tasks=len(tasks),
+        )
+
+    def multiplicity(self, weights: Array | None = None) -> Array:
+        """(b, u) how often each cell counts, under (b, rows) weights (None: every row once)."""
+        rows = np.ones((1, len(self.row_cell))) if weights is None else weights
+        return np.stack([np.bincount(self.row_cell, weights=row, minlength=len(self.run)) for row in rows])
+
+    def by_run(self, values: Array) -> Array:
+        """(..., u) -> (..., r): sums over the cells of a run."""
+        return np.add.reduceat(values, self.starts, axis=-1)
+
+
+def run_derivatives(
+    theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool = True
+) -> tuple[Array, Array, Array]:
+    """Log-likelihood and its derivatives in (logit mean, ceiling logit, log spread), run by run.
+
+    Args:
+        theta: (t, 5) with t = 1 or b.
+        cells: the counts.
+        many: (b, u) multiplicities.
+        mean: the shape of the mean curve.
+        hessian: False leaves the last result empty, at a third of the cost.
+
+    Returns:
+        (b,) log-likelihood, (b, r, 3) gradient, (b, r, 3, 3) Hessian.
+    """
+    s = theta[:, :1] + theta[:, 1:2] * cells.z
+    w = np.clip(theta[:, 3:4] + theta[:, 4:5] * cells.z, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT)
+    ceiling, (sigma, first, bend), spread = expit(theta[:, 2:3]), mean_shape(mean, s), np.exp(w)
+    tiny = SMALLEST_SHAPE
+    a, b = np.maximum(ceiling * sigma * spread, tiny), np.maximum((1 - ceiling * sigma) * spread, tiny)
+    ca, cb = cells.correct + a[:, cells.run], cells.samples - cells.correct + b[:, cells.run]
+    cn = cells.samples + spread[:, cells.run]
+    total = cells.by_run(many)
+
+    def reduced(of_a: Array, of_b: Array, of_n: Array) -> tuple[Array, Array, Array]:
+        return cells.by_run(many * of_a), cells.by_run(many * of_b), cells.by_run(many * of_n)
+
+    va, vb, vn = reduced(gammaln(ca), gammaln(cb), gammaln(cn))
+    value = (va + vb - vn - total * (gammaln(a) + gammaln(b) - gammaln(spread))).sum(-1)
+    da, db, dn = reduced(digamma(ca), digamma(cb), digamma(cn))
+    common = -dn + total * digamma(spread)
+    la, lb = da - total * digamma(a) + common, db - total * digamma(b) + common
+    # first derivatives of the two shapes in (logit mean, ceiling logit, log spread)
+    slope_s, slope_t = a * first, a * (1 - ceiling)
+    ja = np.stack(np.broadcast_arrays(slope_s, slope_t, a), axis=-1)
+    jb = np.stack(np.broadcast_arrays(-slope_s, -slope_t, b), axis=-1)
+    gradient = la[..., None] * ja + lb[..., None] * jb
+    if not hessian:
+        return value, gradient, np.empty(0)
+    ta, tb, tn = reduced(polygamma(1, ca), polygamma(1, cb), polygamma(1, cn))
+    shared = -tn + total * polygamma(1, spread)
+    laa, lbb = ta - total * polygamma(1, a) + shared, tb - total * polygamma(1, b) + shared
+    outer = laa[..., None, None] * ja[..., :, None] * ja[..., None, :]
+    outer = outer + lbb[..., None, None] * jb[..., :, None] * jb[..., None, :]
+    cross = ja[..., :, None] * jb[..., None, :]
+    outer = outer + shared[..., None, None] * (cross + np.swapaxes(cross, -1, -2))
+    # second derivatives of the shapes; those of b are minus those of a, except in the spread
+    second = np.zeros(slope_s.shape + (3, 3))
+    second[..., 0, 0] = a * bend
+    second[..., 1, 1] = slope_t * (1 - 2 * ceiling)
+    second[..., 0, 1] = second[..., 1, 0] = slope_s * (1 - ceiling)
+    second[..., 0, 2] = second[..., 2, 0] = slope_s
+    second[..., 1, 2] = second[..., 2, 1] = slope_t
+    outer = outer + (la - lb)[..., None, None] * second
+    outer[..., 2, 2] += la * a + lb * b
+    return value, gradient, outer
+
+
+def _assemble(cells: Cells, gradient: Array, hessian: Array | None) -> tuple[Array, Array]:
+    """From per-run derivatives in three quantities to derivatives in the five parameters."""
+    basis = np.zeros((len(cells.z), 3, 5))
+    basis[:, 0, 0] = basis[:, 1, 2] = basis[:, 2, 3] = 1.0
+    basis[:, 0, 1] = basis[:, 2, 4] = cells.z
+    flat = gradient.reshape(len(gradient), -1) @ basis.reshape(-1, 5)
+    if hessian is None:
+        return flat, np.empty(0)
+    return flat, np.einsum("rip,brij,rjq->bpq", basis, hessian, basis, optimize=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Maximum:
+    """The best curves of a batch: theta (b, 5), value (b,), hessian (b, 5, 5), converged (b,)."""
+
+    theta: Array
+    value: Array
+    hessian: Array
+    converged: NDArray[np.bool_]
+
+
+def objective(theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool) -> tuple[Array, Array, Array]:
+    """(b,) log-likelihood and log prior, (b, 5) gradient, (b, 5, 5) Hessian; arguments as in run_derivatives."""
+    value, per_run, second = run_derivatives(theta, cells, many, mean, hessian=hessian)
+    away = (theta - PRIOR_MEAN) / PRIOR_SD
+    gradient, full = _assemble(cells, per_run, second if hessian else None)
+    if hessian:
+        full = full - np.diag(PRIOR_SD**-2.0)
+    return value - 0.5 * (away**2).sum(-1), gradient - away / PRIOR_SD, full
+
+
+def maximise(
+    cells: Cells, starts: Array, many: Array, *, mean: str = "logistic", iterations: int = 100, tolerance: float = 1e-10
+) -> Maximum:
+    """Damped Newton from every start, all in one batch.
+
+    Args:
+        cells: the counts.
+        starts: (b, 5).
+        many: (b, u) or (1, u) multiplicities.
+        mean: the shape of the mean curve.
+        iterations: at most this many.
+        tolerance: stop when the Newton decrement (twice the gain still expected) is below this.
+    """
+    theta, damping = starts.astype(float).copy(), np.full(len(starts), 1e-3)
+    many = np.broadcast_to(many, (len(theta), many.shape[1]))
+    value, gradient, hessian = objective(theta, cells, many, mean, hessian=True)
+    converged = np.zeros(len(theta), bool)
+    for _ in range(iterations):
+        curvature = -hessian
+        scale = np.abs(np.einsum("bii->bi", curvature)) + 1e-12
+        # an indefinite Hessian (far from the optimum) is lifted to be positive definite
+        lift = np.maximum(1e-8 - np.linalg.eigvalsh(curvature / np.sqrt(scale[:, :, None] * scale[:, None])), 0).max(-1)
+        damped = curvature + np.einsum("bi,ij->bij", scale * (damping + 1.1 * lift)[:, None], np.eye(5))
+        step = np.linalg.solve(damped, gradient[..., None])[..., 0]
+        decrement = (step * gradient).sum(-1)
+        step *= np.minimum(1.0, 3.0 / np.maximum(np.abs(step).max(-1), 1e-300))[:, None]
+        new_value, new_gradient, new_hessian = objective(theta + step, cells, many, mean, hessian=True)
+        better = (new_value >= value - 1e-12 * np.abs(value)) & ~converged
+        converged |= decrement < tolerance
+        theta = np.where(better[:, None], theta + step, theta)
+        value = np.where(better, new_value, value)
+        gradient = np.where(better[:, None], new_gradient, gradient)
+        hessian = np.where(better[:, None, None], new_hessian, hessian)
+        damping = np.where(better, np.maximum(damping * 0.1, 1e-12), np.minimum(damping * 10, 1e8))
+        if converged.all():
+            break
+    return Maximum(theta, value, hessian, converged)
+
+
+def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logistic", chunk: int = 64) -> Maximum:
+    """Refit on (b, rows) weights, warm from the estimate, by BFGS from the replicate's own exact Hessian there.
+
+    The Hessian of every replicate at the estimate costs no special functions (the cells' are shared); later steps
+    need gradients only. What has not settled then is handed to :func:`maximise`.
+    """
+    parts = [_refit(cells, best, weights[i : i + chunk], mean) for i in range(0, len(weights), chunk)]
+    found = Maximum(
+        np.concatenate([part.theta for part in parts]),
+        np.concatenate([part.value for part in parts]),
+        np.concatenate([part.hessian for part in parts]),
+        np.concatenate([part.converged for part in parts]),
+    )
+    left = np.flatnonzero(~found.converged)
+    if len(left):
+        exact = maximise(cells, found.theta[left], cells.multiplicity(weights[left]), mean=mean)
+        found.theta[left], found.value[left], found.converged[left] = exact.theta, exact.value, exact.converged
+    return found
+
+
+def _refit(cells: Cells, best: Maximum, weights: Array, mean: str, iterations: int = 25) -> Maximum:
+    many = cells.multiplicity(weights)
+    value, gradient, hessian = objective(best.theta, cells, many, mean, hessian=True)
+    least = np.linalg.eigvalsh(-hessian).min(-1)
+    inverse = np.linalg.inv(-hessian + np.maximum(1e-4 - least, 0)[:, None, None] * np.eye(5))
+    theta = np.broadcast_to(best.theta, (len(many), 5)).copy()
+    converged, length = np.zeros(len(many), bool), np.ones(len(many))
+    for _ in range(iterations):
+        step = np.einsum("bij,bj->bi", inverse, gradient)
+        converged |= (step * gradient).sum(-1) < 1e-6
+        if converged.all():
+            break
+        step *= length[:, None]
+        new_value, new_gradient, _ = objective(theta + step, cells, many, mean, hessian=False)
+        better = (new_value >= value) & ~converged
+        inverse = np.where(better[:, None, None], _bfgs(inverse, step, gradient - new_gradient), inverse)
+        theta = np.where(better[:, None], theta + step, theta)
+        value, gradient = np.where(better, new_value, value), np.where(better[:, None], new_gradient, gradient)
+        length = np.where(better, 1.0, length * 0.3)
+    return Maximum(theta, value, hessian, converged)
+
+
+def _bfgs(inverse: Array, step: Array, change: Array) -> Array:
+    """The BFGS update of a batch of inverse Hessians; one without positive curvature keeps its own."""
+    curvature = (step * change).sum(-1)
+    usable = curvature > 1e-14
+    rho = np.where(usable, 1.0 / np.where(usable, curvature, 1.0), 0.0)
+    left = np.eye(5) - rho[:, None, None] * step[:, :, None] * change[:, None, :]
+    return left @ inverse @ np.swapaxes(left, 1, 2) + rho[:, None, None] * step[:, :, None] * step[:, None, :]
+
+
+def newton_offsets(cells: Cells, theta: Array, *, mean: str = "logistic", prior_sd: float = 1.0) -> Array:
+    """(r, 2) how far each run lies from the curve in (logit mean, log spread): one shrunken Newton step a run."""
+    _, gradient, hessian = run_derivatives(theta[None], cells, cells.multiplicity(), mean)
+    pick = np.ix_([0, 2], [0, 2])
+    curvature = np.stack([-h[pick] for h in hessian[0]]) + np.eye(2) / prior_sd**2
+    least = np.linalg.eigvalsh(curvature).min(-1)
+    curvature = curvature + np.maximum(1e-6 - least, 0)[:, None, None] * np.eye(2)
+    return np.linalg.solve(curvature, gradient[0][:, [0, 2], None])[..., 0]
+
+
+def check_counts(counts: pd.DataFrame) -> None:
+    """Raise :class:`DataError` unless the table has the four columns and possible counts."""
+    missing = {"run_id", "task_id", "samples", "correct"} - set(counts.columns)
+    if missing:
+        raise DataError(
+            f"counts lack the columns {sorted(missing)}; load_counts gives run_id, task_id, samples, correct"
+        )
+    numbers = counts[["samples", "correct"]].to_numpy(float)
+    bad = ~np.isfinite(numbers).all(1) | (numbers[:, 0] < 1) | (numbers[:, 1] < 0) | (numbers[:, 1] > numbers[:, 0])
+    if bad.any():
+        row = counts.iloc[int(np.argmax(bad))]
+        raise DataError(
+            f"{int(bad.sum())} rows of counts are impossible, first run {row['run_id']!r}, problem {row['task_id']!r}: "
+            f"{row['correct']} correct of {row['samples']}; needed are samples >= 1 and 0 <= correct <= samples"
+        )

@@ -1,0 +1,325 @@
+"""How often will a model solve these problems, given its loss?
+
+The success rate of problem i under run r is a draw from a beta distribution whose mean and spread depend on one
+covariate x of the run, its loss (fitted or measured) or any other number such as log params::
+
+    mu(x) = ceiling / (1 + exp(slope (x - middle)))        mean="logistic", or
+    mu(x) = ceiling exp(-exp(slope (x - middle)))          mean="power"
+    nu(x) = exp(spread + spread_slope x)
+    rate ~ Beta(mu nu, (1 - mu) nu)          correct ~ Binomial(samples, rate)
+    pass@k(x) = 1 - B(mu nu, (1 - mu) nu + k) / B(mu nu, (1 - mu) nu)
+
+so pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. Replacing the
+spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen).
+
+Source: T2 scaling (arXiv 2604.01411, approach 2) for the logistic mean and the spread; PassUntil (arXiv 2310.03262)
+for the power form; the likelihood instead of least squares on pass@k, and the intervals, are ours.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
+
+from scalefed.errors import ConfigError, DataError, FitError
+from scalefed.fitting.betabinomial import (
+    PRIOR_MEAN,
+    PRIOR_SD,
+    Cells,
+    Curve,
+    Maximum,
+    check_counts,
+    failure,
+    maximise,
+    newton_offsets,
+    objective,
+    replicate,
+)
+from scalefed.seeds import rng
+
+Array = NDArray[np.float64]
+
+MEANS = ("logistic", "power")
+NAMES = ("middle", "slope", "ceiling", "spread", "spread_slope")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Mean and spread of per-problem success rates as functions of one covariate, with bootstrap replicates.
+
+    Attributes:
+        covariate: what x is, for printing ("loss" or, for instance, "log params").
+        curve: the estimate.
+        replicates: (b,) curves refitted on clustered reweightings of problems and runs.
+        scatter: (runs, 2) how far single runs lie from the curve, in logit mean and log spread.
+        observed: lowest and highest covariate among the runs.
+        runs, problems: how many went in.
+        unconverged: replicates whose refit did not reach the tolerance (kept, and counted here).
+        log_likelihood: at the estimate, without binomial coefficients.
+        status: "ok", or the names of what these counts cannot determine.
+    """
+
+    covariate: str
+    curve: Curve
+    replicates: Curve = field(repr=False)
+    scatter: Array = field(repr=False)
+    observed: tuple[float, float]
+    runs: int
+    problems: int
+    unconverged: int
+    log_likelihood: float
+    status: str
+    seed: int = 0
+
+    def predict(
+        self, loss: ArrayLike, k: Sequence[int] | int = (1, 10, 100), *, level: float = 0.9, new_run: bool = True
+    ) -> pd.DataFrame:
+        """Pass@k at a loss: columns loss, k, estimate, low, high.
+
+        Args:
+            loss: scalar or (n,) values of the covariate.
+            k: samples a problem may take.
+            level: coverage of the interval.
+            new_run: True (default) for the interval of one new run measured on problems like these; False for the
+                interval of the curve alone.
+
+        >>> Link.from_json(EXAMPLE).predict(1.0, k=1, new_run=False).estimate.round(3).tolist()
+        [0.4]
+        """
+        x, ks = np.atleast_1d(np.asarray(loss, float)), np.atleast_1d(np.asarray(k, float))
+        if np.any(ks < 1) or not np.all(np.isfinite(x)):
+            raise DataError(f"k must be at least 1 and {self.covariate} finite, got k={ks}, {self.covariate}={x}")
+        estimate = pass_at_k(self.curve, x[:, None], ks)
+        draws = self.draw(x, ks, new_run=new_run)
+        tail = 50 * (1 - level)
+        low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
+        return pd.DataFrame(
+            {
+                self.covariate.replace(" ", "_"): np.repeat(x, len(ks)),
+                "k": np.tile(ks.astype(int), len(x)),
+                "estimate": estimate.ravel(),
+                "low": np.minimum(low, estimate).ravel(),
+                "high": np.maximum(high, estimate).ravel(),
+            }
+        )
+
+    def draw(self, loss: ArrayLike, k: ArrayLike, *, new_run: bool = True) -> Array:
+        """(b, n, len(k)) plausible values of pass@k, one a replicate; ``loss`` may be (n,) or (b, n)."""
+        x = np.asarray(loss, float)
+        x = np.broadcast_to(x, (len(self.replicates), x.shape[-1])) if x.ndim == 2 else x[None]
+        shift = np.zeros((len(self.replicates), 2))
+        if new_run:
+            stream = rng(self.seed, "link-scatter")
+            shift = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
+            shift = shift * stream.choice([-1.0, 1.0], size=(len(shift), 1))
+        return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[:, :, None, None])
+
+    def inverse(self, target: float, *, k: int = 1) -> float:
+        """The covariate at which pass@k reaches ``target``.
+
+        Raises:
+            FitError: if the curve never reaches it; the message gives the ceiling.
+        """
+        return float(inverse(self.curve, target, k)[0])
+
+    def summary(self) -> pd.DataFrame:
+        """One row a parameter of the formula in the module's docstring: estimate, std_error, low, high (95%)."""
+        draws, estimate = self.replicates.parameters(), self.curve.parameters()[0]
+        low, high = np.percentile(draws, [2.5, 97.5], axis=0)
+        # a scale that ratios of replicates cannot blow up: half the distance between the 16th and 84th percentile
+        std = np.subtract(*np.percentile(draws, [84.13, 15.87], axis=0)) / 2
+        table = {"estimate": estimate, "std_error": std, "low": low, "high": high}
+        return pd.DataFrame(table, index=pd.Index(NAMES, name="parameter"))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers, for a file; :meth:`from_json` reads them back."""
+        return {
+            "covariate": self.covariate,
+            "center": self.curve.center,
+            "scale": self.curve.scale,
+            "mean": self.curve.mean,
+            "theta": self.curve.theta[0].tolist(),
+            "replicates": self.replicates.theta.tolist(),
+            "scatter": self.scatter.tolist(),
+            "observed": list(self.observed),
+            "runs": self.runs,
+            "problems": self.problems,
+            "unconverged": self.unconverged,
+            "log_likelihood": self.log_likelihood,
+            "status": self.status,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Link":
+        """The link that :meth:`to_json` wrote.
+
+        Raises:
+            DataError: if entries are missing.
+        """
+        try:
+            center, scale, mean = float(data["center"]), float(data["scale"]), str(data["mean"])
+            return cls(
+                covariate=data["covariate"],
+                curve=Curve(center, scale, np.array([data["theta"]], float), mean),
+                replicates=Curve(center, scale, np.array(data["replicates"], float), mean),
+                scatter=np.array(data["scatter"], float),
+                observed=(float(data["observed"][0]), float(data["observed"][1])),
+                runs=int(data["runs"]),
+                problems=int(data["problems"]),
+                unconverged=int(data["unconverged"]),
+                log_likelihood=float(data["log_likelihood"]),
+                status=data["status"],
+                seed=int(data["seed"]),
+            )
+        except KeyError as error:
+            raise DataError(f"not a stored link: the entry {error} is missing; store one with Link.to_json") from error
+
+
+def fit_link(
+    counts: pd.DataFrame,
+    losses: Mapping[str, float] | pd.Series,
+    *,
+    covariate: str = "loss",
+    mean: str = "auto",
+    resamples: int = 400,
+    seed: int = 0,
+) -> Link:
+    """Fit mean and spread of the success rates to counts, by maximum likelihood.
+
+    Args:
+        counts: columns run_id, task_id, samples, correct; one row a run and problem. Runs should share problems.
+        losses: the covariate by run_id: measured losses, a law's predictions, or for instance log params.
+        covariate: its name, for printing.
+        mean: the shape of the mean curve, "logistic" or "power"; "auto" takes the likelier of the two.
+        resamples: bootstrap replicates, problems and runs both reweighted.
+        seed: of the replicates.
+
+    Raises:
+        DataError: impossible counts, or runs without a covariate.
+        FitError: fewer than three different values of the covariate, or no success at all.
+    """
+    check_counts(counts)
+    x = _covariate(counts, losses, covariate)
+    center, scale = float(x.mean()), float(x.std(ddof=0))
+    cells = Cells.build(counts, (x - center) / scale)
+    mean, best = _best(cells, mean)
+    stream = rng(seed, "link-bootstrap")
+    of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
+    of_task = stream.exponential(size=(resamples, cells.tasks))
+    refits = replicate(cells, best, of_run[:, cells.row_run] * of_task[:, cells.row_task], mean=mean)
+    runs = len(cells.run_ids)
+    return Link(
+        covariate=covariate,
+        curve=Curve(center, scale, best.theta, mean),
+        replicates=Curve(center, scale, refits.theta, mean),
+        scatter=newton_offsets(cells, best.theta[0], mean=mean) * np.sqrt(runs / max(runs - 2.0, 1.0)),
+        observed=(float(x.min()), float(x.max())),
+        runs=runs,
+        problems=cells.tasks,
+        unconverged=int((~refits.converged).sum()),
+        log_likelihood=float(best.value[0] + 0.5 * (((best.theta[0] - PRIOR_MEAN) / PRIOR_SD) ** 2).sum()),
+        status=_status(best.hessian[0]),
+        seed=seed,
+    )
+
+
+def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None) -> Array:
+    """Pass@k of a batch of curves at x, both broadcast; the formula of the module's docstring."""
+    a, b = curve.shapes(x, shift)
+    return 1.0 - failure(a, b, k)
+
+
+def inverse(curve: Curve, target: float, k: int = 1) -> Array:
+    """(b,) the covariate at which each curve's pass@k reaches the target, by bisection between far ends.
+
+    Raises:
+        FitError: if a curve does not cross the target.
+    """
+    span = 60.0 * curve.scale
+    ends = np.array([curve.center - span, curve.center + span])
+    values = pass_at_k(curve, np.broadcast_to(ends, (len(curve), 2)), np.array(float(k)))
+    if not 0 < target < 1 or np.any((values.max(1) < target) | (values.min(1) > target)):
+        raise FitError(
+            f"pass@{k} = {target} is out of reach of this link: its ceiling is {values.max(1).min():.3g}; ask for less"
+        )
+    rising = values[:, 1] > values[:, 0]
+    low, high = np.full(len(curve), ends[0]), np.full(len(curve), ends[1])
+    for _ in range(70):
+        middle = (low + high) / 2
+        above = pass_at_k(curve, middle[:, None], np.array(float(k)))[:, 0] > target
+        go_down = above == rising
+        low, high = np.where(go_down, low, middle), np.where(go_down, middle, high)
+    found: Array = (low + high) / 2
+    return found
+
+
+def _covariate(counts: pd.DataFrame, losses: Mapping[str, float] | pd.Series, name: str) -> pd.Series:
+    x = pd.Series(dict(losses), dtype=float)
+    runs = counts["run_id"].unique()
+    missing = [run for run in runs if run not in x.index or not np.isfinite(x[run])]
+    if missing:
+        raise DataError(f"no finite {name} for {len(missing)} runs with counts, first {missing[0]!r}; give one each")
+    x = x.loc[list(runs)]
+    if x.nunique() < 3:
+        raise FitError(
+            f"counts at {x.nunique()} different values of {name}, needed are 3 or more: "
+            "mean and spread of the success rates cannot be told apart from a trend; evaluate more runs"
+        )
+    if counts["correct"].sum() == 0:
+        raise FitError("no problem was ever solved: the counts bound pass@k but give no curve; train larger or longer")
+    return x
+
+
+def _best(cells: Cells, mean: str) -> tuple[str, Maximum]:
+    if mean not in ("auto", *MEANS):
+        raise ConfigError(f"mean must be 'auto' or one of {MEANS}, got {mean!r}")
+    found: dict[str, Maximum] = {}
+    for shape in MEANS if mean == "auto" else (mean,):
+        starts = _starts(cells, shape)
+        promising = np.argsort(-objective(starts, cells, cells.multiplicity(), shape, hessian=False)[0])[:3]
+        batch = maximise(cells, starts[promising], cells.multiplicity(), mean=shape)
+        top = np.argsort(batch.value)[-1:]
+        found[shape] = Maximum(batch.theta[top], batch.value[top], batch.hessian[top], batch.converged[top])
+    shape = max(found, key=lambda name: float(found[name].value[0]))
+    if not found[shape].converged[0]:
+        raise FitError("the likelihood of these counts has no clear maximum; add runs of other sizes or more samples")
+    return shape, found[shape]
+
+
+def _starts(cells: Cells, mean: str) -> Array:
+    """(8, 5) starts: the mean by a line through smoothed logits, the spread and the ceiling from a small grid."""
+    total = cells.by_run(cells.multiplicity()[0] * cells.samples)
+    solved = cells.by_run(cells.multiplicity()[0] * cells.correct)
+    rate = (solved + 0.5) / (total + 1.0)
+    slope, level = np.polyfit(cells.z, logit(rate) if mean == "logistic" else -np.log(-np.log(rate)), 1)
+    grid = [(t, g) for t in (0.0, 3.0) for g in (-1.0, 0.5, 2.0, 4.0)]
+    return np.array([[level, slope, t, g, 0.0] for t, g in grid])
+
+
+def _status(hessian: Array) -> str:
+    spread = np.sqrt(np.diag(np.linalg.pinv(-hessian)))
+    loose = [name for name, sd, prior in zip(NAMES, spread, PRIOR_SD, strict=True) if sd > 0.8 * prior]
+    return "ok" if not loose else f"not determined by these counts: {', '.join(loose)} (held by a weak prior)"
+
+
+EXAMPLE: dict[str, Any] = {
+    "covariate": "loss",
+    "center": 1.0,
+    "scale": 0.5,
+    "mean": "logistic",
+    "theta": [0.0, -2.0, 1.3862943611198906, 1.0, 0.0],
+    "replicates": [[0.0, -2.0, 1.3862943611198906, 1.0, 0.0]],
+    "scatter": [[0.0, 0.0]],
+    "observed": [0.5, 2.0],
+    "runs": 3,
+    "problems": 164,
+    "unconverged": 0,
+    "log_likelihood": 0.0,
+    "status": "ok",
+    "seed": 0,
+}
