@@ -98,7 +98,7 @@ def _record(
     sampled: tuple[int, ...],
     updates: list[ClientUpdate],
 ) -> dict[str, Any]:
-    """One line of ``rounds.jsonl``, see :data:`scalefed.schema.ROUND_COLUMNS`; tokens and bytes are this round's alone."""
+    """One line of ``rounds.jsonl`` (:data:`scalefed.schema.ROUND_COLUMNS`); tokens and bytes are this round alone."""
     usable = [update for update in updates if update.finite]
     trained = sum(update.tokens for update in usable)
     return {
