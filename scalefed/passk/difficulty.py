@@ -42,7 +42,7 @@ class BetaFit:
 
     @property
     def concentration(self) -> float:
-        """alpha + beta: the nu of :func:`beta_pass_at_k`; infinity means that all problems are equally hard."""
+        """The sum alpha + beta: nu of :func:`beta_pass_at_k`; at infinity all problems are equally hard."""
         return self.alpha + self.beta
 
     def pass_at_k(self, k: ArrayLike) -> NDArray[np.float64]:
@@ -84,7 +84,9 @@ def beta_pass_at_k(mean: ArrayLike, concentration: ArrayLike, k: ArrayLike) -> N
     if not (np.all((mu > 0) & (mu < 1)) and np.all(nu > 0) and np.all(attempts >= 1)):
         raise DataError("beta_pass_at_k needs 0 < mean < 1, concentration > 0 and k >= 1")
     mu, nu, attempts = np.broadcast_arrays(mu, nu, attempts)
-    flat = [_log_beta_failure(float(m), float(v), float(t)) for m, v, t in zip(mu.flat, nu.flat, attempts.flat)]
+    flat = [
+        _log_beta_failure(float(m), float(v), float(t)) for m, v, t in zip(mu.flat, nu.flat, attempts.flat, strict=True)
+    ]
     return np.asarray(-np.expm1(np.array(flat).reshape(mu.shape)))
 
 
@@ -135,7 +137,7 @@ def fit_beta(samples: ArrayLike, correct: ArrayLike, *, bounds: tuple[float, flo
     alpha, beta = np.exp(best.x)
     at = [
         f"{name} stopped at its bound {value:g}"
-        for name, value, x in zip(("alpha", "beta"), (alpha, beta), best.x)
+        for name, value, x in zip(("alpha", "beta"), (alpha, beta), best.x, strict=True)
         if min(abs(x - edge)) < 1e-6
     ]
     return BetaFit(float(alpha), float(beta), -float(best.fun), "; ".join(at) or "ok", len(n))
@@ -180,5 +182,5 @@ def fit_k_exponent(samples: ArrayLike, correct: ArrayLike, *, k: Sequence[int] |
     x, y = np.log(np.array(attempts)[inside]), np.log(-np.log(means[inside]))
     slope, level = np.polyfit(x, y, 1)
     left = float(np.sum((y - level - slope * x) ** 2) / max(np.sum((y - y.mean()) ** 2), 1e-300))
-    used = tuple(int(a) for a, ok in zip(attempts, inside) if ok)
+    used = tuple(int(a) for a, ok in zip(attempts, inside, strict=True) if ok)
     return ExponentFit(-float(slope), float(np.exp(level)), 1 - left, used)

@@ -36,7 +36,7 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.floa
     [0.0, 0.5, 1.0]
     """
     n, c = checked_counts(samples, correct)
-    return -np.expm1(_log_failure(n, c, checked_k(k, n)))
+    return np.asarray(0.0 - np.expm1(_log_failure(n, c, checked_k(k, n))))  # 0 - x: no negative zero
 
 
 def failures_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.float64]:
@@ -48,7 +48,7 @@ def failures_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.
     [0.25]
     """
     n, c = checked_counts(samples, correct)
-    return np.exp(_log_failure(n, c, checked_k(k, n)))
+    return np.asarray(np.exp(_log_failure(n, c, checked_k(k, n))))
 
 
 def checked_counts(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -241,7 +241,7 @@ def _within_variance(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDAr
 
 
 def _logit_ends(mean: float, error: float, quantile: float) -> tuple[float, float]:
-    """mean +- quantile * error, taken on the logit scale so that both ends stay within [0, 1]."""
+    """The mean +- quantile * error, taken on the logit scale so that both ends stay within [0, 1]."""
     centre, reach = np.log(mean) - np.log1p(-mean), quantile * error / (mean * (1 - mean))
     low, high = 1 / (1 + np.exp(-np.clip([centre - reach, centre + reach], -700, 700)))
     return float(low), float(high)
