@@ -155,6 +155,8 @@ client_drift|float|-|mean distance of a client's update from the mean update, ov
 cosine|float|-|mean cosine of a client's update and the mean update
 clients|list|-|clients that were drawn
 participants|int|clients|clients that answered
+left_out|list|-|clients whose update was not finite and was left out
+repeats|int|clients|clients of the round that had trained before
 client_losses|list|nats/token|training loss of each client that answered
 client_tokens|list|tokens|training tokens of each client that answered
 bytes_sent|int|bytes|bytes on the wire so far, up and down
