@@ -42,6 +42,8 @@ class Law:
         positive: parameters that stand as bases (amplitudes, the floor): always positive, fitted in logarithms.
         fixed: parameters held at a number.
         bounds: parameter -> (low, high), closed; None on a side means open.
+        shared: parameter -> the parameter whose value it takes.
+        extra_columns: columns beyond those of the run log.
         meanings: what each parameter stands for.
         units: the unit of each parameter.
         source: where the law comes from.
@@ -54,6 +56,8 @@ class Law:
     positive: frozenset[str] = field(repr=False)
     fixed: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    shared: Mapping[str, str] = field(default_factory=dict)
+    extra_columns: tuple[str, ...] = field(default=(), repr=False)
     meanings: Mapping[str, str] = field(default_factory=dict, repr=False)
     units: Mapping[str, str] = field(default_factory=dict, repr=False)
     source: str = field(default="", repr=False)
@@ -97,6 +101,7 @@ class Law:
             terms=parsed.terms,
             parameters=tuple(parsed.parameters),
             positive=frozenset(parsed.bases),
+            extra_columns=tuple(columns),
             meanings=dict(meanings or {}),
             units=dict(units or {}),
             source=source,
@@ -150,6 +155,7 @@ class Law:
             parameters=kept,
             fixed={p: float(v) for p, v in {**self.fixed, **fixed}.items() if p in kept},
             bounds={p: v for p, v in {**self.bounds, **bounds}.items() if p in kept},
+            shared={**self.shared, **shared},
         )
 
     @property

@@ -22,10 +22,13 @@ from dataclasses import dataclass, field
 
 from scalefed.errors import ConfigError
 from scalefed.laws.terms import Atom, Part, Polynomial, Power, Term, collect, multiply
+from scalefed.schema import COLUMNS as SCHEMA
 
+_RESULTS = (
+    "params params_total params_trained tokens compute participation skew rounds bytes_sent bytes_per_client".split()
+)
 COLUMNS = frozenset(
-    "params params_total params_trained tokens unique_tokens compute clients clients_per_round participation skew "
-    "local_steps rounds bytes_sent batch_tokens learning_rate server_learning_rate".split()
+    [name for name, c in SCHEMA.items() if c.kind == "setting" and c.dtype in ("int", "float")] + _RESULTS
 )
 MAY_BE_ZERO = frozenset({"skew"})
 _RESERVED = {"exp", "log", "repeats"}

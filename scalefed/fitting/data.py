@@ -1,0 +1,209 @@
+"""Which runs go into a fit? Read, rename, check and clean the run log; nothing is dropped without a word."""
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalefed.errors import DataError, FitWarning, nearest
+from scalefed.laws.law import Law
+from scalefed.laws.parser import MAY_BE_ZERO
+from scalefed.schema import COLUMNS as SCHEMA
+
+BAD_STATUS = ("diverged", "failed", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class FitData:
+    """Runs that can be fitted.
+
+    Attributes:
+        frame: the runs used, original order, with ``run_id``, the law's columns and the target.
+        law: the law, with parameters fixed at 0 that these runs cannot inform (see ``notes``).
+        columns: the law's columns, each (n,).
+        target: (n,) positive.
+        clusters: (n,) integers; rows of one cluster are resampled together.
+        notes: sentences about what was dropped or fixed.
+        source: the path the runs came from, or None.
+    """
+
+    frame: pd.DataFrame
+    law: Law
+    columns: Mapping[str, np.ndarray]
+    target: np.ndarray
+    clusters: np.ndarray
+    notes: tuple[str, ...]
+    source: str | None
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.target)
+
+
+def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.DataFrame, str | None]:
+    """A DataFrame with the run log's column names, and the path it came from.
+
+    Args:
+        runs: a DataFrame, a mapping of columns, a run folder, or a CSV, Parquet or JSONL file.
+        columns: our name -> the name in ``runs``, for example ``{"params": "N"}``.
+
+    Raises:
+        DataError: not readable, or a renamed column is missing.
+    """
+    source = None
+    renames = dict(columns or {})
+    if isinstance(runs, (str, PathLike)):
+        from scalefed.runlog import load_runs
+
+        known = {ours: theirs for ours, theirs in renames.items() if ours in SCHEMA}
+        source, frame = str(runs), load_runs(runs, columns=known or None)
+        renames = {ours: theirs for ours, theirs in renames.items() if ours not in known}
+    elif isinstance(runs, pd.DataFrame):
+        frame = runs
+    elif isinstance(runs, Mapping):
+        frame = pd.DataFrame(dict(runs))
+    else:
+        raise DataError(
+            f"runs must be a DataFrame, a mapping of columns or a path to run logs, got {type(runs).__name__}"
+        )
+    for ours, theirs in renames.items():
+        if theirs not in frame.columns:
+            raise DataError(f"no column {theirs!r} for {ours}; {nearest(theirs, map(str, frame.columns))}")
+    if renames:
+        clash = [ours for ours, theirs in renames.items() if ours in frame.columns and ours != theirs]
+        frame = frame.drop(columns=clash).rename(columns={theirs: ours for ours, theirs in renames.items()})
+    return frame, source
+
+
+def prepare(
+    runs: Any,
+    law: Law,
+    *,
+    target: str = "loss",
+    columns: Mapping[str, str] | None = None,
+    cluster: str | None = None,
+    warn: bool = True,
+) -> FitData:
+    """Runs ready for a fit.
+
+    Args:
+        runs: see :func:`read_frame`.
+        law: the law to be fitted; decides which columns are needed.
+        target: the column to be explained, positive (nats per token for ``loss``).
+        columns: our name -> the name in ``runs``.
+        cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one.
+        warn: whether dropped rows and fixed parameters are warned about (they are always in ``notes``).
+
+    Raises:
+        DataError: a needed column is missing or not numeric, or no two usable runs are left.
+    """
+    frame, source = read_frame(runs, columns)
+    law, notes = adapt(law, frame)
+    _require(frame, law, target, cluster)
+    frame, dropped = _clean(frame, law, target)
+    law, more = adapt(law, frame)
+    notes = (*notes, *dropped, *more)
+    if len(frame) < 2:
+        left = "only one run is" if len(frame) == 1 else "no run is"
+        raise DataError(
+            f"{left} left to fit {law.name!r}; give at least {len(law.free)} runs, one for every free parameter"
+            + (f" ({'; '.join(notes)})" if notes else "")
+        )
+    if warn:
+        for note in notes:
+            warnings.warn(note, FitWarning, stacklevel=4)
+    arrays = {c: frame[c].to_numpy(dtype=float) for c in law.columns}
+    return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), _clusters(frame, cluster), notes, source)
+
+
+def adapt(law: Law, frame: pd.DataFrame) -> tuple[Law, tuple[str, ...]]:
+    """Fix at 0 the parameters that only multiply a column such as skew which is absent or the same in every run."""
+    idle = {}
+    for column in MAY_BE_ZERO:
+        if column not in law.columns:
+            continue
+        values = frame[column].dropna().unique() if column in frame.columns else np.array([])
+        if len(values) == 0:
+            idle[column] = f"the runs have no {column}"
+        elif len(values) == 1:
+            idle[column] = f"{column} is {values[0]:.4g} in every run"
+    fixed, notes = {}, []
+    for column, why in idle.items():
+        names = [p for p in law.free if _only_with(law, p, column)]
+        fixed.update(dict.fromkeys(names, 0.0))
+        if names:
+            notes.append(f"{why}, so {' and '.join(names)} cannot be fitted: fixed at 0")
+    return (law.with_(fixed=fixed), tuple(notes)) if fixed else (law, ())
+
+
+def _only_with(law: Law, parameter: str, column: str) -> bool:
+    parts = [p for t in law.bound_terms for p in t.all_parts() if parameter in p.parameters]
+    return bool(parts) and all(any(a.kind == "raw" and column in a.columns for a in p.atoms) for p in parts)
+
+
+def _require(frame: pd.DataFrame, law: Law, target: str, cluster: str | None) -> None:
+    names = [str(c) for c in frame.columns]
+    for column in (*law.columns, target, *([cluster] if cluster else [])):
+        if column not in names:
+            what = "to be explained" if column == target else f"needed by the law {law.name!r}"
+            hint = nearest(column, names) if names else "the runs have no columns at all"
+            raise DataError(
+                f"the runs have no column {column!r}, which is {what}; {hint}. "
+                f"If it has another name, say columns={{{column!r}: 'its name'}}"
+            )
+    for column in (*law.columns, target):
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise DataError(f"the column {column!r} must hold numbers, got {frame[column].dtype} values")
+
+
+def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Drop rows that cannot be fitted, and count why."""
+    values = frame[target].to_numpy(dtype=float, na_value=np.nan)
+    usable = np.isfinite(values) & (values > 0)
+    reasons = {f"{target} missing, infinite or not positive": ~usable}
+    if "status" in frame.columns:
+        reasons["status diverged or not finished"] = frame["status"].isin(BAD_STATUS).to_numpy()
+    logged = {a.columns for t in law.bound_terms for p in t.all_parts() for a in p.atoms if a.kind != "raw"}
+    positive = {c for names in logged for c in names}
+    for column in law.columns:
+        x = frame[column].to_numpy(dtype=float, na_value=np.nan)
+        bad = ~np.isfinite(x) | ((x <= 0) if column in positive else np.zeros(len(x), dtype=bool))
+        reasons[f"{column} missing{' or not positive' if column in positive else ''}"] = bad
+    drop, notes = np.zeros(len(frame), dtype=bool), []
+    for reason, bad in reasons.items():
+        new = bad & ~drop
+        if new.any():
+            notes.append(f"{int(new.sum())} of {len(frame)} rows left out: {reason}")
+        drop |= bad
+    return (frame[~drop] if drop.any() else frame), tuple(notes)
+
+
+def _clusters(frame: pd.DataFrame, cluster: str | None) -> np.ndarray:
+    name = cluster or ("run_id" if "run_id" in frame.columns else None)
+    if name is None or frame[name].isna().any():
+        return np.arange(len(frame))
+    return np.asarray(pd.factorize(frame[name])[0])
+
+
+def run_ids(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The ids of the runs, or row numbers where the log has none."""
+    ids = frame["run_id"] if "run_id" in frame.columns else frame.index
+    return tuple(map(str, ids))
+
+
+def hash_runs(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> str:
+    """A hash of the numbers behind a fit; the order of the rows does not matter.
+
+    >>> a = pd.DataFrame({"params": [1.0, 2.0], "loss": [3.0, 2.5]})
+    >>> hash_runs(a, ("params",), "loss") == hash_runs(a[::-1], ("params",), "loss")
+    True
+    """
+    values = np.ascontiguousarray(frame[[*columns, target]].to_numpy(dtype=float))
+    order = np.lexsort(values.T[::-1])
+    return hashlib.sha256(np.ascontiguousarray(values[order]).tobytes()).hexdigest()[:16]

@@ -1,0 +1,231 @@
+"""Which parameters fit best, from many starts and for many bootstrap replicates at once?
+
+Minimises, for every member b of a batch with its own weights,
+
+    F_b(theta) = sum_i  w_bi * huber_delta(log loss_i - log law(run_i; theta))
+
+(a sum, not a mean) by a semismooth Newton method with the exact Hessian, Levenberg damping scaled by the diagonal, and
+a box on the coordinates. Features are shared by the batch, so a bootstrap replicate is a weight vector and the Hessians
+of all replicates are a few matrix products.
+
+Source: Huber 1964 for the loss; Hoffmann et al. 2022 (arXiv 2203.15556) for its use on log losses.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scalefed.fitting.combine import Flat, Nested, State, combiner
+from scalefed.fitting.problem import Problem
+
+_CACHE_DOUBLES = 262144
+_LONGEST_STEP = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What the solver found for every member of a batch.
+
+    Attributes:
+        theta: (B, p) coordinates.
+        objective: (B,) sum of Huber losses.
+        iterations: (B,) Newton steps tried.
+        converged: (B,) whether the stopping rule was met.
+        decrement: (B,) half the squared Newton decrement at the last step: how much lower F could still go.
+    """
+
+    theta: np.ndarray
+    objective: np.ndarray
+    iterations: np.ndarray
+    converged: np.ndarray
+    decrement: np.ndarray
+
+
+class Solver:
+    """The batched solver of one problem.
+
+    Args:
+        problem: law and runs.
+        delta: width of the quadratic zone of the Huber loss, in units of log loss; infinity is least squares.
+    """
+
+    def __init__(self, problem: Problem, *, delta: float = 1e-3) -> None:
+        self.problem, self.delta = problem, float(delta)
+        self.combine: Flat | Nested = combiner(problem)
+        channels = problem.channels
+        self.transposed = [np.ascontiguousarray(c.features.T) for c in channels]
+        self.products = {
+            (a, b): np.ascontiguousarray(
+                (channels[a].features[:, :, None] * channels[b].features[:, None, :]).reshape(problem.n, -1)
+            )
+            for a in range(len(channels))
+            for b in range(a, len(channels))
+        }
+
+    # -- pieces ------------------------------------------------------------------------------------------------------
+    def residuals(self, theta: np.ndarray) -> tuple[np.ndarray, State]:
+        """Log loss minus log law, (B, n), and the state for the derivatives."""
+        q = self.problem.monomials(theta)
+        v = []
+        for channel, where, features in zip(self.problem.channels, self.problem.slices, self.transposed, strict=True):
+            x = q[:, where] @ features
+            if channel.offset is not None:
+                x += channel.offset
+            v.append(x)
+        m, state = self.combine.value(v)
+        if self.problem.base is not None:
+            m += theta[:, self.problem.base, None]
+        elif self.problem.base_constant:
+            m += self.problem.base_constant
+        return np.subtract(self.problem.z, m, out=m), state
+
+    def loss(self, r: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+        """The objective, (B,)."""
+        c = np.clip(r, -self.delta, self.delta)
+        v = c * -0.5
+        v += r
+        v *= c
+        return np.asarray(v.sum(1) if weights is None else np.einsum("bn,bn->b", v, weights))
+
+    def derivatives(
+        self, theta: np.ndarray, r: np.ndarray, state: State, weights: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient (B, p) and Hessian (B, p, p) of the objective."""
+        problem = self.problem
+        c = np.clip(r, -self.delta, self.delta)
+        k = (c == r).astype(float)
+        if weights is not None:
+            c *= weights
+            k *= weights
+        size, nq = len(r), len(problem.keys)
+        g, h = np.zeros((size, nq)), np.zeros((size, nq, nq))
+        first = self.combine.first(state)
+        for a, where in enumerate(problem.slices):
+            g[:, where] = -((c * first[a]) @ problem.channels[a].features)
+        if problem.base is not None:
+            g[:, -1] = -c.sum(1)
+            h[:, -1, -1] = k.sum(1)
+            for a, where in enumerate(problem.slices):
+                h[:, -1, where] = h[:, where, -1] = (k * first[a]) @ problem.channels[a].features
+        for a, b, w in self.combine.curvature(state, c, k):
+            rows, columns = problem.slices[a], problem.slices[b]
+            shape = (size, rows.stop - rows.start, columns.stop - columns.start)
+            block = (w @ self.products[a, b]).reshape(shape)
+            h[:, rows, columns] = block
+            if a != b:
+                h[:, columns, rows] = block.transpose(0, 2, 1)
+        return self._to_theta(theta, g, h)
+
+    def _to_theta(self, theta: np.ndarray, g: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.problem.linear:
+            s = self.problem.selection
+            return g @ s, s.T @ h @ s
+        j = self.problem.chain(theta)
+        gradient = np.einsum("bk,bkp->bp", g, j)
+        hessian = j.transpose(0, 2, 1) @ h @ j + self.problem.chain_curvature(theta, g)
+        return gradient, hessian
+
+    # -- the batched iteration ---------------------------------------------------------------------------------------
+    def solve(
+        self,
+        theta: np.ndarray,
+        weights: np.ndarray | None = None,
+        *,
+        iterations: int = 100,
+        tolerance: float = 1e-12,
+    ) -> Solution:
+        """Minimise from every row of ``theta`` (B, p), each with its row of ``weights`` (B, n), in cache-sized chunks.
+
+        >>> from scalefed.laws import Law
+        >>> n = np.array([1.0, 4.0, 16.0, 64.0])
+        >>> problem = Problem(Law.parse("E + A/params^a"), {"params": n}, np.log(1 + n**-0.5))
+        >>> found = Solver(problem).solve(problem.to_coordinates(np.array([[0.9, 1.2, 0.4]])))
+        >>> problem.to_values(found.theta).round(6).tolist()
+        [[1.0, 1.0, 0.5]]
+        """
+        chunk = max(16, _CACHE_DOUBLES // (8 * self.problem.n))
+        parts = [
+            self._solve_chunk(
+                theta[i : i + chunk], None if weights is None else weights[i : i + chunk], iterations, tolerance
+            )
+            for i in range(0, len(theta), chunk)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return Solution(*(np.concatenate([getattr(s, f) for s in parts]) for f in Solution.__dataclass_fields__))
+
+    def _solve_chunk(
+        self, start: np.ndarray, weights: np.ndarray | None, iterations: int, tolerance: float
+    ) -> Solution:
+        out = _Progress(np.clip(start, self.problem.lower, self.problem.upper))
+        theta, w = out.theta.copy(), weights
+        r, state = self.residuals(theta)
+        f = self.loss(r, w)
+        damping = np.full(len(theta), 1e-3)
+        tiny = 1e-28 * self.problem.n
+        for _ in range(iterations):
+            g, h = self.derivatives(theta, r, state, w)
+            step, decrement = self._step(theta, g, h, damping)
+            trial = np.clip(theta + step, self.problem.lower, self.problem.upper)
+            r_new, state_new = self.residuals(trial)
+            f_new = self.loss(r_new, w)
+            better = f_new < f
+            relative = np.abs(f - f_new) / np.maximum(f, 1e-300)
+            done = (relative < tolerance) | (~better & (damping > 1e6)) | (f <= tiny)
+            damping = np.where(better, np.maximum(damping * 0.1, 1e-13), np.clip(damping * 10.0, 1e-4, 1e10))
+            if better.all():
+                theta, f, r, state = trial, f_new, r_new, state_new
+            else:
+                theta[better], f[better], r[better] = trial[better], f_new[better], r_new[better]
+                for old, new in zip(state, state_new, strict=True):
+                    old[better] = new[better]
+            out.record(theta, f, decrement)
+            if done.any():
+                keep = ~done
+                out.finish(done)
+                if not keep.any():
+                    break
+                theta, f, r, damping = theta[keep], f[keep], r[keep], damping[keep]
+                state = [x[keep] for x in state]
+                w = None if w is None else w[keep]
+        return out.solution()
+
+    def _step(
+        self, theta: np.ndarray, g: np.ndarray, h: np.ndarray, damping: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        frozen = ((theta <= self.problem.lower) & (g > 0)) | ((theta >= self.problem.upper) & (g < 0))
+        if frozen.any():
+            g = np.where(frozen, 0.0, g)
+            h = np.where(frozen[:, :, None] | frozen[:, None, :], 0.0, h)
+            h[:, np.arange(h.shape[1]), np.arange(h.shape[1])] += frozen
+        diagonal = np.einsum("bii->bi", h)
+        scale = np.abs(diagonal)
+        scale = scale + 1e-8 * scale.max(1, keepdims=True) + 1e-30
+        diagonal += damping[:, None] * scale
+        step = -np.linalg.solve(h, g[:, :, None])[:, :, 0]
+        decrement = np.abs(np.einsum("bp,bp->b", g, step)) / 2
+        longest = np.maximum(np.abs(step).max(1), 1e-300)
+        step *= np.minimum(1.0, _LONGEST_STEP / longest)[:, None]
+        return step, decrement
+
+
+class _Progress:
+    """The batch's results so far; members leave as they finish."""
+
+    def __init__(self, theta: np.ndarray) -> None:
+        size = len(theta)
+        self.theta, self.active = theta, np.arange(size)
+        self.objective, self.decrement = np.full(size, np.inf), np.full(size, np.inf)
+        self.iterations, self.converged = np.zeros(size, dtype=int), np.zeros(size, dtype=bool)
+
+    def record(self, theta: np.ndarray, f: np.ndarray, decrement: np.ndarray) -> None:
+        self.theta[self.active], self.objective[self.active] = theta, f
+        self.decrement[self.active] = decrement
+        self.iterations[self.active] += 1
+
+    def finish(self, done: np.ndarray) -> None:
+        self.converged[self.active[done]] = True
+        self.active = self.active[~done]
+
+    def solution(self) -> Solution:
+        return Solution(self.theta, self.objective, self.iterations, self.converged, self.decrement)
