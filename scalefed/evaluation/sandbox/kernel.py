@@ -1,0 +1,149 @@
+"""How does a process ask the Linux kernel to be locked in? Thin calls through ctypes, nothing else.
+
+Namespaces, mounts, Landlock, capabilities and seccomp have no Python interface; the few calls that the sandbox needs
+are here, each raising OSError with what was asked for. Only the standard library is used: this runs in the slim
+process that becomes the sandbox.
+"""
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterable
+
+NEW_MOUNT, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 1 << 30
+READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+
+_SYS_CAPSET, _SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 126, 155, 442
+_SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+_LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 1, 1 << 2, 1 << 3
+_LANDLOCK_REMOVE_DIR, _LANDLOCK_REMOVE_FILE, _LANDLOCK_MAKE_DIR = 1 << 4, 1 << 5, 1 << 7
+_LANDLOCK_MAKE_FILE, _LANDLOCK_TRUNCATE = 1 << 8, 1 << 14
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _checked(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Leave the shared namespaces named by ``flags``."""
+    _checked(libc.unshare(flags), "unshare")
+
+
+def mount(source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
+    """Mount ``source`` on ``target``, mount(2)."""
+    words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
+    _checked(libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {target}")
+
+
+def make_read_only(path: str) -> None:
+    """A mount and all below it becomes read-only, without set-uid and devices, mount_setattr(2)."""
+    attributes = struct.pack("QQQQ", 0x1 | 0x2 | 0x4, 0, 0, 0)
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    result = libc.syscall(_SYS_MOUNT_SETATTR, -100, os.fsencode(path), 0x8000, buffer, len(attributes))
+    _checked(result, f"mount_setattr {path}")
+
+
+def enter_root() -> None:
+    """The current directory becomes the root; the old root is gone."""
+    _checked(libc.syscall(_SYS_PIVOT_ROOT, b".", b"."), "pivot_root")
+    _checked(libc.umount2(b".", 2), "umount of the old root")
+    os.chdir("/")
+
+
+def set_host_name(name: bytes) -> None:
+    """Name this UTS namespace."""
+    _checked(libc.sethostname(name, len(name)), "sethostname")
+
+
+def die_with_parent() -> None:
+    """Be killed when the thread that made this process ends."""
+    _checked(libc.prctl(1, 9, 0, 0, 0), "PR_SET_PDEATHSIG")
+
+
+def forbid_tracing() -> None:
+    """No ptrace and no reading of this process's memory by others of the same user."""
+    _checked(libc.prctl(4, 0, 0, 0, 0), "PR_SET_DUMPABLE")
+
+
+def drop_capabilities() -> None:
+    """No capability is left, nor can one come back."""
+    for capability in range(64):
+        if libc.prctl(24, capability, 0, 0, 0) < 0:
+            break
+    libc.prctl(47, 4, 0, 0, 0)
+    header = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0))
+    _checked(libc.syscall(_SYS_CAPSET, header, ctypes.create_string_buffer(24)), "capset")
+
+
+def landlock_version() -> int:
+    """The Landlock version of this kernel, 0 if it has none."""
+    return max(0, libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1)))
+
+
+def landlock_restrict(readable: Iterable[str], writable: Iterable[str]) -> int:
+    """From now on only these paths can be read, only those written; no TCP, no signals or sockets outward.
+
+    Returns the Landlock version in force: version 4 adds TCP, version 6 signals and abstract sockets. 0 means that
+    the kernel has none and nothing was done.
+    """
+    version = landlock_version()
+    if version == 0:
+        return 0
+    files = (1 << 13) - 1
+    for since, right in ((2, 1 << 13), (3, _LANDLOCK_TRUNCATE), (5, 1 << 15)):
+        files |= right if version >= since else 0
+    attributes = struct.pack("QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    attributes = attributes[: 8 if version < 4 else 16 if version < 6 else 24]
+    buffer = ctypes.create_string_buffer(attributes, len(attributes))
+    ruleset = libc.syscall(_SYS_LANDLOCK_CREATE, buffer, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    _checked(ruleset, "landlock_create_ruleset")
+    read = _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR
+    write = _LANDLOCK_WRITE_FILE | _LANDLOCK_REMOVE_DIR | _LANDLOCK_REMOVE_FILE | _LANDLOCK_MAKE_DIR
+    write |= _LANDLOCK_MAKE_FILE | (_LANDLOCK_TRUNCATE if version >= 3 else 0)
+    for paths, rights in ((readable, read), (writable, read | write)):
+        for path in paths:
+            _landlock_allow(ruleset, path, rights)
+    allow_no_new_privileges()
+    _checked(libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, ctypes.c_uint(0)), "landlock_restrict_self")
+    os.close(ruleset)
+    return version
+
+
+def _landlock_allow(ruleset: int, path: str, rights: int) -> None:
+    if not os.path.exists(path):
+        return
+    if not os.path.isdir(path):
+        rights &= _LANDLOCK_READ_FILE | _LANDLOCK_WRITE_FILE | _LANDLOCK_TRUNCATE
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, handle), 12)
+    _checked(libc.syscall(_SYS_LANDLOCK_ADD, ruleset, 1, rule, ctypes.c_uint(0)), f"landlock_add_rule {path}")
+    os.close(handle)
+
+
+def allow_no_new_privileges() -> None:
+    """Set-uid programs gain nothing from here on; needed before Landlock and seccomp."""
+    _checked(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
+
+
+class Filter:
+    """A seccomp program, packed once and installed in as many children as wanted."""
+
+    def __init__(self, program: bytes):
+        """Args: program: instructions of 8 bytes each (struct sock_filter)."""
+        self._buffer = ctypes.create_string_buffer(program, len(program))
+        self._program = _FilterProgram(len(program) // 8, ctypes.cast(self._buffer, ctypes.c_void_p))
+        self._pointer = ctypes.byref(self._program)
+        self._prctl = libc.prctl
+
+    def install(self) -> None:
+        """From now on every system call of this process passes the filter, for ever; needs no new privileges first."""
+        _checked(self._prctl(22, 2, self._pointer, 0, 0), "seccomp")

@@ -1,0 +1,207 @@
+"""How are many samples spread over workers, so that no verdict is lost and memory stays flat?
+
+Samples are taken from an iterator only as workers need them, a few in flight per worker. A worker that dies is
+replaced and its samples are given out again; one that dies or hangs on the same sample repeatedly costs that sample
+only.
+"""
+
+import json
+import os
+import select
+import socket
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from scalefed.errors import SandboxError
+from scalefed.evaluation.sandbox.session import Usage, command
+from scalefed.evaluation.sandbox.tester import Link, Outcome
+
+_IN_FLIGHT = 8
+_ATTEMPTS = 3  # times that a sample may end its tester
+_PATIENCE = 8  # times its limit that a sample may keep its tester busy, tests included
+_LEVELS = {"auto": ("ns", "landlock")}
+
+Problem = tuple[str, str, str, str]
+"""prompt, reference solution, tests, entry point."""
+
+
+@dataclass(slots=True)
+class _Job:
+    ticket: int
+    key: str
+    completion: str
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    link: Link
+    facts: dict[str, Any] | None = None
+    known: set[str] = field(default_factory=set)
+    jobs: dict[int, _Job] = field(default_factory=dict)
+    moved: float = 0.0
+    overdue: bool = False
+
+
+class Pool:
+    """Workers that judge samples; use it as a context so that none is left behind."""
+
+    def __init__(
+        self,
+        problems: dict[str, Problem],
+        *,
+        isolation: str,
+        timeout: float,
+        memory_mb: int,
+        scratch_mb: int,
+        shared: int,
+        workers: int,
+    ):
+        """Start the workers and wait until the first is ready; raises SandboxError if it cannot be."""
+        self._problems, self._timeout, self._isolation = problems, timeout, isolation
+        self._config = {"levels": _LEVELS.get(isolation, (isolation,)), "timeout": timeout, "memory_mb": memory_mb}
+        self._config |= {"scratch_mb": scratch_mb, "shared": shared}
+        self._again: deque[_Job] = deque()
+        self._workers = [self._start() for _ in range(workers)]
+        try:
+            while self._workers[0].facts is None:
+                self._hear(self._workers[0])
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is in force: ``level``, ``landlock`` version, ``refused`` levels and why."""
+        return next(worker.facts for worker in self._workers if worker.facts is not None)
+
+    def _start(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        arguments = [str(theirs.fileno()), json.dumps(self._config)]
+        process = subprocess.Popen(
+            command("scalefed.evaluation.sandbox.tester", slim=False) + arguments,
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # Ctrl-C is for the caller, who then ends its workers
+        )
+        theirs.close()
+        return _Worker(process, Link(ours), moved=time.monotonic())
+
+    def run(self, samples: Iterable[tuple[str, str]]) -> Iterator[tuple[int, Outcome]]:
+        """Judge (key, completion) pairs: their positions and outcomes, in the order in which they are done."""
+        source = (_Job(ticket, key, completion) for ticket, (key, completion) in enumerate(samples))
+        while True:
+            for worker in self._workers:
+                while len(worker.jobs) < _IN_FLIGHT and not worker.link.closed:
+                    job = self._again.popleft() if self._again else next(source, None)
+                    if job is None:
+                        break
+                    self._give(worker, job)
+            busy = [worker for worker in self._workers if worker.jobs]
+            if not busy:
+                return
+            for worker in self._ready(busy):
+                yield from self._hear(worker)
+                if worker.link.closed:
+                    yield from self._bury(worker)
+            self._end_overdue()
+
+    def _give(self, worker: _Worker, job: _Job) -> None:
+        """Send one sample, and its problem first if the worker has not met it."""
+        if not worker.jobs:
+            worker.moved = time.monotonic()
+        worker.jobs[job.ticket] = job
+        try:
+            if job.key not in worker.known:
+                worker.link.send(("problem", job.key, *self._problems[job.key]))
+                worker.known.add(job.key)
+            worker.link.send(("sample", job.ticket, job.key, job.completion))
+        except OSError:  # it is gone: its end of the socket will say so
+            worker.moved = time.monotonic()
+
+    def _ready(self, busy: list[_Worker]) -> list[_Worker]:
+        readable = select.select(busy_links := [worker.link for worker in busy], [], [], 0.5)[0]
+        return [worker for worker, link in zip(busy, busy_links, strict=True) if link in readable]
+
+    def _hear(self, worker: _Worker) -> list[tuple[int, Outcome]]:
+        """What a worker has to say."""
+        done = []
+        for message in worker.link.arrived():
+            worker.moved = time.monotonic()
+            if message[0] == "ready":
+                worker.facts = message[1]
+            elif message[0] == "refused":
+                raise SandboxError(_refusal(self._isolation, message[1]))
+            else:
+                _, ticket, verdict, reason, cpu_s, peak_mb, tier = message
+                del worker.jobs[ticket]
+                done.append((ticket, Outcome(verdict, reason, Usage(cpu_s, peak_mb), tier)))
+        if worker.link.closed and worker.facts is None:
+            raise SandboxError(f"a tester ended with status {worker.process.wait()} before it was ready")
+        return done
+
+    def _bury(self, worker: _Worker) -> list[tuple[int, Outcome]]:
+        """Replace a dead worker. The sample it was at may have caused it; all others are given out again."""
+        _end(worker)
+        jobs = list(worker.jobs.values())
+        self._workers[self._workers.index(worker)] = self._start()
+        lost = []
+        if jobs:
+            jobs[0].deaths += 1
+            if worker.overdue:
+                reason = "the tests did not finish on what it returned"
+                lost.append((jobs.pop(0).ticket, Outcome("timeout", reason, Usage(0.0, None), "none")))
+            elif jobs[0].deaths >= _ATTEMPTS:
+                reason = f"the tests ended their process {_ATTEMPTS} times on what it returned"
+                lost.append((jobs.pop(0).ticket, Outcome("crash", reason, Usage(0.0, None), "none")))
+        self._again.extend(jobs)
+        return lost
+
+    def _end_overdue(self) -> None:
+        """Kill workers that the tests of one sample keep busy far too long; their end is then heard as any other."""
+        limit = time.monotonic() - _PATIENCE * self._timeout - 30
+        for worker in self._workers:
+            if worker.jobs and worker.moved < limit:
+                worker.overdue = True
+                worker.process.kill()
+
+    def close(self) -> None:
+        """End all workers and their sandboxes."""
+        for worker in self._workers:
+            worker.link.connection.close()
+        for worker in self._workers:
+            _end(worker)
+
+
+def _end(worker: _Worker) -> None:
+    """An idle worker ends by itself when its socket closes; a busy one is told to, and at last killed."""
+    worker.link.connection.close()
+    for wait_s, stop in ((0.2, worker.process.terminate), (2.0, worker.process.kill)):
+        try:
+            worker.process.wait(wait_s)
+            return
+        except subprocess.TimeoutExpired:
+            stop()
+    worker.process.wait()
+
+
+def _refusal(isolation: str, refused: dict[str, str]) -> str:
+    reasons = "; ".join(f"{level}: {reason}" for level, reason in refused.items())
+    return (
+        f"isolation {isolation!r} cannot be had here ({reasons}). Nothing was run. Allow user namespaces or use a "
+        "kernel with Landlock; or, at your own risk and by name, choose isolation 'seccomp' (generated code can read "
+        "your files) or 'none' (it can do whatever you can)"
+    )

@@ -1,0 +1,305 @@
+"""The trusted worker: holds the tests, calls the candidate through its socket, decides.
+
+Runs as a process of its own (started by ``pool.py``), so tests never run in the caller and the caller's memory is
+never near a candidate. Frames on its socket are marshal of ``("problem", key, prompt, reference, test, entry)`` and
+``("sample", ticket, key, completion)``; it answers ``("ready", facts)`` once and ``("verdict", ticket, ...)`` per
+sample.
+"""
+
+import json
+import marshal
+import os
+import random
+import resource
+import signal
+import socket
+import struct
+import sys
+import traceback
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any
+
+from scalefed.errors import SandboxError
+from scalefed.evaluation.sandbox.session import Candidate, Ended, RemoteError, Usage, Zygote
+
+_NONE = Usage(0.0, None)
+_BY_EXCEPTION = {
+    "SyntaxError": "syntax_error",
+    "IndentationError": "syntax_error",
+    "TabError": "syntax_error",
+    "MemoryError": "memory",
+    "SystemExit": "exit",
+}
+_BY_SIGNAL = {
+    signal.SIGSYS: ("violation", "a system call that no honest solution makes"),
+    signal.SIGXCPU: ("timeout", "the CPU limit of the process"),
+    signal.SIGXFSZ: ("violation", "a file larger than allowed"),
+}
+_OUT_OF_MEMORY = 101
+"""Exit status by which a candidate says that it ran out of memory between calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One judged sample: the verdict and its reason, what it used, and in which tier it ran."""
+
+    verdict: str
+    reason: str
+    usage: Usage
+    tier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tests:
+    """The tests of one problem, compiled once and run afresh for each sample."""
+
+    code: CodeType
+    lines: tuple[str, ...]
+    prompt: str
+    entry: str
+    random: bool
+
+
+def main(arguments: list[str]) -> None:
+    """Serve one caller until its socket closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    link = Link(socket.socket(fileno=int(arguments[0])))
+    config = json.loads(arguments[1])
+    try:
+        tester = Tester(**config)
+    except SandboxError as error:
+        link.send(("refused", json.loads(str(error))))
+        return
+    try:
+        link.send(("ready", tester.facts))
+        while (message := link.receive()) is not None:
+            if message[0] == "problem":
+                tester.add(*message[1:])
+                continue
+            _, ticket, key, completion = message
+            outcome = tester.judge(key, completion)
+            used = outcome.usage
+            link.send(("verdict", ticket, outcome.verdict, outcome.reason, used.cpu_s, used.peak_mb, outcome.tier))
+    finally:
+        tester.close()
+
+
+class Link:
+    """Length-prefixed marshal frames between the caller and its worker, which trust each other."""
+
+    def __init__(self, connection: socket.socket):
+        """Args: connection: one end of a stream socket pair."""
+        self.connection, self.closed = connection, False
+        self._buffer = bytearray()
+
+    def fileno(self) -> int:
+        """For poll and select."""
+        return self.connection.fileno()
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        """Send one message; raises OSError if the other end is gone."""
+        data = marshal.dumps(message)
+        self.connection.sendall(struct.pack("Q", len(data)) + data)
+
+    def receive(self) -> Any:
+        """The next message, waiting for it; None at the end."""
+        while not (found := self._next()):
+            self._fill()
+            if self.closed:
+                return None
+        return found[0]
+
+    def arrived(self) -> list[Any]:
+        """All messages that are here after one read; sets ``closed`` at the end."""
+        self._fill()
+        messages = []
+        while found := self._next():
+            messages += found
+        return messages
+
+    def _fill(self) -> None:
+        try:
+            part = self.connection.recv(1 << 18)
+        except ConnectionResetError:
+            part = b""
+        self.closed = not part
+        self._buffer += part
+
+    def _next(self) -> list[Any]:
+        if len(self._buffer) < 8:
+            return []
+        size = struct.unpack_from("Q", self._buffer)[0]
+        if len(self._buffer) < 8 + size:
+            return []
+        message = marshal.loads(bytes(self._buffer[8 : 8 + size]))
+        del self._buffer[: 8 + size]
+        return [message]
+
+
+class Tester:
+    """Judges one sample at a time in one sandbox."""
+
+    def __init__(self, levels: list[str], timeout: float, memory_mb: int, scratch_mb: int, shared: int):
+        """Args: shared: how many tame samples may use one process, 0 for a fresh process for every sample."""
+        _limit_self()
+        self._timeout, self._share = timeout, shared
+        self._make = {"levels": tuple(levels), "memory_mb": memory_mb, "scratch_mb": scratch_mb}
+        roles = {"run": timeout, "compile": 1e6} | ({"shared": timeout * 50} if shared else {})
+        zygotes = {role: self._zygote(role, cpu_s) for role, cpu_s in roles.items()}
+        for zygote in zygotes.values():  # all were started at once
+            zygote.ready()
+        self._run, self._compiler, self._shared = zygotes["run"], zygotes["compile"], zygotes.get("shared")
+        weakest = max((z.level for z in zygotes.values()), key=lambda name: list(levels).index(name))
+        self.facts = self._run.facts | {"level": weakest, "refused": self._run.refused}
+        self._group: Candidate | None = None
+        self._tests: dict[str, Tests] = {}
+
+    def _zygote(self, role: str, cpu_s: float) -> Zygote:
+        make: dict[str, Any] = self._make
+        return Zygote(role, make["levels"], memory_mb=make["memory_mb"], cpu_s=cpu_s, scratch_mb=make["scratch_mb"])
+
+    def add(self, key: str, prompt: str, reference: str, test: str, entry: str) -> None:
+        """Compile the tests of one problem. The prompt's own helpers are part of them, for tests that use these."""
+        for body in (prompt + "\n    pass\n", prompt + reference + "\n", ""):
+            source = body + "\n" + test
+            try:
+                code = compile(source, f"<tests of {key}>", "exec", dont_inherit=True)
+            except (SyntaxError, ValueError):
+                continue
+            self._tests[key] = Tests(code, tuple(source.split("\n")), prompt, entry, "random" in test)
+            return
+        self._tests.pop(key, None)
+
+    def judge(self, key: str, completion: str) -> Outcome:
+        """The outcome of one completion of a problem added before."""
+        tests = self._tests.get(key)
+        if tests is None:
+            return Outcome("unsupported", "the tests of this problem are not valid Python", _NONE, "none")
+        compiled = self._compile(tests.prompt + completion + "\n")
+        if isinstance(compiled, Outcome):
+            return compiled
+        if self._shared is not None and compiled[:1] == b"T":
+            outcome = self._in_group(tests, compiled[1:])
+            if outcome is not None:
+                return outcome
+        candidate = Candidate(self._run, self._timeout)
+        verdict, reason = self._check(tests, candidate, compiled[1:])
+        status, usage = candidate.close(kill=verdict not in ("pass", "fail", "died"))
+        if verdict == "died":
+            verdict, reason = _cause(status)
+        return Outcome(verdict, reason, usage, "fresh")
+
+    def _in_group(self, tests: Tests, code: bytes) -> Outcome | None:
+        """Judge in the shared process; None if only a fresh one can tell."""
+        assert self._shared is not None
+        if self._group is None:
+            self._group = Candidate(self._shared, self._timeout)
+        group = self._group
+        verdict, reason = self._check(tests, group, code)
+        if verdict in ("pass", "fail") and group.ended is None and group.used < self._share:
+            return Outcome(verdict, reason, Usage(group.cpu_seconds(), None), "shared")
+        self._group = None
+        _, usage = group.close(kill=verdict not in ("pass", "fail"))
+        if verdict not in ("pass", "fail", "timeout"):
+            return None
+        return Outcome(verdict, reason, Usage(max(0.0, usage.cpu_s - group.cpu_before), None), "shared")
+
+    def _check(self, tests: Tests, candidate: Candidate, code: bytes) -> tuple[str, str]:
+        """Run the tests against the candidate: verdict and reason; ``died`` where only the wait status can tell."""
+        candidate.load(code, tests.entry)
+
+        def proxy(*args: Any, **keywords: Any) -> Any:
+            return candidate.call(args, keywords)
+
+        proxy.__name__ = tests.entry
+        names: dict[str, Any] = {"__name__": "tests"}
+        if tests.random:
+            random.seed(0)
+        try:
+            exec(tests.code, names)
+            names[tests.entry] = proxy
+            names["check"](proxy)
+        except Ended as ended:
+            return ended.verdict, ended.reason
+        except RemoteError as error:
+            found = candidate.ended or Ended(_BY_EXCEPTION.get(error.__dict__["name"], "fail"), f"it raised {error}")
+            return found.verdict, found.reason
+        except Exception as error:
+            if candidate.ended is None:
+                return "fail", _explain(error, tests)
+        if candidate.ended is not None:  # the tests caught it
+            return candidate.ended.verdict, candidate.ended.reason
+        return "pass", ""
+
+    def _compile(self, source: str) -> bytes | Outcome:
+        """``T`` or ``W`` and the code object, made in a sandboxed process that never runs it; or the outcome."""
+        data = source.encode("utf-8", "surrogatepass")
+        control = self._compiler.control
+        control.settimeout(self._timeout)
+        try:
+            control.sendall(struct.pack("I", len(data)) + data)
+            head = _exactly(control, 4)
+            reply = _exactly(control, struct.unpack("I", head)[0])
+        except (TimeoutError, OSError, EOFError) as error:
+            self._compiler.process.kill()
+            self._compiler.close()
+            self._compiler = self._zygote("compile", 1e6)
+            self._compiler.ready()
+            if isinstance(error, TimeoutError):
+                return Outcome("timeout", f"compiling it took more than {self._timeout:g} s", _NONE, "none")
+            return Outcome("crash", "compiling it crashed the compiler", _NONE, "none")
+        if reply[:1] == b"X":
+            name, text = json.loads(reply[1:])
+            verdict = "memory" if name == "MemoryError" else "syntax_error"
+            return Outcome(verdict, f"{name}: {text}", _NONE, "none")
+        return reply
+
+    def close(self) -> None:
+        """End all processes."""
+        if self._group is not None:
+            self._group.close(kill=True)
+        for zygote in (self._run, self._compiler, self._shared):
+            if zygote is not None:
+                zygote.close()
+
+
+def _limit_self() -> None:
+    """The tests meet values that a sample chose: they may not take the machine's memory either."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = 8 << 30
+    if sys.platform == "linux" and (soft == resource.RLIM_INFINITY or soft > wanted):
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+
+
+def _exactly(control: socket.socket, count: int) -> bytes:
+    parts = []
+    while count:
+        part = control.recv(min(count, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def _explain(error: Exception, tests: Tests) -> str:
+    """Which line of the tests failed, and how."""
+    line = ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == tests.code.co_filename:
+            line = tests.lines[number - 1].strip()[:200]
+    if isinstance(error, AssertionError):
+        return line or "an assertion failed"
+    return f"the tests raised {type(error).__name__} at: {line}"
+
+
+def _cause(status: int) -> tuple[str, str]:
+    """Verdict and reason of a candidate that ended by itself."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        known = _BY_SIGNAL.get(signal.Signals(number))
+        return known if known is not None else ("crash", f"signal {number}")
+    code = os.WEXITSTATUS(status)
+    return ("memory", "out of memory") if code == _OUT_OF_MEMORY else ("exit", f"it ended itself with status {code}")
