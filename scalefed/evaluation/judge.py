@@ -80,7 +80,7 @@ def judge(
     workers: int | None = None,
     scratch_mb: int = 16,
 ) -> list[Verdict]:
-    """The verdict of each completion, in input order.
+    r"""The verdict of each completion, in input order.
 
     Args:
         problems: the problems that samples may refer to.
@@ -96,9 +96,9 @@ def judge(
         DataError: a sample of an unknown problem. ConfigError: a setting out of range. SandboxError: no sandbox can
             be had here and none was declined by name.
 
-    >>> problem = Problem("t/0", "def double(x):\\n", "    return 2 * x\\n",
-    ...                   "def check(candidate):\\n    assert candidate(3) == 6\\n", "double")
-    >>> verdicts = judge([problem], [("t/0", "    return x + x\\n"), ("t/0", "    return x\\n")], workers=1)
+    >>> problem = Problem("t/0", "def double(x):\n", "    return 2 * x\n",
+    ...                   "def check(candidate):\n    assert candidate(3) == 6\n", "double")
+    >>> verdicts = judge([problem], [("t/0", "    return x + x\n"), ("t/0", "    return x\n")], workers=1)
     >>> [v.verdict for v in verdicts]
     ['pass', 'fail']
     """

@@ -87,9 +87,14 @@ def plain(value: Any, depth: int = 0) -> Any:
         return value
     if depth > _DEPTH:
         return Ellipsis
-    for base, get in ((int, int.__int__), (float, float.__float__), (str, str.__str__), (bytes, bytes)):
-        if isinstance(value, base):
-            return get(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes.__getitem__(value, slice(None))
     if isinstance(value, tuple):
         return tuple([plain(item, depth + 1) for item in tuple.__iter__(value)])
     if isinstance(value, list):

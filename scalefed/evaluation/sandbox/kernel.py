@@ -35,7 +35,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
-    """Mount ``source`` on ``target``, mount(2)."""
+    """Make ``source`` appear at ``target``, see mount(2)."""
     words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
     _checked(libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {target}")
 
@@ -82,7 +82,8 @@ def drop_capabilities() -> None:
 
 def landlock_version() -> int:
     """The Landlock version of this kernel, 0 if it has none."""
-    return max(0, libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1)))
+    version = int(libc.syscall(_SYS_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1)))
+    return max(0, version)
 
 
 def landlock_restrict(readable: Iterable[str], writable: Iterable[str]) -> int:

@@ -41,6 +41,8 @@ def enter(level: str, *, uid: int, scratch_mb: int) -> dict[str, object]:
         facts["landlock"] = kernel.landlock_restrict([*readable, *_DEVICES], scratch)
         if level == "landlock" and not facts["landlock"]:
             raise OSError("this kernel has no Landlock")
+    if level != "ns":
+        os.chdir("/")
     kernel.drop_capabilities()
     kernel.forbid_tracing()
     facts["uid"] = os.getuid()

@@ -5,9 +5,9 @@ is over time too). Time that the tests themselves take is not counted.
 """
 
 import json
+import marshal
 import os
 import select
-import marshal
 import socket
 import struct
 import subprocess
@@ -242,7 +242,7 @@ class Candidate:
                 now = time.monotonic()
                 own = (self._zygote.cpu_seconds() or self.cpu_before) - self.cpu_before
                 moving = own - asked > 0.05 * (now - asked_at)
-                if own >= 0.9 * self.timeout or not moving or self._waited + now - start > _WALL * self.timeout:
+                if own >= 0.99 * self.timeout or not moving or self._waited + now - start > _WALL * self.timeout:
                     self._end("timeout", f"more than {self.timeout:g} s")
                 granted, asked, asked_at = now - start + self.timeout - own, own, now
                 continue
@@ -279,7 +279,7 @@ def remote_error(name: str, text: str) -> RemoteError:
     if kind is None:
         base = getattr(builtins, name, None)
         simple = isinstance(base, type) and issubclass(base, Exception) and not issubclass(base, UnicodeError)
-        bases = (RemoteError, base) if simple and base is not Exception else (RemoteError,)
+        bases: tuple[Any, ...] = (RemoteError, base) if simple and base is not Exception else (RemoteError,)
         kind = _REMOTE[name] = type("RemoteError", bases, {}) if len(_REMOTE) < 1000 else RemoteError
     error = kind(f"{name}: {text}" if text else name)
     error.__dict__["name"] = name

@@ -88,9 +88,9 @@ _ROLES = {
 
 
 def is_tame(code: CodeType) -> bool:
-    """True if this module's code may run in a process that other samples' code uses too.
+    r"""True if this module's code may run in a process that other samples' code uses too.
 
-    >>> is_tame(compile("import math\\ndef f(x): return math.sqrt(x)", "", "exec"))
+    >>> is_tame(compile("import math\ndef f(x): return math.sqrt(x)", "", "exec"))
     True
     >>> is_tame(compile("def f(x): return f.__globals__", "", "exec"))
     False
