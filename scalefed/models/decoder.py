@@ -1,84 +1,24 @@
-"""What is trained: a lean causal decoder of a given size, with all its weights in one flat vector.
+"""What is trained from scratch: a lean causal decoder of a given size, one rung of a ladder.
 
-A model is a stateless object; weights go in and come out as one float tensor, ``(P,)`` for one client or ``(m, P)`` for
-``m`` clients trained at once. Everything federated (means, momenta, control variates, bytes) is then plain vector
-arithmetic, and one forward pass serves both shapes.
+One forward pass serves one client ``(P,)`` and ``m`` clients at once ``(m, P)``.
 """
 
 import math
-from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
-from scalefed.config import RunConfig
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, MissingExtraError
+from scalefed.models.layout import Layout, Tensor
 from scalefed.seeds import stream_seed
 
-Tensor = torch.Tensor
 HEAD_WIDTH = 24
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
-
-
-class Entry(NamedTuple):
-    """One named tensor inside the flat vector."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-
-class Layout:
-    """Names and shapes of the tensors that make up a flat weight vector."""
-
-    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Lay the tensors out one after the other, in the order given."""
-        entries, start = [], 0
-        for name, shape in shapes.items():
-            stop = start + math.prod(shape)
-            entries.append(Entry(name, shape, start, stop))
-            start = stop
-        self.entries = tuple(entries)
-        self.size = start
-
-    def __iter__(self) -> Iterator[Entry]:
-        """The entries in order."""
-        return iter(self.entries)
-
-    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat vector ``(..., P)`` as named tensors ``(..., *shape)``."""
-        lead = flat.shape[:-1]
-        pieces = torch.split(flat, [entry.stop - entry.start for entry in self.entries], dim=-1)  # type: ignore[no-untyped-call]
-        return {e.name: piece.view(*lead, *e.shape) for e, piece in zip(self.entries, pieces, strict=True)}
-
-    def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
-        """The flat vector ``(P,)`` of named tensors."""
-        return torch.cat([tensors[entry.name].reshape(-1) for entry in self.entries])
-
-
-class Model(Protocol):
-    """What the federated loop needs of a model; every weight vector is flat."""
-
-    layout: Layout
-    params: int
-    params_total: int
-    params_trained: int
-    batched: bool
-    decay_mask: Tensor
-
-    def initial(self, seed: int) -> Tensor:
-        """Starting weights ``(P,)``."""
-        ...
-
-    def loss(self, weights: Tensor, blocks: Tensor) -> Tensor:
-        """Mean loss in nats per token: ``(P,), (b, t+1) -> ()`` or ``(m, P), (m, b, t+1) -> (m,)``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -134,9 +74,14 @@ class Decoder:
 
     batched = True
 
-    def __init__(self, shape: Shape) -> None:
-        """A decoder of the given shape; it holds no weights."""
-        self.shape = shape
+    def __init__(self, shape: Shape, *, precision: str = "float32") -> None:
+        """A decoder of the given shape; it holds no weights.
+
+        Args:
+            shape: from :func:`shape_for`.
+            precision: ``bfloat16`` runs matrix products in bfloat16 (autocast); weights, norms and losses stay float32.
+        """
+        self.shape, self.precision = shape, precision
         d, inner = shape.width, shape.heads * HEAD_WIDTH
         shapes: dict[str, tuple[int, ...]] = {"embedding": (shape.vocab, d)}
         for layer in range(shape.layers):
@@ -174,6 +119,8 @@ class Decoder:
         """Mean loss in nats per token: ``(P,), (b, t+1) -> ()`` or ``(m, P), (m, b, t+1) -> (m,)``."""
         inputs, targets = blocks[..., :-1], blocks[..., 1:]
         logits = self.logits(weights, inputs)
+        if self.precision != "float32":
+            logits = logits.float()
         if weights.dim() == 1:
             return F.cross_entropy(logits.flatten(0, -2), targets.reshape(-1))
         losses = F.cross_entropy(logits.flatten(0, -2), targets.reshape(-1), reduction="none")
@@ -182,13 +129,19 @@ class Decoder:
     def logits(self, weights: Tensor, tokens: Tensor) -> Tensor:
         """Next-token logits: ``(P,), (b, t) -> (b, t, vocab)`` or ``(m, P), (m, b, t) -> (m, b*t, vocab)``."""
         w = self.layout.unflatten(weights)
-        x = _embed(w["embedding"], tokens)
         rows, length = tokens.numel() // tokens.shape[-1], tokens.shape[-1]
-        cos, sin = self._rotary(length, x)
-        for layer in range(self.shape.layers):
-            x = self._block(w, f"layers.{layer}.", x, rows, length, cos, sin)
-        x = _project(_normalize(x, w["norm"]), w["embedding"])
+        with self._autocast(weights.device):
+            x = _embed(w["embedding"], tokens)
+            cos, sin = self._rotary(length, x)
+            for layer in range(self.shape.layers):
+                x = self._block(w, f"layers.{layer}.", x, rows, length, cos, sin)
+            x = _project(_normalize(x, w["norm"]), w["embedding"])
         return x.view(*tokens.shape, -1) if weights.dim() == 1 else x
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(device.type, dtype=torch.bfloat16)
 
     def _block(
         self, w: dict[str, Tensor], name: str, x: Tensor, rows: int, length: int, cos: Tensor, sin: Tensor
@@ -212,7 +165,7 @@ class Decoder:
     @cached_property
     def decay_mask(self) -> Tensor:
         """One where weight decay applies (matrices), zero for norm scales: ``(P,)``."""
-        return torch.cat([torch.full((e.stop - e.start,), float(len(e.shape) > 1)) for e in self.layout])
+        return self.layout.decay_mask()
 
     # ------------------------------------------------------------------ export
     def to_hugging_face(self, weights: Tensor) -> Any:
@@ -221,7 +174,7 @@ class Decoder:
         Raises:
             MissingExtraError: transformers is not installed.
         """
-        transformers = _transformers()
+        transformers = require_transformers()
         shape = self.shape
         config = transformers.LlamaConfig(
             vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.hidden,
@@ -229,10 +182,12 @@ class Decoder:
             head_dim=HEAD_WIDTH, rms_norm_eps=NORM_EPS, tie_word_embeddings=True, max_position_embeddings=2048,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE}, bos_token_id=None, eos_token_id=0,
         )  # fmt: skip
-        model = transformers.LlamaForCausalLM(config)
-        model.load_state_dict(self._hugging_face_state(weights), strict=False)
+        with torch.random.fork_rng():  # its random initial weights are overwritten and must not move anybody's stream
+            model = transformers.LlamaForCausalLM(config)
+        state = self._hugging_face_state(weights)
+        model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
         model.tie_weights()
-        return model.eval()
+        return model.to(weights.device).eval()
 
     def _hugging_face_state(self, weights: Tensor) -> dict[str, Tensor]:
         w = self.layout.unflatten(weights.detach())
@@ -253,38 +208,6 @@ class Decoder:
                 theirs + "mlp.down_proj.weight": w[mine + "down"],
             }
         return state
-
-
-def build_model(config: RunConfig) -> Decoder:
-    """The model a config asks for: the rung of the ladder nearest to ``params``."""
-    return Decoder(shape_for(config.params, config.vocab_size))
-
-
-# ---------------------------------------------------------------------- weights on disk
-def save_weights(path: Path, layout: Layout, weights: Tensor) -> None:
-    """Write named tensors as safetensors, through a temporary file."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{id(weights)}")
-    save_file({name: t.contiguous().clone() for name, t in layout.unflatten(weights.detach().cpu()).items()}, temporary)
-    temporary.replace(path)
-
-
-def load_weights(path: Path, layout: Layout) -> Tensor:
-    """Read weights written by :func:`save_weights` as a flat vector ``(P,)``.
-
-    Raises:
-        DataError: the file is missing, or holds another model.
-    """
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise DataError(f"no weights at {path}; they live in the cache directory: train the run again to make them")
-    tensors = load_file(path)
-    if {name: tuple(t.shape) for name, t in tensors.items()} != {e.name: e.shape for e in layout}:
-        raise DataError(f"{path} holds the weights of another model; train the run again")
-    return layout.flatten(tensors)
 
 
 # ---------------------------------------------------------------------- pieces; each takes one client or m at once
@@ -323,9 +246,12 @@ def _normalize(x: Tensor, scale: Tensor) -> Tensor:
     return F.rms_norm(x, scale.shape[-1:], None, NORM_EPS) * scale[:, None]
 
 
-def _transformers() -> Any:
-    from scalefed.errors import MissingExtraError
+def require_transformers() -> Any:
+    """The package transformers.
 
+    Raises:
+        MissingExtraError: it is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
