@@ -69,7 +69,7 @@ def shape_for(params: int, vocab: int) -> Shape:
 class Decoder:
     """A decoder in the Llama form: RMSNorm, rotary positions, gated MLP, tied embedding, no biases.
 
-    Exportable to ``transformers.LlamaForCausalLM`` with equal logits (:meth:`to_hugging_face`).
+    Exportable to ``transformers`` with equal logits (:meth:`to_hugging_face`).
     """
 
     batched = True
@@ -169,21 +169,24 @@ class Decoder:
 
     # ------------------------------------------------------------------ export
     def to_hugging_face(self, weights: Tensor) -> Any:
-        """The same network as a ``transformers.LlamaForCausalLM``.
+        """The same network as a ``transformers.MistralForCausalLM`` without a sliding window.
+
+        Mistral's form is Llama's; its config also takes a width that is no multiple of the number of heads.
 
         Raises:
             MissingExtraError: transformers is not installed.
         """
         transformers = require_transformers()
         shape = self.shape
-        config = transformers.LlamaConfig(
+        config = transformers.MistralConfig(
             vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.hidden,
             num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
             head_dim=HEAD_WIDTH, rms_norm_eps=NORM_EPS, tie_word_embeddings=True, max_position_embeddings=2048,
-            rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE}, bos_token_id=None, eos_token_id=0,
+            sliding_window=None, rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
+            bos_token_id=None, eos_token_id=0,
         )  # fmt: skip
         with torch.random.fork_rng():  # its random initial weights are overwritten and must not move anybody's stream
-            model = transformers.LlamaForCausalLM(config)
+            model = transformers.MistralForCausalLM(config)
         state = self._hugging_face_state(weights)
         model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
         model.tie_weights()

@@ -48,7 +48,7 @@ class Layout:
         """Views of a flat vector ``(..., P)`` as named tensors ``(..., *shape)``."""
         lead = flat.shape[:-1]
         pieces = torch.split(flat, [entry.stop - entry.start for entry in self.entries], dim=-1)  # type: ignore[no-untyped-call]
-        return {e.name: piece.view(*lead, *e.shape) for e, piece in zip(self.entries, pieces, strict=True)}
+        return {e.name: piece.view((*lead, *e.shape)) for e, piece in zip(self.entries, pieces, strict=True)}
 
     def flatten(self, tensors: dict[str, Tensor]) -> Tensor:
         """The flat vector ``(P,)`` of named tensors."""
