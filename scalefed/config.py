@@ -32,6 +32,7 @@ _POSITIVE = {
     "params", "tokens", "clients", "clients_per_round", "concentration", "local_steps", "batch_size",
     "sequence_length", "learning_rate", "server_learning_rate", "adam_epsilon", "clip_norm", "temperature", "samples",
     "validation_tokens", "problem_count", "families_per_client", "vocab_size", "server_epsilon", "synthetic_epsilon",
+    "synthetic_delta", "generator_params", "generator_steps",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "weight_decay", "unique_tokens", "warmup", "proximal", "evaluate_every", "lora_rank", "seed", "data_seed",
@@ -39,13 +40,14 @@ _NOT_NEGATIVE = {
 }  # fmt: skip
 _UNIT = {
     "beta1", "beta2", "server_beta1", "server_beta2", "dropout", "stragglers", "straggler_share", "final_learning_rate",
-    "synthetic_share", "top_p", "server_momentum", "centralised_share", "warmup",
+    "synthetic_share", "top_p", "server_momentum", "centralised_share", "warmup", "inner_momentum", "synthetic_delta",
 }  # fmt: skip
 _CHOICES = {
     "algorithm": ALGORITHMS, "variant": ("paper", "flower"), "partition": PARTITIONS, "sampling": PARTICIPATION,
     "data": DATA, "inner_optimizer": ("adamw", "sgd"), "inner_state": ("reset", "keep"),
     "precision": ("float32", "bfloat16"),
     "client_batching": ("auto", "batched", "loop"), "weighting": ("tokens", "uniform"),
+    "centralised_vectors": ("mean", "keep"), "kernels": ("eager", "compiled"),
 }  # fmt: skip
 
 
@@ -69,6 +71,16 @@ class RunConfig:
         warmup: share of all steps in which the learning rate rises linearly.
         server_learning_rate: step of the server along the mean update; None for the algorithm's published default.
         server_momentum: Nesterov momentum of the server (FedAvg, DiLoCo) or heavy ball (FedAvgM); None for the default.
+        inner_momentum: momentum of the clients' SGD; AdamW has its own ``beta1``.
+        proximal: FedProx's strength mu. dynamic_regularization: FedDyn's alpha.
+        centralised_target: gc-fed centralises every tensor at the clients but those whose name holds this word; empty
+            for the first ``centralised_share`` of the tensors instead, the output layer counted last.
+        centralised_vectors: what centring does to vectors: ``mean`` takes their mean away, as the published code does;
+            ``keep`` leaves them alone.
+        synthetic_share: share of every client's batch that is synthetic text. synthetic_tokens: how much each client
+            shares. synthetic_epsilon, synthetic_delta: differential privacy of each of its blocks; inf is none.
+        generator_params: size of the model that writes the synthetic text. generator_steps: its training steps.
+        kernels: ``compiled`` runs the model through ``torch.compile``: other rounding, pays for long runs only.
         unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing.
         seed: draws of this run (weights, partition, participation, batches, sampling).
         data_seed: draws of the corpus, the validation text and the problems, shared by runs that are compared.
@@ -95,6 +107,7 @@ class RunConfig:
     beta2: float = 0.95
     adam_epsilon: float = 1e-8
     clip_norm: float = 1.0
+    inner_momentum: float = 0.0
     # the server's
     server_learning_rate: float | None = None
     server_momentum: float | None = None
@@ -107,9 +120,13 @@ class RunConfig:
     dynamic_regularization: float = 0.1
     centralised_share: float = 0.9
     centralised_target: str = "embedding"
+    centralised_vectors: str = "mean"
     synthetic_share: float = 0.1
     synthetic_tokens: int = 20_000
     synthetic_epsilon: float = math.inf
+    synthetic_delta: float = 1e-5
+    generator_params: int = 6_000
+    generator_steps: int = 250
     # data and clients
     data: str = "micro"
     vocab_size: int = 512
@@ -134,6 +151,7 @@ class RunConfig:
     # how it is computed
     precision: str = "float32"
     client_batching: str = "auto"
+    kernels: str = "eager"
     device: str = "cpu"
     seed: int = 0
     data_seed: int = 0

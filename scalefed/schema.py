@@ -48,6 +48,7 @@ beta1|float|-|first moment decay of the clients' optimizer
 beta2|float|-|second moment decay of the clients' optimizer
 adam_epsilon|float|-|epsilon of the clients' optimizer
 clip_norm|float|-|largest gradient norm of a client's step
+inner_momentum|float|-|momentum of the clients' SGD
 server_learning_rate|float|1/round|step of the server along the mean update
 server_momentum|float|-|momentum of the server
 server_beta1|float|-|first moment decay of an adaptive server
@@ -57,10 +58,14 @@ weighting|str|-|weights of the clients' updates in the mean
 proximal|float|-|strength of FedProx's pull to the global weights
 dynamic_regularization|float|-|strength of FedDyn's regulariser
 centralised_share|float|-|share of the tensors whose gradients are centralised at the clients
-centralised_target|str|-|tensor that gc-fed centralises at the server
+centralised_target|str|-|tensors that gc-fed does not centralise at the clients
+centralised_vectors|str|-|whether centring takes the mean of a vector away or keeps the vector
 synthetic_share|float|-|share of a client's data that is shared synthetic text
-synthetic_tokens|int|tokens|size of the shared synthetic text
+synthetic_tokens|int|tokens|synthetic text that each client shares
 synthetic_epsilon|float|nats|privacy budget of the shared synthetic text; inf for none
+synthetic_delta|float|-|chance that the privacy budget does not hold
+generator_params|int|parameters|size of the model that writes a client's synthetic text
+generator_steps|int|steps|training steps of that model
 data|str|-|training text
 vocab_size|int|tokens|entries of the tokenizer
 partition|str|-|how examples are dealt to clients
@@ -81,6 +86,7 @@ validation_tokens|int|tokens|held-out text that loss is measured on
 evaluate_every|int|rounds|rounds between evaluations; 0 for the last only
 precision|str|-|number format of training
 client_batching|str|-|whether clients train one by one or at once
+kernels|str|-|eager, or compiled by torch.compile
 device|str|-|device asked for
 seed|int|-|seed of this run's draws
 data_seed|int|-|seed of corpus, validation text and problems
