@@ -9,7 +9,8 @@ Source: the two-term closed form N* = G (C/6)^(b/(a+b)), G = (a A / (b B))^(1/(a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ from scalefed.budgets import PARAMS, ROUNDS, TOKENS, Budget, Setting
 from scalefed.errors import FitError
 from scalefed.geometric import FARTHEST, Minimum
 from scalefed.laws import Law, as_law
-from scalefed.units import sampling_flops
+from scalefed.units import sampling_flops, train_flops
 
 Array = NDArray[np.float64]
 
@@ -129,6 +130,184 @@ def least_compute(
         log_compute = log_compute + np.clip(step, -30.0, 30.0)
     lost = out_of_reach | ~settled
     return replace(found, compute=np.where(lost, np.inf, found.compute), bounded=np.asarray(found.bounded & ~lost))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Optimum:
+    """The best run within the limits, with intervals; ``print`` it for a table.
+
+    Attributes:
+        params, tokens, rounds: the best size, how long to train it (all clients) and in how many rounds (nan where
+            the question leaves it open); each with ``_low`` and ``_high``.
+        loss: predicted for a run of that size and length, nats per token, with its interval.
+        pass_at_1: predicted where a link to success counts is attached, else nan.
+        local_steps: optimizer steps of a client in a round (nan where open).
+        compute: FLOPs that the run spends.
+        binding: the limits that hold it back, dearest first.
+        shadow_prices: limit -> nats of loss saved by 1% more of it.
+        regret: with probability ``level``, training this size costs at most this much more loss than the truly best.
+        pass_at_k: k -> (estimate, low, high), where a link is attached.
+        level: coverage of the intervals.
+        notes: what to keep in mind, in words.
+        replicates: one row a bootstrap replicate (params, tokens, loss at its own optimum), for a joint region.
+    """
+
+    params: float
+    params_low: float
+    params_high: float
+    tokens: float
+    tokens_low: float
+    tokens_high: float
+    rounds: float
+    rounds_low: float
+    rounds_high: float
+    loss: float
+    loss_low: float
+    loss_high: float
+    compute: float
+    local_steps: float = np.nan
+    pass_at_1: float = np.nan
+    pass_at_1_low: float = np.nan
+    pass_at_1_high: float = np.nan
+    binding: tuple[str, ...] = ()
+    shadow_prices: Mapping[str, float] = field(default_factory=dict)
+    regret: float = np.nan
+    pass_at_k: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
+    level: float = 0.95
+    notes: tuple[str, ...] = ()
+    replicates: Mapping[str, Array] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings, without the replicates; what is unknown is None."""
+        plain: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, float):
+                value = float(value) if np.isfinite(value) else None
+            plain[item.name] = dict(value) if isinstance(value, Mapping) else value
+        plain.pop("replicates")
+        plain["binding"], plain["notes"] = list(self.binding), list(self.notes)
+        plain["pass_at_k"] = {str(k): list(values) for k, values in self.pass_at_k.items()}
+        return plain
+
+    def __repr__(self) -> str:
+        lines = [f"Optimum for {self.compute:.4g} FLOPs, {self.level:.0%} intervals"]
+        for name in ("params", "tokens", "rounds", "loss", "pass_at_1"):
+            value, low, high = (getattr(self, name + end) for end in ("", "_low", "_high"))
+            if np.isfinite(value):
+                lines.append(f"  {name:<10}{value:>12.4g}   [{low:.4g}, {high:.4g}]")
+        if np.isfinite(self.local_steps):
+            lines.append(f"  {'local_steps':<11}{self.local_steps:>11.4g}")
+        for name in self.binding:
+            lines.append(f"  held by {name}: 1% more saves {self.shadow_prices[name]:.2g} nats")
+        if np.isfinite(self.regret):
+            lines.append(f"  regret     at most {self.regret:.2g} nats if the best size is another one")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def interval(
+    law: Law | str,
+    best: Mapping[str, float],
+    replicates: Mapping[str, ArrayLike],
+    *,
+    budget: Budget,
+    setting: Setting | None = None,
+    level: float = 0.95,
+) -> Optimum:
+    """The best run with intervals from bootstrap replicates of the law's parameters.
+
+    The interval of the loss is that of a run at the reported size, not of every replicate's own best.
+
+    Args:
+        law: a law, its name, or a formula.
+        best: its free parameters, as fitted.
+        replicates: parameter -> (b,) replicates; may be empty, then the intervals are nan.
+        budget: the limits, single numbers.
+        setting: what is held fixed.
+        level: coverage of the intervals.
+
+    Raises:
+        FitError: as :func:`minimise`, or nothing holds the optimum.
+    """
+    law, setting = as_law(law), setting or Setting()
+    values = stack(law, best, replicates)
+    return summarise(law, values, minimise(law, values, budget=budget, setting=setting), setting=setting, level=level)
+
+
+def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    """Parameter -> (1 + b,): the estimate first, then its replicates."""
+    return {
+        name: np.concatenate([[float(best[name])], np.asarray(replicates.get(name, ()), dtype=float)])
+        for name in law.free
+    }
+
+
+def columns_at(law: Law, found: Solution, setting: Setting, index: int = 0) -> dict[str, float]:
+    """The law's columns for the best run of one row."""
+    size, tokens, rounds = (float(a.reshape(-1)[index]) for a in (found.params, found.tokens, found.rounds))
+    known = {name: float(value.reshape(-1)[0]) for name, value in setting.given().items()}
+    known |= {"params": size, "params_total": size, "params_trained": size * setting.trained_share}
+    known |= {"tokens": tokens, "rounds": rounds, "local_steps": float(found.local_steps.reshape(-1)[index])}
+    known["compute"] = float(train_flops(size, tokens, trained=size * setting.trained_share))
+    known["bytes_sent"] = (
+        2 * setting.bytes_per_value * known["params_trained"] * rounds * known.get("clients_per_round", np.nan)
+    )
+    known.setdefault("unique_tokens", np.inf)
+    return {name: known[name] for name in law.columns}
+
+
+def summarise(
+    law: Law, values: Mapping[str, Array], found: Solution, *, setting: Setting, level: float = 0.95
+) -> Optimum:
+    """An :class:`Optimum` from solutions whose first row is the estimate and whose others are replicates.
+
+    Raises:
+        FitError: nothing holds the estimate's optimum.
+    """
+    if not found.bounded[0]:
+        raise FitError(
+            f"nothing holds the best size of {law.name!r}: with the fitted exponents the loss falls for ever towards "
+            f"params = {found.params[0]:.3g}, tokens = {found.tokens[0]:.3g}; add limits (params=..., tokens=...) or "
+            "runs that vary params and tokens apart"
+        )
+    here = columns_at(law, found, setting)
+    losses = law.predict(values, here)
+    (params, params_low, params_high) = _ends(found.params, level)
+    (tokens, tokens_low, tokens_high) = _ends(found.tokens, level)
+    (rounds, rounds_low, rounds_high) = _ends(found.rounds, level)
+    (loss, loss_low, loss_high) = _ends(losses, level)
+    loose = float(np.mean(~found.bounded[1:])) if len(losses) > 1 else 0.0
+    return Optimum(
+        params=params,
+        params_low=params_low,
+        params_high=params_high,
+        tokens=tokens,
+        tokens_low=tokens_low,
+        tokens_high=tokens_high,
+        rounds=rounds,
+        rounds_low=rounds_low,
+        rounds_high=rounds_high,
+        loss=loss,
+        loss_low=loss_low,
+        loss_high=loss_high,
+        compute=float(found.compute[0]),
+        local_steps=float(found.local_steps[0]),
+        binding=found.binding(),
+        shadow_prices={name: float(series[0]) for name, series in found.prices.items()},
+        regret=float(np.quantile(losses[1:] - found.loss[1:], level)) if len(losses) > 1 else np.nan,
+        level=level,
+        notes=() if loose == 0 else (f"in {loose:.1%} of the replicates nothing holds the best size",),
+        replicates={"params": found.params[1:], "tokens": found.tokens[1:], "loss": found.loss[1:]},
+    )
+
+
+def _ends(series: Array, level: float) -> tuple[float, float, float]:
+    """The estimate (first of the series) with the percentiles of the replicates (the others)."""
+    estimate = float(series[0])
+    if len(series) < 2 or not np.isfinite(estimate):
+        return estimate, np.nan, np.nan
+    low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2])
+    return estimate, min(float(low), estimate), max(float(high), estimate)
 
 
 def _finish(question: program.Program, found: Minimum) -> Solution:

@@ -116,8 +116,9 @@ def _given(law: Law, budget: Budget, setting: Setting) -> dict[str, Array]:
     given = setting.given()
     if "unique_tokens" not in given and budget.unique_tokens_per_client is not None and setting.clients is not None:
         given["unique_tokens"] = np.asarray(budget.unique_tokens_per_client, float) * np.asarray(setting.clients, float)
+    columns = law.columns
     chosen = {"params", "params_total", "params_trained", "tokens", "unique_tokens", "compute", *ROUND_COLUMNS}
-    missing = [name for name in law.columns if name not in given and name not in chosen]
+    missing = [name for name in columns if name not in given and name not in chosen]
     if missing:
         raise FitError(
             f"the law {law.name!r} depends on {', '.join(missing)}; give {', '.join(f'{name}=...' for name in missing)}"

@@ -1,0 +1,271 @@
+"""What should these clients train, given a fit of their pilot runs?
+
+The functions here take a fit (anything with a law, its parameters, their replicates and the runs), fill in from the
+runs what the question leaves out, and ask :mod:`scalefed.optimum`. Where the fit carries a link to success counts,
+pass@k is predicted too, law and link replicates paired.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from scalefed import optimum
+from scalefed.budgets import Setting
+from scalefed.errors import ConfigError, FitError
+from scalefed.fitting.context import question
+from scalefed.fitting.link import Link
+from scalefed.fitting.link import inverse as link_inverse
+from scalefed.laws import Law
+from scalefed.optimum import Optimum, Solution
+
+Array = NDArray[np.float64]
+
+
+class FitLike(Protocol):
+    """What planning needs of a fit; an attribute ``link`` (a Link or None) is used where there is one."""
+
+    @property
+    def law(self) -> Law:
+        """The fitted law."""
+
+    @property
+    def params(self) -> Mapping[str, float]:
+        """Its free parameters."""
+
+    @property
+    def resampled(self) -> pd.DataFrame:
+        """One row a bootstrap replicate, one column a free parameter."""
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """The runs behind the fit."""
+
+
+def optimal_size(
+    fit: FitLike,
+    *,
+    compute: float,
+    clients: float | None = None,
+    participation: float | None = None,
+    clients_per_round: float | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    target: str = "loss",
+    level: float = 0.95,
+    columns: Mapping[str, float] | None = None,
+) -> Optimum:
+    """The size with the least loss (hence the best pass@k) at a total compute, with intervals.
+
+    Args:
+        fit: a fit of a law in params and tokens.
+        compute: FLOPs of all clients and rounds, 6 params tokens.
+        clients: clients that hold data.
+        participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
+        clients_per_round: clients that train in a round.
+        concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round; by default the runs' most common number.
+        batch_tokens: tokens of a client's step; by default the runs' most common number.
+        unique_tokens: different tokens over all clients (for laws that price repetition).
+        target: "loss", or "pass_at_k" with a k, which needs a link; both have the same optimum.
+        level: coverage of the intervals.
+        columns: values of other columns that the law needs.
+
+    Raises:
+        FitError: the law cannot answer, or a value is missing that the runs do not settle.
+        ConfigError: a number out of range.
+    """
+    _check_target(fit, target)
+    return plan(
+        fit,
+        compute=compute,
+        clients=clients,
+        participation=participation,
+        clients_per_round=clients_per_round,
+        concentration=concentration,
+        skew=skew,
+        local_steps=local_steps,
+        batch_tokens=batch_tokens,
+        unique_tokens=unique_tokens,
+        level=level,
+        columns=columns,
+    )
+
+
+def plan(fit: FitLike, *, level: float = 0.95, **limits_and_setting: Any) -> Optimum:
+    """The best run under any mix of limits, the binding ones named with their shadow prices.
+
+    Args:
+        fit: a fit of a law in params and tokens.
+        level: coverage of the intervals.
+        limits_and_setting: the limits, as in :class:`scalefed.budgets.Budget` (compute, compute_per_client,
+            bytes_sent, bytes_per_client, memory, seconds with flops_per_second, bandwidth and latency, rounds, tokens,
+            params, unique_tokens_per_client with epochs, sampled_tokens), and the setting as in :func:`optimal_size`
+            with, beside it, bytes_per_value, trained_share (below 1 for LoRA), vocab and width_per_layer.
+            ``local_steps="free"`` lets the planner choose it, for laws that say what local steps cost.
+
+    Raises:
+        FitError: the law cannot answer, or a value is missing that the runs do not settle.
+        ConfigError: an unknown limit, or a number out of range.
+    """
+    budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
+    values = _values(fit)
+    found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
+    return _report(fit, values, found, setting, notes, level)
+
+
+def least_compute(
+    fit: FitLike,
+    *,
+    loss: float | None = None,
+    pass_at_1: float | None = None,
+    pass_at_k: float | None = None,
+    k: int = 1,
+    level: float = 0.95,
+    **limits_and_setting: Any,
+) -> Optimum:
+    """The least compute, with its size and tokens, that reaches a target loss or pass@k.
+
+    Args:
+        fit: a fit of a law in params and tokens, with a link for a target in pass@k.
+        loss: the target, nats per token; or one of
+        pass_at_1: the target share of problems solved by one sample;
+        pass_at_k: the same by ``k`` samples.
+        k: samples a problem may take.
+        level: coverage of the intervals; ``params``, ``tokens`` and ``compute_low``, ``compute_high`` in the notes
+            cover what the law and the link leave open.
+        limits_and_setting: as in :func:`plan`, without compute.
+
+    Raises:
+        FitError: the target cannot be reached by any compute.
+    """
+    given = [name for name, v in (("loss", loss), ("pass_at_1", pass_at_1), ("pass_at_k", pass_at_k)) if v is not None]
+    if len(given) != 1:
+        raise ConfigError(f"give one target, loss=, pass_at_1= or pass_at_k= with k=; got {given or 'none'}")
+    budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
+    values = _values(fit)
+    rows = len(next(iter(values.values())))
+    goal = np.full(rows, np.nan if loss is None else loss)
+    if loss is None:
+        goal = _loss_for(fit, float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0), k, rows)
+    found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
+    if not np.isfinite(found.compute[0]):
+        floor = float(found.loss[0] - found.excess[0])
+        raise FitError(
+            f"no compute reaches loss {goal[0]:.4g}: the fitted law ends at {floor:.4g} (or at what the other limits "
+            "allow); ask for a higher loss"
+        )
+    low, high = np.quantile(found.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    notes = (*notes, f"compute {found.compute[0]:.4g} FLOPs [{low:.4g}, {high:.4g}]")
+    return _report(fit, values, found, setting, notes, level)
+
+
+def optimal_sizes(
+    fit: FitLike, *, compute: ArrayLike, level: float = 0.95, intervals: bool = True, **setting_words: Any
+) -> pd.DataFrame:
+    """A sweep: one row a budget with params, tokens, rounds, loss and their low and high, all solved at once.
+
+    Args:
+        fit: a fit of a law in params and tokens.
+        compute: (q,) FLOPs.
+        level: coverage of the intervals.
+        intervals: False leaves the replicates out, for very many budgets.
+        setting_words: as in :func:`optimal_size`.
+
+    Raises:
+        FitError: as :func:`optimal_size`.
+    """
+    budgets = np.atleast_1d(np.asarray(compute, dtype=float))
+    budget, setting, _ = question(fit.law, fit.runs, {**setting_words, "compute": budgets})
+    values = {name: series[: None if intervals else 1, None] for name, series in _values(fit).items()}
+    found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
+    table: dict[str, Array] = {"compute": budgets}
+    for name, series in (
+        ("params", found.params),
+        ("tokens", found.tokens),
+        ("rounds", found.rounds),
+        ("loss", found.loss),
+    ):
+        table[name] = series[0]
+        if intervals and len(series) > 1:
+            low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
+            table[name + "_low"], table[name + "_high"] = np.minimum(low, series[0]), np.maximum(high, series[0])
+    return pd.DataFrame(table)
+
+
+def _values(fit: FitLike) -> dict[str, Array]:
+    return optimum.stack(fit.law, fit.params, {name: fit.resampled[name].to_numpy(float) for name in fit.resampled})
+
+
+def _report(
+    fit: FitLike, values: Mapping[str, Array], found: Solution, setting: Setting, notes: tuple[str, ...], level: float
+) -> Optimum:
+    best = optimum.summarise(fit.law, values, found, setting=setting, level=level)
+    best = replace(best, notes=(*best.notes, *notes, *_distance(fit.runs, best)))
+    if (predict := getattr(fit, "predict", None)) is not None:
+        band = predict(level=level, **optimum.columns_at(fit.law, found, setting)).iloc[0]
+        best = replace(best, loss_low=float(band["low"]), loss_high=float(band["high"]))
+    link = getattr(fit, "link", None)
+    return best if link is None else _with_link(fit, link, values, found, setting, best)
+
+
+def _with_link(
+    fit: FitLike, link: Link, values: Mapping[str, Array], found: Solution, setting: Setting, best: Optimum
+) -> Optimum:
+    """Pass@k at the best run: every link replicate at the loss of a law replicate."""
+    ks = (1, 10, 100)
+    losses = fit.law.predict(values, optimum.columns_at(fit.law, found, setting))
+    paired = losses[1:] if len(losses) > 1 else losses
+    paired = np.resize(paired, len(link.replicates))[:, None]
+    draws = link.draw(paired, ks)[:, 0, :]
+    point = link.predict(best.loss, ks)["estimate"].to_numpy(float)
+    low, high = np.quantile(draws, [(1 - best.level) / 2, (1 + best.level) / 2], axis=0)
+    table = {
+        k: (float(p), min(float(a), float(p)), max(float(b), float(p)))
+        for k, p, a, b in zip(ks, point, low, high, strict=True)
+    }
+    one = table[1]
+    return replace(best, pass_at_k=table, pass_at_1=one[0], pass_at_1_low=one[1], pass_at_1_high=one[2])
+
+
+def _loss_for(fit: FitLike, target: float, k: int, rows: int) -> Array:
+    link = _link(fit)
+    point = link_inverse(link.curve, target, k)
+    replicates = np.resize(link_inverse(link.replicates, target, k), rows - 1) if rows > 1 else np.empty(0)
+    return np.concatenate([point, replicates])
+
+
+def _link(fit: FitLike) -> Link:
+    link = getattr(fit, "link", None)
+    if not isinstance(link, Link):
+        raise FitError("pass@k needs success counts: fit a link with fit_link(counts, losses) and attach it to the fit")
+    return link
+
+
+def _check_target(fit: FitLike, target: str) -> None:
+    if target == "loss":
+        return
+    if not target.startswith("pass_at_") or not target.removeprefix("pass_at_").isdigit():
+        raise ConfigError(f"target must be 'loss' or 'pass_at_k' with a number for k, got {target!r}")
+    _link(fit)
+
+
+def _distance(runs: pd.DataFrame, best: Optimum) -> tuple[str, ...]:
+    """How far beyond the runs the answer lies."""
+    notes = []
+    for name in ("params", "tokens"):
+        if name in runs and len(runs):
+            seen = runs[name].to_numpy(dtype=np.float64)
+            value, low, high = getattr(best, name), float(np.nanmin(seen)), float(np.nanmax(seen))
+            if value > 1.001 * high:
+                notes.append(f"{name} {value:.3g} is {value / high:.2g} times the largest of the runs ({high:.3g})")
+            elif value < 0.999 * low:
+                notes.append(f"{name} {value:.3g} is below the smallest of the runs ({low:.3g})")
+    return tuple(notes)
