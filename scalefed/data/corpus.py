@@ -1,0 +1,94 @@
+"""How does text reach a client's optimizer? Documents become per-client streams of token blocks.
+
+A client's documents are shuffled anew in every epoch, put end to end, and cut into blocks. Which blocks a visit sees is a
+pure function of (seed, client, visit), so clients keep no state between rounds.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scalefed.errors import DataError
+from scalefed.seeds import rng
+
+
+def blocks(tokens: NDArray[np.uint16], length: int) -> NDArray[np.uint16]:
+    """Cut a row of tokens into blocks of ``length + 1`` that overlap by one: ``(n, length + 1)``, a view.
+
+    >>> blocks(np.arange(8, dtype=np.uint16), 3).tolist()
+    [[0, 1, 2, 3], [3, 4, 5, 6]]
+    """
+    if len(tokens) <= length:
+        return np.empty((0, length + 1), dtype=tokens.dtype)
+    return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length]
+
+
+class ClientStreams:
+    """The token streams of all clients."""
+
+    def __init__(
+        self,
+        tokens: NDArray[np.uint16],
+        offsets: NDArray[np.int64],
+        indices: Sequence[NDArray[np.int64]],
+        *,
+        length: int,
+        batch_size: int,
+        visit_steps: int,
+        seed: int,
+    ) -> None:
+        """Streams over documents ``tokens[offsets[i]:offsets[i + 1]]``, dealt to clients by ``indices``.
+
+        Args:
+            tokens: (t,) ids of all documents, each with its end.
+            offsets: (n + 1,) where documents begin.
+            indices: for each client, its documents.
+            length: tokens predicted in a block.
+            batch_size: blocks in a step.
+            visit_steps: steps a full visit takes; a straggler's visit skips what it does not reach.
+            seed: of the shuffles.
+
+        Raises:
+            DataError: a client holds less than one block.
+        """
+        self._tokens, self._offsets, self._indices = tokens, offsets, tuple(indices)
+        self._length, self._batch, self._visit_steps, self._seed = length, batch_size, visit_steps, seed
+        sizes = np.diff(offsets)
+        self._counts = [(int(sizes[mine].sum()) - 1) // length for mine in self._indices]
+        for client, count in enumerate(self._counts):
+            if count < 1:
+                raise DataError(
+                    f"client {client} holds {len(self._indices[client])} documents, less than one block of {length} "
+                    "tokens; use fewer clients, a larger concentration or more unique_tokens"
+                )
+        self._arranged: dict[int, tuple[int, NDArray[np.uint16]]] = {}
+
+    def batches(self, client: int, *, visit: int, steps: int) -> NDArray[np.uint16]:
+        """Token ids ``(steps, batch, length + 1)`` for a client that has trained ``visit`` times before."""
+        first = visit * self._visit_steps * self._batch
+        wanted = np.arange(first, first + steps * self._batch)
+        epochs, places = np.divmod(wanted, self._counts[client])
+        rows = np.empty((len(wanted), self._length + 1), dtype=self._tokens.dtype)
+        for epoch in np.unique(epochs):
+            rows[epochs == epoch] = self._epoch(client, int(epoch))[places[epochs == epoch]]
+        return rows.reshape(steps, self._batch, self._length + 1)
+
+    def _epoch(self, client: int, epoch: int) -> NDArray[np.uint16]:
+        """All blocks of one epoch; the last one arranged is kept for each client."""
+        if client not in self._arranged or self._arranged[client][0] != epoch:
+            order = rng(self._seed, "batches", client, epoch).permutation(self._indices[client])
+            self._arranged[client] = (epoch, blocks(gather(self._tokens, self._offsets, order), self._length))
+        return self._arranged[client][1]
+
+
+def gather(tokens: NDArray[np.uint16], offsets: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.uint16]:
+    """The chosen documents end to end.
+
+    >>> gather(np.array([5, 6, 7], dtype=np.uint16), np.array([0, 1, 3]), np.array([1, 0])).tolist()
+    [6, 7, 5]
+    """
+    sizes = offsets[documents + 1] - offsets[documents]
+    ends = np.cumsum(sizes)
+    index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(offsets[documents] - (ends - sizes), sizes)
+    return tokens[index]

@@ -1,0 +1,230 @@
+"""Who holds which examples? Labelled examples are dealt to clients, and how unequal the deal is gets measured.
+
+The knob (a Dirichlet concentration, families per client, ...) is no scale: two data sets give different heterogeneity at
+the same concentration. So every :class:`Partition` carries its measured ``skew``.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scalefed.config import PARTITIONS
+from scalefed.errors import ConfigError, nearest
+from scalefed.seeds import rng
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Examples dealt to clients.
+
+    Attributes:
+        indices: one ascending array of example numbers a client; together every example exactly once.
+        histograms: (clients, labels) weight of each label at each client.
+        skew: 0 when all clients have the same mixture, 1 when no label is shared, see :func:`measured_skew`.
+        jensen_shannon: mean Jensen-Shannon divergence of the clients from the whole, nats.
+        scheme: how they were dealt.
+        concentration: Dirichlet concentration; infinity where it has no meaning.
+        seed: of the deal.
+    """
+
+    indices: tuple[NDArray[np.int64], ...]
+    histograms: Floats
+    skew: float
+    jensen_shannon: float
+    scheme: str
+    concentration: float
+    seed: int
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Examples at each client."""
+        return np.array([len(mine) for mine in self.indices])
+
+
+def partition(
+    labels: ArrayLike,
+    *,
+    clients: int,
+    concentration: float = math.inf,
+    scheme: str = "dirichlet",
+    families_per_client: int = 2,
+    balanced: bool = True,
+    weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    minimum: int = 1,
+    seed: int = 0,
+) -> Partition:
+    """Deal labelled examples to clients.
+
+    Schemes: ``iid`` (shuffled, equal), ``dirichlet`` (each client's mixture of labels is drawn from a Dirichlet;
+    ``concentration`` times the labels' shares times their number, so 1 is uniform over mixtures and infinity is iid),
+    ``pathological`` (at most ``families_per_client`` labels a client), ``quantity`` (iid content, Dirichlet sizes) and
+    ``natural`` (whole ``groups``, such as authors, largest first to the emptiest client).
+
+    Mixtures are made consistent by iterative proportional fitting: the union is always the whole, and with
+    ``balanced`` all clients hold equal weight.
+
+    Args:
+        labels: (n,) integer label of each example.
+        clients: how many.
+        concentration: Dirichlet concentration.
+        scheme: one of the above.
+        families_per_client: for ``pathological``.
+        balanced: equal weight for every client; otherwise sizes follow the draw (``dirichlet``).
+        weights: (n,) weight of each example, such as its tokens; 1 when None.
+        groups: (n,) integer group of each example, for ``natural``.
+        minimum: fewest examples of any client, met by moving examples from the largest.
+        seed: of the deal.
+
+    Raises:
+        ConfigError: unknown scheme, no clients, or too few examples.
+
+    Source: Hsu et al. 2019 (arXiv 1909.06335), section 3, for the Dirichlet mixtures; Deming and Stephan 1940 for the
+    fitting; McMahan et al. 2017, section 3, for the pathological split.
+
+    >>> partition([0, 0, 1, 1], clients=2, scheme="pathological", families_per_client=1).skew
+    1.0
+    """
+    kinds, label = np.unique(np.asarray(labels, dtype=np.int64), return_inverse=True)
+    mass = np.ones(len(label)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if scheme not in PARTITIONS:
+        raise ConfigError(f"unknown partition scheme {scheme!r}; {nearest(scheme, PARTITIONS)}")
+    if clients < 1 or minimum < 1 or len(label) < clients * minimum:
+        raise ConfigError(
+            f"{len(label)} examples cannot give {clients} clients at least {minimum} each; "
+            "use fewer clients or more examples"
+        )
+    if not concentration > 0:
+        raise ConfigError(f"concentration must be positive (infinity is iid), got {concentration}")
+    draw = rng(seed, "partition")
+    if scheme == "natural":
+        owner = _whole_groups(np.asarray(label if groups is None else groups), mass, clients)
+    else:
+        totals = np.bincount(label, weights=mass, minlength=len(kinds))
+        plan = _plan(scheme, totals, clients, concentration, families_per_client, balanced, draw)
+        owner = _deal(label, mass, plan, draw)
+    owner = _meet_minimum(owner, clients, minimum)
+    histograms = np.zeros((clients, len(kinds)))
+    np.add.at(histograms, (owner, label), mass)
+    return Partition(
+        indices=tuple(np.flatnonzero(owner == client) for client in range(clients)),
+        histograms=histograms,
+        skew=measured_skew(histograms),
+        jensen_shannon=jensen_shannon(histograms),
+        scheme=scheme,
+        concentration=float(concentration),
+        seed=seed,
+    )
+
+
+def measured_skew(histograms: ArrayLike) -> float:
+    """How different the clients are: 0 for equal mixtures, 1 for disjoint ones.
+
+    The mean total variation distance of a client's distribution from the whole, weighted by the client's share ``w``,
+    over the same mean for disjoint clients, ``sum w (1 - w)``.
+
+    Args:
+        histograms: (clients, categories) weights: of labels, or of tokens.
+
+    >>> measured_skew([[1, 1], [1, 1]]), measured_skew([[1, 0], [0, 1]])
+    (0.0, 1.0)
+    """
+    shares, mixtures, whole = _distributions(histograms)
+    disjoint = float((shares * (1 - shares)).sum())
+    distance = 0.5 * np.abs(mixtures - whole).sum(axis=1)
+    return float((shares * distance).sum() / disjoint) if disjoint > 0 else 0.0
+
+
+def jensen_shannon(histograms: ArrayLike) -> float:
+    """Jensen-Shannon divergence of the clients' distributions, nats: mean relative entropy to the whole.
+
+    Source: Lin 1991, equation 5.1.
+
+    >>> round(jensen_shannon([[1, 0], [0, 1]]), 6)
+    0.693147
+    """
+    shares, mixtures, whole = _distributions(histograms)
+    ratio = np.divide(mixtures, whole, out=np.ones_like(mixtures), where=mixtures > 0)
+    return float((shares * (mixtures * np.log(ratio)).sum(axis=1)).sum())
+
+
+def _distributions(histograms: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    counts = np.asarray(histograms, dtype=np.float64)
+    sizes = counts.sum(axis=1, keepdims=True)
+    mixtures = np.divide(counts, sizes, out=np.zeros_like(counts), where=sizes > 0)
+    return sizes[:, 0] / sizes.sum(), mixtures, counts.sum(axis=0) / sizes.sum()
+
+
+def _plan(
+    scheme: str, totals: Floats, clients: int, concentration: float, per_client: int, balanced: bool, draw: Any
+) -> Floats:
+    """Weight of each label that each client should hold, (clients, labels); columns sum to the totals."""
+    equal = np.full(clients, totals.sum() / clients)
+    prior = totals / totals.sum()
+    if scheme == "iid" or (scheme == "dirichlet" and math.isinf(concentration)):
+        return np.outer(equal, prior)
+    if scheme == "quantity":
+        shares = draw.dirichlet(np.full(clients, min(concentration, 1e6)))
+        return np.outer(shares * totals.sum(), prior)
+    if scheme == "pathological":
+        rank = draw.permutation(clients * per_client) % len(totals)
+        mixtures = np.zeros((clients, len(totals)))
+        mixtures[np.repeat(np.arange(clients), per_client), rank] = 1.0
+        unused = mixtures.sum(axis=0) == 0
+        mixtures[:, unused] = 1e-9  # a label nobody drew must still go somewhere
+        return _fit(mixtures * prior, np.full(clients, np.nan), totals)
+    mixtures = draw.dirichlet(concentration * len(totals) * prior, size=clients) + 1e-9 * prior
+    return _fit(mixtures * equal[:, None], equal if balanced else np.full(clients, np.nan), totals)
+
+
+def _fit(plan: Floats, rows: Floats, columns: Floats, *, rounds: int = 2000) -> Floats:
+    """Scale rows and columns in turn until both sums hold; rows that are NaN are free."""
+    free = np.isnan(rows).all()
+    for _ in range(1 if free else rounds):
+        plan = plan * (columns / plan.sum(axis=0))
+        if free:
+            break
+        sums = plan.sum(axis=1)
+        if np.abs(sums / rows - 1).max() < 1e-9:
+            break
+        plan = plan * (rows / sums)[:, None]
+    return plan * (columns / plan.sum(axis=0))
+
+
+def _deal(label: NDArray[np.int64], mass: Floats, plan: Floats, draw: Any) -> NDArray[np.int64]:
+    """Give each label's shuffled examples to the clients in turn, as much weight to each as planned."""
+    owner = np.empty(len(label), dtype=np.int64)
+    for kind in range(plan.shape[1]):
+        rows = draw.permutation(np.flatnonzero(label == kind))
+        middle = np.cumsum(mass[rows]) - 0.5 * mass[rows]
+        order = draw.permutation(len(plan))  # so that rounding does not always favour the first client
+        edges = np.cumsum(plan[order, kind])
+        owner[rows] = order[np.minimum(np.searchsorted(edges, middle), len(plan) - 1)]
+    return owner
+
+
+def _whole_groups(groups: NDArray[Any], mass: Floats, clients: int) -> NDArray[np.int64]:
+    """Whole groups to clients: the largest left goes to the client that holds least."""
+    _, group = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group, weights=mass)
+    if len(sizes) < clients:
+        raise ConfigError(f"{len(sizes)} groups cannot fill {clients} clients; use at most {len(sizes)} clients")
+    held, home = np.zeros(clients), np.empty(len(sizes), dtype=np.int64)
+    for one in np.argsort(-sizes, kind="stable"):
+        home[one] = int(held.argmin())
+        held[home[one]] += sizes[one]
+    return np.asarray(home[group])
+
+
+def _meet_minimum(owner: NDArray[np.int64], clients: int, minimum: int) -> NDArray[np.int64]:
+    """Move examples from the largest client to those with fewer than ``minimum``."""
+    owner = owner.copy()
+    while (sizes := np.bincount(owner, minlength=clients)).min() < minimum:
+        poorest, richest = int(sizes.argmin()), int(sizes.argmax())
+        owner[np.flatnonzero(owner == richest)[: minimum - sizes[poorest]]] = poorest
+    return owner
