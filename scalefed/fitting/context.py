@@ -150,8 +150,8 @@ def _common(values: Array) -> float | None:
 def _known(runs: pd.DataFrame, name: str) -> Array:
     if name not in runs:
         return np.empty(0)
-    values = runs[name].to_numpy(dtype=np.float64)
-    return values[~np.isnan(values)]
+    values: Array = runs[name].dropna().to_numpy(dtype=np.float64)
+    return values
 
 
 def _batch_tokens(runs: pd.DataFrame) -> float | None:
