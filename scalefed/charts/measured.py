@@ -1,0 +1,305 @@
+"""What was measured? Loss and pass@k of runs, as points with their intervals, and the fitted lines through them."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scalefed.charts.frames import TITLES, Shown, check_choice, is_fit, mixtures, predicted, shown, spread
+from scalefed.charts.parts import (
+    Panels,
+    assemble,
+    color_by,
+    drawable,
+    panels,
+    same_axis,
+    size_names,
+    title,
+    tooltips,
+    x_log,
+    y_log,
+    y_share,
+)
+from scalefed.charts.theme import CATEGORIES, si
+from scalefed.errors import DataError
+from scalefed.runlog import require
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+_TOLD = ("run_id", "size_name", "tokens", "compute", "clients_per_round", "mixture", "loss", "estimate", "pass_at_1")
+_SIZES = "Model size (parameters)"
+_DATA = "Clients' data"
+
+
+def loss(source: Any, *, x: str = "tokens", width: int = 680, headline: str | None = None) -> Any:
+    """Loss against tokens or compute, one colour a model size, panels by clients per round and the clients' data.
+
+    Args:
+        source: runs with params, tokens and loss, or a fit: then its lines with their 90% bands are drawn too.
+        x: ``tokens`` or ``compute``.
+        width: pixels in all.
+        headline: the title.
+    """
+    check_choice("x", x, ("tokens", "compute"))
+    view = shown(source, ["params", "tokens", _target(source)])
+    sizes = size_names(view.runs)
+    cut = panels(view.runs, column="clients_per_round", row="mixture", width=width)
+    frame = _with_lines(view, x=x, color="size_name", cut=cut)
+    layers = _layers(
+        frame,
+        across=x_log(x, frame[x], width=cut.width, style="power" if x == "compute" else "si"),
+        up=y_log("y", _reach(frame), height=cut.height, name=TITLES.get(view.target, view.target)),
+        color=color_by("size_name", sizes, _SIZES, width=width),
+        fitted=view.fit is not None,
+    )
+    words = "tokens" if x == "tokens" else "compute"
+    return assemble(
+        layers, frame, cut, title=title(headline or f"Held-out loss by training {words} and model size", _key(view))
+    )
+
+
+def participation(source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None) -> Any:
+    """Loss or pass@1 against clients per round at equal total tokens, one colour a mixture of the clients' data.
+
+    Panels are model sizes; of several token budgets the one with most runs is drawn.
+
+    Args:
+        source: runs with params, tokens, clients_per_round and ``y``, or a fit: then its lines are drawn too.
+        y: ``loss``, ``pass_at_1`` or ``pass_at_10``.
+        width: pixels in all.
+        headline: the title.
+    """
+    check_choice("y", y, ("loss", "pass_at_1", "pass_at_10"))
+    view = shown(source, ["params", "tokens", "clients_per_round", y])
+    budget, view = _largest_budget(view)
+    if view.runs["clients_per_round"].nunique() < 2:
+        raise DataError(
+            f"all runs of {si(budget)} tokens have the same clients_per_round; run a sweep over it to see its effect"
+        )
+    size_names(view.runs)
+    if "mixture" not in view.runs:
+        view.runs["mixture"] = "all clients alike"
+    cut = panels(view.runs, column="size_name", row="", width=width)
+    frame = _with_lines(view, x="clients_per_round", color="mixture", cut=cut, y=y)
+    up = (
+        y_log("y", _reach(frame), height=cut.height, name=TITLES[y])
+        if y == "loss"
+        else y_share("y", _reach(frame), name=TITLES[y])
+    )
+    names = mixtures(view.runs) if "concentration" in view.runs or "skew" in view.runs else ["all clients alike"]
+    layers = _layers(
+        frame,
+        across=x_log("clients_per_round", frame["clients_per_round"], width=cut.width, doubling=True),
+        up=up,
+        color=color_by("mixture", names, _DATA, width=width, ordered=False),
+        fitted=view.fit is not None and y == view.target,
+    )
+    words = f"{si(budget)} tokens in all"
+    return assemble(
+        layers,
+        frame,
+        cut,
+        title=title(
+            headline or f"{'Held-out loss' if y == 'loss' else TITLES[y]} by clients per round at equal total compute",
+            _key(view, words),
+        ),
+    )
+
+
+def passk(source: Any, *, x: str = "loss", width: int = 680, headline: str | None = None) -> Any:
+    """pass@1 and pass@10 with their intervals, against loss, size, tokens or compute.
+
+    Args:
+        source: runs with pass_at_1 and, if measured, pass_at_10.
+        x: ``loss``, ``params``, ``tokens`` or ``compute``.
+        width: pixels in all.
+        headline: the title.
+    """
+    import altair as alt
+    import pandas as pd
+
+    check_choice("x", x, ("loss", "params", "tokens", "compute"))
+    view = shown(source, [x, "pass_at_1"])
+    runs = view.runs
+    if "size" in runs:
+        size_names(runs)
+    ks = [k for k in (1, 10) if f"pass_at_{k}" in runs and runs[f"pass_at_{k}"].notna().any()]
+    parts = []
+    for k in ks:
+        part = runs.assign(measure=f"pass@{k}", y=runs[f"pass_at_{k}"])
+        for end in ("low", "high"):
+            name = f"pass_at_{k}_{end}"
+            part[f"y_{end}"] = runs[name] if name in runs else math.nan
+        parts.append(part)
+    frame = drawable(pd.concat(parts, ignore_index=True))
+    cut = Panels(None, None, max(width - 70, 200), 300, 1)
+    names = [f"pass@{k}" for k in ks]
+    legend = alt.Legend(title=None, orient="top", offset=4, symbolOpacity=1, symbolType="circle")
+    color = alt.Color("measure:N", scale=alt.Scale(domain=names, range=list(CATEGORIES[: len(names)])), legend=legend)
+    across = x_log(x, frame[x], width=cut.width, style={"loss": "plain", "compute": "power"}.get(x, "si"))
+    tops = frame[["y", "y_high"]].to_numpy(dtype=float).ravel()
+    up = y_share("y", tops[np.isfinite(tops)].tolist(), name="Share of problems solved")
+    base = alt.Chart().encode(x=across, y=up, color=color)
+    layers = [
+        base.mark_rule(opacity=0.45, strokeWidth=1.2).encode(y=alt.Y("y_low:Q"), y2="y_high:Q"),
+        base.mark_circle(size=46, opacity=0.95).encode(tooltip=tooltips(frame, [*_TOLD, "measure"])),
+    ]
+    words = "Points: runs with 95% intervals over problems"
+    return assemble(layers, frame, cut, title=title(headline or f"pass@k by {_plain(x)}", view.note(words)))
+
+
+def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None) -> Any:
+    """How loss fell while runs were trained: one line a run, against the tokens so far.
+
+    Args:
+        source: a frame with one row a round (``load_runs(..., rounds=True)`` or ``run.history()``), or a folder.
+        y: ``loss``, ``train_loss``, ``pass_at_1`` or another measured column of a round.
+        width: pixels in all.
+        headline: the title.
+    """
+    import altair as alt
+    import pandas as pd
+
+    from scalefed.runlog import load_runs
+
+    frame = source if isinstance(source, pd.DataFrame) else load_runs(source, rounds=True)
+    if y not in frame and y == "loss" and "train_loss" in frame:
+        y = "train_loss"
+    x = "tokens" if "tokens" in frame else "round"
+    frame = require(frame, [x, y], "the rounds").dropna(subset=[x, y]).copy()
+    if frame.empty:
+        raise DataError(f"no round has a {y}; set evaluate_every=1 when training, or draw train_loss")
+    frame["run_id"] = frame.get("run_id", "run")
+    many = frame["run_id"].nunique() > len(CATEGORIES)
+    color: Any = alt.Color("run_id:N", legend=None if many else alt.Legend(title=None, orient="top", columns=2))
+    if "params" in frame and frame["params"].nunique() > 1:
+        frame["size"] = frame["params"].astype(float)
+        color = color_by("size_name", size_names(frame), _SIZES, width=width)
+    cut = Panels(None, None, max(width - 70, 200), 300, 1)
+    layer = (
+        alt.Chart()
+        .mark_line(opacity=0.85, strokeWidth=1.5)
+        .encode(
+            x=x_log(x, frame[x][frame[x] > 0], width=cut.width, style="si"),
+            y=y_log(y, frame[y], height=cut.height),
+            color=color,
+            detail="run_id:N",
+            tooltip=tooltips(frame, ["run_id", "round", "tokens", y]),
+        )
+    )
+    kept = drawable(frame[frame[x] > 0])
+    return assemble([layer], kept, cut, title=title(headline or f"{TITLES.get(y, y).split(' (')[0]} while training"))
+
+
+# ---------------------------------------------------------------------- helpers
+def _target(source: Any) -> str:
+    return str(getattr(source, "target", "loss")) if is_fit(source) else "loss"
+
+
+def _key(view: Shown, first: str = "") -> list[str]:
+    lines = "Lines: fitted law with its 90% band. Points: runs" if view.fit is not None else "Points: runs"
+    return view.note(f"{first}. {lines}" if first else lines)
+
+
+def _plain(column: str) -> str:
+    return {"params": "model size", "tokens": "training tokens", "compute": "training compute"}.get(column, column)
+
+
+def _largest_budget(view: Shown) -> tuple[float, Shown]:
+    """The runs of the token budget with most runs (the larger of equals)."""
+    from scalefed.charts.frames import same_size
+
+    budgets = same_size(view.runs["tokens"].to_numpy(dtype=float))
+    values, counts = np.unique(budgets, return_counts=True)
+    budget = max(zip(counts.tolist(), values.tolist(), strict=True))[1]
+    return budget, Shown(view.runs[budgets == budget].copy(), view.fit, view.left_out)
+
+
+def _with_lines(view: Shown, *, x: str, color: str, cut: Panels, y: str | None = None) -> "pd.DataFrame":
+    """Runs (``part`` = run) and, if there is a fit, points of its lines (``part`` = line), in one frame.
+
+    ``y`` holds the measured value or the line, ``y_low`` and ``y_high`` the run's 95% interval or the line's band.
+    """
+    import pandas as pd
+
+    y = y or view.target
+    runs = view.runs.assign(part="run", y=view.runs[y])
+    error = f"{y}_std_error"
+    for end, sign in (("low", -1.96), ("high", 1.96)):
+        if f"{y}_{end}" in runs:
+            runs[f"y_{end}"] = runs[f"{y}_{end}"]
+        elif error in runs:
+            runs[f"y_{end}"] = runs["y"] + sign * runs[error]
+        else:
+            runs[f"y_{end}"] = math.nan
+    keys = [
+        name
+        for name in dict.fromkeys([color, cut.column, cut.row, *_group(view)])
+        if name and name != x and name in runs
+    ]
+    runs["group"] = runs[keys].astype(str).agg("|".join, axis=1) if keys else "all"
+    if view.fit is None or y != view.target:
+        return drawable(runs)
+    low, high = float(runs[x].min()), float(runs[x].max())
+    lines = []
+    for _, group in runs.groupby("group", sort=False):
+        row = {name: group[name].iloc[0] for name in [*keys, "group"]}
+        held = {
+            name: float(group[name].median()) for name in view.columns if name in group and name not in (x, "rounds")
+        }
+        for name in ("params", "clients_per_round", "tokens"):
+            if name in group and name != x:
+                held[name] = float(group[name].median())
+        if x == "compute":
+            held.pop("tokens", None)
+        points = spread(low, high, 40 if x != "clients_per_round" else 17)
+        lines.append(pd.DataFrame({x: points} | held | {k: v for k, v in row.items() if k not in held}))
+    drawn = predicted(view, pd.concat(lines, ignore_index=True))
+    drawn = drawn.assign(part="line", y=drawn["estimate"], y_low=drawn["low"], y_high=drawn["high"])
+    runs["estimate"] = np.asarray(view.fit.predict(view.runs)["estimate"], dtype=float)
+    return drawable(pd.concat([runs, drawn], ignore_index=True))
+
+
+def _group(view: Shown) -> list[str]:
+    """Settings by which runs belong to one line."""
+    names = ("size_name", "clients_per_round", "mixture", "local_steps", "algorithm")
+    return [name for name in names if name in view.runs and view.runs[name].nunique() > 1]
+
+
+def _layers(frame: "pd.DataFrame", *, across: Any, up: Any, color: Any, fitted: bool) -> Sequence["alt.Chart"]:
+    """Band, line, interval and point over the frame of :func:`_with_lines`."""
+    import altair as alt
+
+    base = alt.Chart().encode(x=across, color=color)
+    run, line = alt.datum.part == "run", alt.datum.part == "line"
+    points = base.transform_filter(run)
+    drawn: list[Any] = []
+    if fitted:
+        of_line = base.transform_filter(line).encode(detail="group:N")
+        drawn.append(
+            of_line.mark_area(opacity=0.11, clip=True).encode(y=up, y2="y_high:Q").encode(y=same_axis(up, "y_low"))
+        )
+        drawn.append(of_line.mark_line(strokeWidth=1.8, clip=True).encode(y=up))
+    else:
+        drawn.append(points.mark_line(strokeWidth=1.2, opacity=0.5).encode(y=_mean(up), detail="group:N"))
+    if frame.loc[frame["part"] == "run", "y_low"].notna().any():
+        drawn.append(points.mark_rule(strokeWidth=1.2, opacity=0.6).encode(y=same_axis(up, "y_low"), y2="y_high:Q"))
+    drawn.append(points.mark_circle(size=40, opacity=1).encode(y=up, tooltip=tooltips(frame, _TOLD)))
+    return drawn
+
+
+def _mean(channel: Any) -> Any:
+    """The channel averaged over runs at the same place (seeds)."""
+    copy = channel.copy(deep=True)
+    copy.shorthand = f"mean({copy.shorthand.split(':')[0]}):Q"
+    return copy
+
+
+def _reach(frame: "pd.DataFrame") -> list[float]:
+    """The values that the y axis must hold: points, their intervals, and lines without the far ends of bands."""
+    values: list[float] = frame["y"].to_list()
+    ends = frame.loc[frame["part"] == "run", ["y_low", "y_high"]].to_numpy(dtype=float).ravel()
+    return values + [float(value) for value in ends if math.isfinite(value)]
