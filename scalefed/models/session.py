@@ -34,7 +34,8 @@ class CheckpointSession:
             DataError: the model has layers other than full attention (sliding windows, recurrent layers).
         """
         config = module.config
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        uniform = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+        kinds = set(getattr(config, "layer_types", None) or [uniform])
         if kinds != {"full_attention"}:
             raise DataError(
                 f"sampling knows full attention only, this model has {sorted(kinds)}; use another checkpoint"
