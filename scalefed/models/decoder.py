@@ -56,7 +56,7 @@ def shape_for(params: int, vocab: int) -> Shape:
         ConfigError: outside 1e3 to 3e7 parameters.
 
     >>> shape_for(24_000, 512).params
-    24832
+    23200
     """
     if not 1_000 <= params <= 30_000_000:
         raise ConfigError(
