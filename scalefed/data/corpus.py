@@ -1,7 +1,7 @@
 """How does text reach a client's optimizer? Documents become per-client streams of token blocks.
 
-A client's documents are shuffled anew in every epoch, put end to end, and cut into blocks. Which blocks a visit sees is a
-pure function of (seed, client, visit), so clients keep no state between rounds.
+A client's documents are shuffled anew in every epoch, put end to end, and cut into blocks. Which blocks a visit sees is
+a pure function of (seed, client, visit), so clients keep no state between rounds.
 """
 
 from collections.abc import Sequence

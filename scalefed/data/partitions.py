@@ -1,7 +1,7 @@
 """Who holds which examples? Labelled examples are dealt to clients, and how unequal the deal is gets measured.
 
-The knob (a Dirichlet concentration, families per client, ...) is no scale: two data sets give different heterogeneity at
-the same concentration. So every :class:`Partition` carries its measured ``skew``.
+The knob (a Dirichlet concentration, families per client, ...) is no scale: two data sets give different heterogeneity
+at the same concentration. So every :class:`Partition` carries its measured ``skew``.
 """
 
 import math

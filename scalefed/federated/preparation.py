@@ -1,6 +1,5 @@
 """What does a config train on? The model, the clients' text and the held-out text, made from the config alone."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +67,7 @@ def prepare(config: RunConfig) -> Task:
         validation=blocks(held_out.tokens, config.sequence_length),
         bytes_per_token=float(held_out.text_bytes.sum() / len(held_out.tokens)),
         tokenizer=micro.tokenizer(config.vocab_size),
-        skew=0.0 if config.partition == "iid" or math.isinf(config.concentration) else dealt.skew,
+        skew=dealt.skew,
         unique_tokens=len(text.tokens),
         entropy_per_token=micro.entropy().nats_per_token,
         shape=_shape(model),

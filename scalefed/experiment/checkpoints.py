@@ -1,0 +1,131 @@
+"""How does a killed run go on? Its last state lies in the cache directory, written atomically.
+
+A checkpoint is everything the next round starts from (weights, the server's and the clients' vectors, visits) and the
+records so far. No generator state is needed: every draw is keyed by seed, purpose, round and client.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scalefed.config import RunConfig, cache_directory
+from scalefed.errors import CheckpointError
+from scalefed.federated.server import ServerState
+from scalefed.models import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: the state, the records of the rounds so far, and the time they took."""
+
+    state: ServerState
+    records: tuple[dict[str, Any], ...] = ()
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+def checkpoint_path(config: RunConfig) -> Path:
+    """Where the run's checkpoint lies."""
+    return cache_directory() / "checkpoints" / f"{config.run_id}.pt"
+
+
+def weights_path(config: RunConfig) -> Path:
+    """Where the run's final weights lie."""
+    return cache_directory() / "weights" / f"{config.run_id}.safetensors"
+
+
+def save_checkpoint(config: RunConfig, progress: Progress) -> bool:
+    """Write a checkpoint; False, with the last good one kept, when the disk refuses.
+
+    The file is written beside the old one, flushed to disk, and renamed over it.
+    """
+    path = checkpoint_path(config)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = progress.state
+    content = {
+        "config": config.changed(),
+        "weights": state.weights,
+        "round": state.round,
+        "slots": state.slots,
+        "memory": state.memory,
+        "visits": list(state.visits),
+        "records": list(progress.records),
+        "wall_s": progress.wall_s,
+        "cpu_s": progress.cpu_s,
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        logger.warning("could not write the checkpoint %s (%s); the last good one is kept", path, error)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def load_checkpoint(config: RunConfig) -> Progress | None:
+    """The run's last checkpoint, or None when there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or belongs to another config.
+    """
+    path = checkpoint_path(config)
+    if not path.is_file():
+        return None
+    try:
+        content = torch.load(path, map_location=config.device, weights_only=True)
+        theirs = content["config"]
+        progress = Progress(
+            ServerState(content["weights"], content["round"], content["slots"], content["memory"],
+                        tuple(content["visits"])),
+            tuple(content["records"]), content["wall_s"], content["cpu_s"],
+        )  # fmt: skip
+    except Exception as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete it to start the run anew") from error
+    if theirs != config.changed():
+        differing = sorted(name for name in {**theirs, **config.changed()}
+                           if theirs.get(name) != config.changed().get(name))  # fmt: skip
+        raise CheckpointError(
+            f"checkpoint {path} belongs to another config: {', '.join(differing)} differ; "
+            "delete it, or train with the config it was made with"
+        )
+    return progress
+
+
+def delete_checkpoint(config: RunConfig) -> None:
+    """Forget the run's checkpoint; the run is in the log now."""
+    checkpoint_path(config).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def run_lock(config: RunConfig) -> Iterator[None]:
+    """Hold the run, so that two processes never train it at once; the second waits, then finds it stored."""
+    path = cache_directory() / "locks" / f"{config.run_id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def weights_hash(weights: Tensor) -> str:
+    """A hash of the exact bits of a weight vector."""
+    data = weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,221 @@
+"""How are many runs made on one machine? One process a core, each training one run after the other.
+
+Workers are plain child processes that take configs as JSON lines and answer with events, so a sweep can be started from
+a script, a notebook or the shell alike. A worker that dies is replaced and its run tried once more; a killed sweep goes
+on where it stopped, because runs in the log are skipped and unfinished ones resume from their checkpoints.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scalefed.config import RunConfig
+from scalefed.errors import ConfigError, ScalefedError
+from scalefed.experiment.training import stored
+from scalefed.runlog import Run
+
+ATTEMPTS = 2
+OVERHEAD_PARAMS = 25_000  # a step costs about as much beside its matrix products as these many parameters do
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a sweep stands.
+
+    Attributes:
+        done: runs stored, those found stored included.
+        total: runs asked for.
+        running: run ids in work.
+        seconds_left: estimate, or None before the first event.
+        last_run_id: the run stored last, or an empty string.
+        failed: run id and message of the runs given up.
+    """
+
+    done: int
+    total: int
+    running: tuple[str, ...]
+    seconds_left: float | None
+    last_run_id: str
+    failed: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class _Worker:
+    """A child process and the config it works on."""
+
+    process: subprocess.Popen[str]
+    config: RunConfig | None = None
+    share: float = 0.0
+
+
+_Events = queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]]
+
+
+@dataclass
+class _Board:
+    """What is waiting, done and failed, and how fast it goes."""
+
+    configs: list[RunConfig]
+    waiting: deque[RunConfig]
+    found: int
+    started: float = field(default_factory=time.monotonic)
+    attempts: dict[str, int] = field(default_factory=dict)
+    finished: list[RunConfig] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def progress(self, workers: Sequence[_Worker]) -> Progress:
+        """The state of the sweep as a frozen summary."""
+        busy = [worker for worker in workers if worker.config is not None]
+        spent = sum(map(cost, self.finished)) + sum(cost(w.config) * w.share for w in busy if w.config)
+        left = sum(map(cost, self.waiting)) + sum(cost(w.config) * (1 - w.share) for w in busy if w.config)
+        elapsed = time.monotonic() - self.started
+        return Progress(
+            done=self.found + len(self.finished),
+            total=len(self.configs),
+            running=tuple(worker.config.run_id for worker in busy if worker.config),
+            seconds_left=elapsed * left / spent if spent else None,
+            last_run_id=self.finished[-1].run_id if self.finished else "",
+            failed=tuple(self.failed.items()),
+        )
+
+
+def cost(config: RunConfig) -> float:
+    """Relative time of a run: tokens times parameters, plus what a step costs beside its matrix products."""
+    return config.rounds * config.tokens_per_round * (config.params + OVERHEAD_PARAMS)
+
+
+def train_all(
+    configs: Sequence[RunConfig],
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    workers: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Run]:
+    """Train many runs on all cores; runs that are stored already are not made again.
+
+    Args:
+        configs: the runs wanted; the longest are started first.
+        runs: folder of the run log.
+        workers: processes; one a core when None.
+        on_progress: called whenever something happened.
+
+    Returns:
+        The stored runs in the order of ``configs``, without those that failed.
+
+    Raises:
+        ConfigError: no configs, or fewer than one worker.
+        ScalefedError: runs failed; the message names them. All others are stored.
+    """
+    if not configs or (workers is not None and workers < 1):
+        raise ConfigError(f"train_all needs at least one config and one worker, got {len(configs)} and {workers}")
+    unique = list({config.run_id: config for config in configs}.values())
+    left = sorted((config for config in unique if not stored(runs, config)), key=cost, reverse=True)
+    board = _Board(unique, deque(left), found=len(unique) - len(left))
+    crew: list[_Worker] = []
+    try:
+        crew = [_hire(runs) for _ in range(min(workers or os.cpu_count() or 1, len(left)))]
+        _work(board, crew, runs, on_progress or (lambda _: None))
+    finally:
+        for worker in crew:
+            worker.process.kill()
+            worker.process.wait()
+            _close(worker)
+    if board.failed:
+        listed = "; ".join(f"{name}: {message}" for name, message in board.failed.items())
+        raise ScalefedError(f"{len(board.failed)} of {len(unique)} runs failed, the others are stored. {listed}")
+    return [Run.load(Path(runs) / config.run_id) for config in unique]
+
+
+def _work(board: _Board, crew: list[_Worker], runs: str | os.PathLike[str], tell: Callable[[Progress], None]) -> None:
+    """Hand out configs and listen until nothing is waiting and nobody works."""
+    events: _Events = queue.SimpleQueue()
+    for worker in crew:
+        _listen(events, worker)
+        _assign(board, worker)
+    tell(board.progress(crew))
+    while any(worker.config is not None for worker in crew):
+        worker, event = events.get()
+        if event is not None:
+            _hear(board, worker, event)
+        else:  # the worker is gone
+            _bury(board, worker)
+            crew.remove(worker)
+            if board.waiting:
+                crew.append(_hire(runs))
+                _listen(events, crew[-1])
+                _assign(board, crew[-1])
+        tell(board.progress(crew))
+
+
+def _hire(runs: str | os.PathLike[str]) -> _Worker:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scalefed.experiment.worker", os.fspath(runs)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    return _Worker(process)
+
+
+def _listen(events: _Events, worker: _Worker) -> None:
+    """Put every event of a worker into the queue, and None when its output ends."""
+
+    def read() -> None:
+        assert worker.process.stdout is not None
+        with worker.process.stdout as lines:
+            for line in lines:
+                events.put((worker, json.loads(line)))
+        events.put((worker, None))
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+def _assign(board: _Board, worker: _Worker) -> None:
+    worker.config, worker.share = (board.waiting.popleft() if board.waiting else None), 0.0
+    if worker.config is None:
+        return
+    name = worker.config.run_id
+    board.attempts[name] = board.attempts.get(name, 0) + 1
+    assert worker.process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # a dead worker's end is about to be heard; its config is then requeued
+        worker.process.stdin.write(json.dumps(worker.config.changed()) + "\n")
+        worker.process.stdin.flush()
+
+
+def _hear(board: _Board, worker: _Worker, event: dict[str, Any]) -> None:
+    assert worker.config is not None
+    if event["event"] == "round":
+        worker.share = min(1.0, event["rounds"] / worker.config.rounds)
+        return
+    if event["event"] == "stored":
+        board.finished.append(worker.config)
+    else:
+        board.failed[worker.config.run_id] = event["message"]
+    _assign(board, worker)
+
+
+def _bury(board: _Board, worker: _Worker) -> None:
+    """A worker died: its run goes back to the queue once, then counts as failed."""
+    code = worker.process.wait()
+    _close(worker)
+    if worker.config is None:
+        return
+    if board.attempts[worker.config.run_id] < ATTEMPTS:
+        board.waiting.appendleft(worker.config)
+    else:
+        board.failed[worker.config.run_id] = f"its process ended with exit code {code}, {ATTEMPTS} times"
+
+
+def _close(worker: _Worker) -> None:
+    with contextlib.suppress(BrokenPipeError):  # what was still buffered for a dead worker is of no use
+        if worker.process.stdin is not None:
+            worker.process.stdin.close()

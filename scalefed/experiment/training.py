@@ -1,0 +1,268 @@
+"""From a config to a stored run: prepare, train, evaluate, write the log. A run that is stored is never made twice."""
+
+import logging
+import math
+import os
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scalefed.config import RunConfig
+from scalefed.data import micro
+from scalefed.data.problems import Problem, load_problems
+from scalefed.errors import DataError
+from scalefed.experiment.checkpoints import (
+    Progress,
+    delete_checkpoint,
+    load_checkpoint,
+    run_lock,
+    save_checkpoint,
+    weights_hash,
+    weights_path,
+)
+from scalefed.experiment.evaluation import Counts, count_passes, score
+from scalefed.federated.preparation import Task, prepare
+from scalefed.federated.rounds import Round, initial_state, run_rounds
+from scalefed.models import Tensor, load_weights, save_weights
+from scalefed.passk import PassAtK
+from scalefed.runlog import Run, add_evaluation, provenance, read_run, write_run
+from scalefed.units import train_flops
+
+logger = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 20.0
+
+
+def train(
+    config: RunConfig,
+    *,
+    runs: str | os.PathLike[str] = "runs",
+    on_round: Callable[[dict[str, Any]], None] | None = None,
+    engine: str = "native",
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Run:
+    """Train one run and store it as ``<runs>/<run_id>/``, or return it if it is stored already.
+
+    A run that was stopped goes on from its last checkpoint, to the same bits as if it had not been.
+
+    Args:
+        config: the settings.
+        runs: folder of the run log.
+        on_round: called after every round with its record.
+        engine: ``native``, or ``flower`` for Flower's simulation of the same config.
+        checkpoint_seconds: time between checkpoints.
+
+    Raises:
+        ConfigError: settings that do not go together. CheckpointError: a checkpoint that is damaged.
+    """
+    folder = Path(runs) / config.run_id
+    if (folder / "run.json").is_file():
+        return Run.load(folder)
+    with one_thread(config), run_lock(config):
+        if not (folder / "run.json").is_file():
+            _train_and_store(config, Path(runs), on_round, engine, checkpoint_seconds)
+    return Run.load(folder)
+
+
+def evaluate(
+    run: Run, *, problems: str | None = None, samples: int = 20, k: tuple[int, ...] = (1, 10), seed: int = 0
+) -> PassAtK:
+    """pass@k of a stored run, from new samples of its weights in the cache.
+
+    The counts are added to the run's folder under a name made of the problem set, the samples and the seed.
+
+    Args:
+        run: a stored run.
+        problems: ``micro``, ``humaneval``, or a JSONL file; the run's own problem set when None.
+        samples: programs drawn for each problem.
+        k: attempts; those above ``samples`` are left out.
+        seed: of the draws.
+
+    Raises:
+        DataError: the weights are not in the cache.
+    """
+    config = run.config
+    task = prepare(config)
+    weights = load_weights(weights_path(config), task.model.layout)
+    chosen = problems or config.problems
+    with one_thread(config):
+        counts = count_passes(task, weights, problem_set(chosen, config), config, samples=samples, seed=seed)
+    add_evaluation(run.folder, f"{Path(chosen).stem}-n{samples}-s{seed}", counts.to_dict())
+    return counts.pass_at_k(k)
+
+
+def problem_set(name: str, config: RunConfig) -> list[Problem]:
+    """The problems of a name, at most ``problem_count`` of them."""
+    if name == "micro":
+        return micro.problems(config.problem_count, seed=config.data_seed)
+    return load_problems(name)[: config.problem_count]
+
+
+# ---------------------------------------------------------------------- one run
+def _train_and_store(
+    config: RunConfig, runs: Path, on_round: Callable[[dict[str, Any]], None] | None, engine: str, every: float
+) -> None:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    task = prepare(config)
+    progress = load_checkpoint(config) or Progress(initial_state(config, task.model))
+    progress, diverged = _rounds(config, task, progress, on_round, engine, every)
+    clock = time.perf_counter()
+    final = None if diverged else _final_scores(config, task, progress.state.weights)
+    evaluate_s = time.perf_counter() - clock
+    result = _result(config, task, progress, final) | _timing(progress, evaluate_s)
+    if final is not None:
+        save_weights(weights_path(config), task.model.layout, progress.state.weights)
+    write_run(
+        runs, config=config.to_dict(), run_id=config.run_id, status="diverged" if diverged else "completed",
+        result=result, rounds=progress.records,
+        evaluation=final.counts.to_dict() if final is not None and final.counts is not None else None,
+        provenance=provenance() | {"started": started, "device_name": _device_name(config)},
+    )  # fmt: skip
+    delete_checkpoint(config)
+
+
+def _rounds(
+    config: RunConfig,
+    task: Task,
+    progress: Progress,
+    on_round: Callable[[dict[str, Any]], None] | None,
+    engine: str,
+    every: float,
+) -> tuple[Progress, bool]:
+    """All rounds that are left, with checkpoints; the last progress, and whether it diverged."""
+    wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
+    diverged = False
+    for done in _engine(engine)(config, task.model, task.data, progress.state):
+        now, now_cpu = time.perf_counter(), time.process_time()
+        record = _cumulative(progress.records, done.record) | {"wall_s": now - wall, "cpu_s": now_cpu - cpu}
+        if config.evaluate_every and done.state.round % config.evaluate_every == 0 and not done.diverged:
+            record |= _scores_of_round(config, task, done)
+        progress = Progress(
+            done.state, (*progress.records, record), progress.wall_s + now - wall, progress.cpu_s + now_cpu - cpu
+        )
+        diverged = done.diverged
+        if on_round is not None:
+            on_round(record)
+        wall, cpu = time.perf_counter(), time.process_time()
+        if wall - saved > every and done.state.round < config.rounds and not diverged:
+            save_checkpoint(config, progress)
+            saved = time.perf_counter()
+    return progress, diverged
+
+
+def _engine(name: str) -> Callable[..., Any]:
+    if name == "native":
+        return run_rounds
+    if name == "flower":
+        from scalefed.federated.flower import run_rounds as flower_rounds
+
+        return flower_rounds
+    raise DataError(f"unknown engine {name!r}; allowed: native, flower")
+
+
+@dataclass(frozen=True)
+class _Final:
+    """The scores of the final weights."""
+
+    loss: Any
+    counts: Counts | None
+    passed: PassAtK | None
+
+
+def _final_scores(config: RunConfig, task: Task, weights: Tensor) -> _Final:
+    loss = score(task, weights)
+    if config.problems == "none":
+        return _Final(loss, None, None)
+    counts = count_passes(
+        task, weights, problem_set(config.problems, config), config, samples=config.samples, seed=config.seed
+    )
+    return _Final(loss, counts, counts.pass_at_k())
+
+
+def _scores_of_round(config: RunConfig, task: Task, done: Round) -> dict[str, Any]:
+    final = _final_scores(config, task, done.state.weights)
+    scores = {"loss": final.loss.loss}
+    if final.passed is not None:
+        scores |= {f"pass_at_{k}": final.passed[k].estimate for k in final.passed.k}
+    return scores
+
+
+def _cumulative(records: tuple[dict[str, Any], ...], record: dict[str, Any]) -> dict[str, Any]:
+    """The record with tokens and bytes counted from the start of the run."""
+    if not records:
+        return record
+    return record | {name: records[-1][name] + record[name] for name in ("tokens", "bytes_sent")}
+
+
+def _result(config: RunConfig, task: Task, progress: Progress, final: _Final | None) -> dict[str, Any]:
+    """What came out, in the run log's columns."""
+    last, model = progress.records[-1], task.model
+    spent = int(last["tokens"])
+    result: dict[str, Any] = {
+        "params": model.params, "params_asked": config.params, "params_total": model.params_total,
+        "params_trained": model.params_trained, "tokens": spent, "tokens_asked": config.tokens,
+        "tokens_per_param": spent / model.params,
+        "compute": train_flops(model.params, spent, trained=_trained(task)), "participation": config.participation,
+        "skew": task.skew, "rounds": progress.state.round, "bytes_sent": last["bytes_sent"],
+        "bytes_per_client": last["bytes_sent"] / config.clients, "train_loss": last["train_loss"],
+        "update_norm": last["update_norm"], "client_drift": last.get("client_drift"),
+        "participants_mean": sum(r["participants"] for r in progress.records) / len(progress.records),
+        "unique_tokens": task.unique_tokens, "epochs": spent / task.unique_tokens,
+        "entropy_per_token": task.entropy_per_token, "weights_hash": weights_hash(progress.state.weights),
+        **task.shape,
+    }  # fmt: skip
+    if final is not None:
+        result |= {"loss": final.loss.loss, "loss_std_error": final.loss.std_error,
+                   "bits_per_byte": final.loss.bits_per_byte}  # fmt: skip
+        for rate in final.passed or ():
+            name = f"pass_at_{rate.k}"
+            result |= {name: rate.estimate, f"{name}_low": rate.low, f"{name}_high": rate.high}
+    return result
+
+
+def _trained(task: Task) -> int | None:
+    return None if task.model.params_trained >= task.model.params else task.model.params_trained
+
+
+def _timing(progress: Progress, evaluate_s: float) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    tokens = progress.records[-1]["tokens"]
+    return {
+        "wall_s": progress.wall_s, "cpu_s": progress.cpu_s, "evaluate_s": evaluate_s, "peak_memory_mb": peak,
+        "tokens_per_s": tokens / progress.wall_s if progress.wall_s else math.inf,
+    }  # fmt: skip
+
+
+def _device_name(config: RunConfig) -> str:
+    return torch.cuda.get_device_name() if config.device.startswith("cuda") else "cpu"
+
+
+class one_thread:  # noqa: N801 - used like a function
+    """Small models are fastest on one thread, and equal bits need a fixed number of them."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.wanted = 1 if config.params < 3_000_000 and not config.checkpoint else torch.get_num_threads()
+
+    def __enter__(self) -> None:
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.wanted)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self.before)
+
+
+def stored(runs: str | os.PathLike[str], config: RunConfig) -> bool:
+    """Whether the run is in the log already, and readable."""
+    folder = Path(runs) / config.run_id
+    if not (folder / "run.json").is_file():
+        return False
+    try:
+        read_run(folder)
+    except DataError:
+        return False
+    return True

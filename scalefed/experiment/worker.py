@@ -1,0 +1,53 @@
+"""The child process of a sweep: configs come in as JSON lines, events go out as JSON lines."""
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from scalefed.config import RunConfig
+from scalefed.errors import ScalefedError
+from scalefed.experiment.training import train
+
+TELL_SECONDS = 1.0
+
+
+def main(runs: str) -> None:
+    """Train one config after the other until standard input ends."""
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write between the events
+    parent = os.getppid()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    for line in sys.stdin:
+        config = RunConfig.from_dict(json.loads(line))
+        told = time.monotonic()
+
+        def on_round(record: dict[str, Any]) -> None:
+            nonlocal told
+            if time.monotonic() - told > TELL_SECONDS:
+                told = time.monotonic()
+                _tell(events, {"event": "round", "rounds": record["round"]})
+
+        try:
+            train(config, runs=runs, on_round=on_round)
+        except ScalefedError as error:
+            _tell(events, {"event": "failed", "message": str(error)})
+        else:
+            _tell(events, {"event": "stored"})
+
+
+def _tell(events: Any, event: dict[str, Any]) -> None:
+    events.write(json.dumps(event) + "\n")
+
+
+def _end_with_parent(parent: int) -> None:
+    """A sweep killed with -9 cannot end its workers, so they watch for it."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
