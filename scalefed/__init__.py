@@ -1,1 +1,110 @@
-"""Federated scaling laws for code models: make runs, fit laws, choose the size."""
+"""Federated scaling laws for code models: make runs, fit laws, choose the size.
+
+Names load on first use: reading runs and asking a fit needs no torch, drawing needs altair only when it draws.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scalefed.charts import chart as chart
+    from scalefed.config import RunConfig as RunConfig
+    from scalefed.config import sweep as sweep
+    from scalefed.data.partitions import Partition as Partition
+    from scalefed.data.partitions import partition as partition
+    from scalefed.errors import ConfigError as ConfigError
+    from scalefed.errors import DataError as DataError
+    from scalefed.errors import FitError as FitError
+    from scalefed.errors import ScalefedError as ScalefedError
+    from scalefed.experiment import evaluate as evaluate
+    from scalefed.experiment import train as train
+    from scalefed.experiment import train_all as train_all
+    from scalefed.fitting.compare import compare as compare
+    from scalefed.fitting.design import next_runs as next_runs
+    from scalefed.fitting.link import fit_link as fit_link
+    from scalefed.fitting.result import Fit as Fit
+    from scalefed.fitting.result import fit as fit
+    from scalefed.fitting.result import load_fit as load_fit
+    from scalefed.importers import import_rounds as import_rounds
+    from scalefed.laws import LAWS as LAWS
+    from scalefed.laws import Law as Law
+    from scalefed.optimum import Optimum as Optimum
+    from scalefed.passk import PassAtK as PassAtK
+    from scalefed.passk import pass_at_k as pass_at_k
+    from scalefed.report import write_report as write_report
+    from scalefed.runlog import Run as Run
+    from scalefed.runlog import load_counts as load_counts
+    from scalefed.runlog import load_runs as load_runs
+    from scalefed.runlog import write_run as write_run
+    from scalefed.simulation import simulate_runs as simulate_runs
+    from scalefed.units import train_flops as train_flops
+
+__all__ = [
+    "LAWS",
+    "ConfigError",
+    "DataError",
+    "Fit",
+    "FitError",
+    "Law",
+    "Optimum",
+    "Partition",
+    "PassAtK",
+    "Run",
+    "RunConfig",
+    "ScalefedError",
+    "chart",
+    "compare",
+    "evaluate",
+    "fit",
+    "fit_link",
+    "import_rounds",
+    "load_counts",
+    "load_fit",
+    "load_runs",
+    "next_runs",
+    "partition",
+    "pass_at_k",
+    "simulate_runs",
+    "sweep",
+    "train",
+    "train_all",
+    "train_flops",
+    "write_report",
+    "write_run",
+]
+
+_HOMES = {
+    "scalefed.charts": ("chart",),
+    "scalefed.config": ("RunConfig", "sweep"),
+    "scalefed.data.partitions": ("Partition", "partition"),
+    "scalefed.errors": ("ConfigError", "DataError", "FitError", "ScalefedError"),
+    "scalefed.experiment": ("evaluate", "train", "train_all"),
+    "scalefed.fitting.compare": ("compare",),
+    "scalefed.fitting.design": ("next_runs",),
+    "scalefed.fitting.link": ("fit_link",),
+    "scalefed.fitting.result": ("Fit", "fit", "load_fit"),
+    "scalefed.importers": ("import_rounds",),
+    "scalefed.laws": ("LAWS", "Law"),
+    "scalefed.optimum": ("Optimum",),
+    "scalefed.passk": ("PassAtK", "pass_at_k"),
+    "scalefed.report": ("write_report",),
+    "scalefed.runlog": ("Run", "load_counts", "load_runs", "write_run"),
+    "scalefed.simulation": ("simulate_runs",),
+    "scalefed.units": ("train_flops",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first asked for."""
+    if name == "__version__":
+        return metadata.version("scalefed")
+    if name not in _HOME:
+        raise AttributeError(f"module 'scalefed' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
