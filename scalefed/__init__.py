@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalefed.charts import chart as chart
     from scalefed.config import RunConfig as RunConfig
-    from scalefed.config import sweep as sweep
+    from scalefed.sweeps import sweep as sweep
     from scalefed.data.partitions import Partition as Partition
     from scalefed.data.partitions import partition as partition
     from scalefed.errors import ConfigError as ConfigError
@@ -75,7 +75,8 @@ __all__ = [
 
 _HOMES = {
     "scalefed.charts": ("chart",),
-    "scalefed.config": ("RunConfig", "sweep"),
+    "scalefed.config": ("RunConfig",),
+    "scalefed.sweeps": ("load_sweep", "sweep"),
     "scalefed.data.partitions": ("Partition", "partition"),
     "scalefed.errors": ("ConfigError", "DataError", "FitError", "ScalefedError"),
     "scalefed.experiment": ("evaluate", "train", "train_all"),
