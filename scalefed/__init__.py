@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalefed.charts import chart as chart
     from scalefed.config import RunConfig as RunConfig
-    from scalefed.sweeps import sweep as sweep
     from scalefed.data.partitions import Partition as Partition
     from scalefed.data.partitions import partition as partition
     from scalefed.errors import ConfigError as ConfigError
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from scalefed.runlog import load_runs as load_runs
     from scalefed.runlog import write_run as write_run
     from scalefed.simulation import simulate_runs as simulate_runs
+    from scalefed.sweeps import load_sweep as load_sweep
+    from scalefed.sweeps import sweep as sweep
     from scalefed.units import train_flops as train_flops
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "load_counts",
     "load_fit",
     "load_runs",
+    "load_sweep",
     "next_runs",
     "partition",
     "pass_at_k",
