@@ -17,6 +17,9 @@ from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Tensor, rotary_tables
 from scalefed.seeds import rng
 
 
+COMPACT = 0.75  # the cache shrinks when this share of its rows is left
+
+
 class Session(Protocol):
     """A model with a cache of rows, each at its own position."""
 
@@ -137,13 +140,13 @@ class _Desk:
             active = torch.nonzero(job >= 0).flatten()
             if not active.numel():
                 break
-            if len(active) < len(job) and waiting == total:
+            if len(active) <= COMPACT * len(job) and waiting == total:
                 self.session.keep(active)
                 job, token, position = job[active], token[active], position[active]
                 active = torch.arange(len(job))
             logits = self.session.step(token, position)
             steps = torch.from_numpy(self.count[job.numpy()])
-            position = position + 1
+            position[active] += 1
             token = self._choose(logits, job, steps)
             self._note(job, token, active)
         return [
@@ -226,7 +229,7 @@ class DecoderSession:
         seen = (torch.arange(reach) <= positions[:, None])[:, None, None].to(device)
         for layer in range(self.model.shape.layers):
             q, k, v = self._heads(layer, x, cos, sin)
-            keys, values = self.cache[layer, 0], self.cache[layer, 1]
+            keys, values = self.cache[layer, 0, : len(tokens)], self.cache[layer, 1, : len(tokens)]
             keys[rows, :, positions], values[rows, :, positions] = k[:, :, 0], v[:, :, 0]
             mixed = F.scaled_dot_product_attention(q, keys[:, :, :reach], values[:, :, :reach], attn_mask=seen)
             x = self._finish(layer, x, mixed)
