@@ -215,7 +215,8 @@ def _gains(design: _Design, covariance: Array) -> tuple[Array, Array]:
     across = np.einsum("rcp,rp->rc", moved, design.gradient)
     along = 1 + np.einsum("rcp,rcp->rc", moved, design.information)
     after = before[:, None] - across**2 / along
-    return np.log(np.maximum(after, 1e-300)).mean(0), before
+    mean: Array = np.log(np.maximum(after, 1e-300)).mean(0)
+    return mean, before
 
 
 def _add(design: _Design, covariance: Array, index: int, sign: float = 1.0) -> Array:
@@ -223,7 +224,8 @@ def _add(design: _Design, covariance: Array, index: int, sign: float = 1.0) -> A
     row = design.information[:, index]
     moved = np.einsum("rpq,rq->rp", covariance, row)
     scale = sign / (1 + sign * np.einsum("rp,rp->r", moved, row))
-    return covariance - scale[:, None, None] * moved[:, :, None] * moved[:, None, :]
+    changed: Array = covariance - scale[:, None, None] * moved[:, :, None] * moved[:, None, :]
+    return changed
 
 
 def _choose(design: _Design, compute: float, count: int) -> list[int]:
