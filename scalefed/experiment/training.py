@@ -213,7 +213,7 @@ def _result(config: RunConfig, task: Task, progress: Progress, final: _Final | N
         "update_norm": last["update_norm"], "client_drift": last.get("client_drift"),
         "participants_mean": sum(r["participants"] for r in progress.records) / len(progress.records),
         "unique_tokens": task.unique_tokens, "epochs": spent / task.unique_tokens,
-        "entropy_per_token": task.entropy_per_token, "weights_hash": weights_hash(progress.state.weights),
+        "loss": None, "entropy_per_token": task.entropy_per_token, "weights_hash": weights_hash(progress.state.weights),
         **task.shape,
     }  # fmt: skip
     if final is not None:
