@@ -1,94 +1,28 @@
 """What does a client do in a round? It starts from the server's weights and takes local steps on its own data.
 
 ``local_updates`` is a pure function of what it is given. Clients of equal shape are trained as one batched model where
-that is faster (few tokens a step, small models) and one after the other otherwise; both give the same arithmetic.
+that is faster (few tokens a step, small models) and one after the other otherwise. Which clients share a batch does not
+change what comes out: every client's arithmetic is its own.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 
 from scalefed.config import RunConfig
+from scalefed.federated.inner import InnerOptimizer, inner_memory
+from scalefed.federated.state import ClientTask, ClientUpdate, Correction
 from scalefed.models import Model, Tensor
 
-BATCHED_MAX_TOKENS = 256
+__all__ = ["ClientTask", "ClientUpdate", "Correction", "InnerOptimizer", "keeps_inner_state", "local_updates"]
+
+BATCHED_TOKENS = 1_024  # in a step of all clients of a batch together; more falls out of the cache
+BATCHED_CLIENTS = 16
+BATCHED_MAX_TOKENS = 256  # in one client's step
 BATCHED_MAX_PARAMS = 200_000
 
-Correction = Callable[[Tensor, Tensor], Tensor]
-"""Changes a gradient before the optimizer sees it: ``(gradient, weights) -> gradient``, both ``(P,)`` or ``(m, P)``."""
-
-
-@dataclass(frozen=True)
-class ClientTask:
-    """What one client is asked to do in one round.
-
-    Attributes:
-        client: its index.
-        batches: ``(steps, batch, length + 1)`` token ids.
-        memory: the client's own vectors kept between rounds, such as a control variate, by name: ``(P,)`` each.
-    """
-
-    client: int
-    batches: Tensor
-    memory: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class ClientUpdate:
-    """What one client sends back.
-
-    Attributes:
-        client: its index.
-        weights: ``(P,)`` after the local steps.
-        steps: optimizer steps taken.
-        tokens: tokens trained on.
-        loss: mean training loss over the steps, nats per token.
-        memory: what the client keeps for its next round.
-    """
-
-    client: int
-    weights: Tensor
-    steps: int
-    tokens: int
-    loss: float
-    memory: dict[str, Tensor]
-
-    @property
-    def finite(self) -> bool:
-        """False when training diverged on this client; the server then leaves it out."""
-        return math.isfinite(self.loss) and bool(torch.isfinite(self.weights).all())
-
-
-class InnerOptimizer:
-    """AdamW or SGD on flat vectors, for one client ``(P,)`` or many ``(m, P)``; made anew in every round.
-
-    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2.
-    """
-
-    def __init__(self, config: RunConfig, like: Tensor, decay_mask: Tensor) -> None:
-        """Moments at zero, shaped like the weights."""
-        self.config, self.steps = config, 0
-        self.decay = config.weight_decay * decay_mask
-        self.first = torch.zeros_like(like) if config.inner_optimizer == "adamw" else None
-        self.second = torch.zeros_like(like)
-
-    def step(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> None:
-        """Change ``weights`` in place by one step."""
-        c = self.config
-        self.steps += 1
-        if c.clip_norm < math.inf:
-            norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
-            gradient = gradient * (c.clip_norm / norm.clamp(min=c.clip_norm))
-        weights.addcmul_(weights, self.decay, value=-learning_rate)
-        if self.first is None:
-            weights.add_(gradient, alpha=-learning_rate)
-            return
-        self.first.lerp_(gradient, 1 - c.beta1)
-        self.second.mul_(c.beta2).addcmul_(gradient, gradient, value=1 - c.beta2)
-        spread = (self.second / (1 - c.beta2**self.steps)).sqrt_().add_(c.adam_epsilon)
-        weights.addcdiv_(self.first, spread, value=-learning_rate / (1 - c.beta1**self.steps))
+_compiled: WeakKeyDictionary[Model, Callable[[Tensor, Tensor], Tensor]] = WeakKeyDictionary()
 
 
 def local_updates(
@@ -98,56 +32,139 @@ def local_updates(
     config: RunConfig,
     *,
     learning_rates: Sequence[float],
-    correction: Callable[[ClientTask], Correction | None] | None = None,
 ) -> list[ClientUpdate]:
-    """Train every task's client from the same start; updates come back in the order of the tasks.
+    """Train every task's client; updates come back in the order of the tasks.
 
     Args:
         model: stateless model.
-        start: the server's weights ``(P,)``.
+        start: the server's weights ``(P,)``, for tasks that bring no start of their own.
         tasks: one for each client.
         config: optimizer settings.
         learning_rates: one for each local step.
-        correction: for each task, a change to its gradients, or None.
     """
-    corrections = [correction(task) if correction else None for task in tasks]
-    if _batched(model, tasks, config) and all(change is None for change in corrections):
-        weights = start.expand(len(tasks), -1).clone()
-        batches = torch.stack([task.batches for task in tasks], dim=1)
-        losses = _train(model, weights, batches, config, learning_rates, None)
-        trained = list(zip(weights.unbind(0), losses.tolist(), strict=True))
-    else:
-        trained = []
-        for task, change in zip(tasks, corrections, strict=True):
-            weights = start.clone()
-            losses = _train(model, weights, task.batches, config, learning_rates, change)
-            trained.append((weights, float(losses)))
-    return [
-        ClientUpdate(task.client, weights, len(task.batches), task.batches[..., 1:].numel(), loss, task.memory)
-        for task, (weights, loss) in zip(tasks, trained, strict=True)
-    ]
+    updates: dict[int, ClientUpdate] = {}
+    for group in _groups(model, tasks, config):
+        members = [tasks[index] for index in group]
+        updates.update(zip(group, _train(model, start, members, config, learning_rates), strict=True))
+    return [updates[index] for index in range(len(tasks))]
 
 
+def keeps_inner_state(config: RunConfig) -> bool:
+    """Whether a client's optimizer goes on from its last round: as set, and always where clients train alone."""
+    return config.inner_state == "keep" or config.algorithm in ("local", "central")
+
+
+# ---------------------------------------------------------------------- who trains together
+def _groups(model: Model, tasks: Sequence[ClientTask], config: RunConfig) -> list[list[int]]:
+    """Positions of the tasks that are trained as one batched model; most steps first within a group."""
+    kinds: dict[object, list[int]] = {}
+    for index, task in enumerate(tasks):
+        kinds.setdefault((task.batches.shape[1:], task.correction.kind), []).append(index)
+    groups = []
+    for members in kinds.values():
+        members = sorted(members, key=lambda index: -tasks[index].steps)
+        size = _group_size(model, tasks[members[0]], config)
+        groups += [members[first : first + size] for first in range(0, len(members), size)]
+    return groups
+
+
+def _group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
+    """How many clients to train at once, by what was measured to pay (``tests/benchmarks/bench_training.py``)."""
+    if config.client_batching == "loop" or not model.batched:
+        return 1
+    fitting = max(1, min(BATCHED_CLIENTS, BATCHED_TOKENS // task.step_tokens))
+    if config.client_batching == "batched":
+        return max(2, fitting)
+    small = task.step_tokens <= BATCHED_MAX_TOKENS and model.params_trained <= BATCHED_MAX_PARAMS
+    return fitting if small else 1
+
+
+# ---------------------------------------------------------------------- training
 def _train(
-    model: Model, weights: Tensor, batches: Tensor, config: RunConfig, rates: Sequence[float], change: Correction | None
-) -> Tensor:
-    """Local steps in place on ``weights``; the mean loss of each client."""
-    optimizer = InnerOptimizer(config, weights, model.decay_mask.to(weights.device))
+    model: Model, start: Tensor, tasks: Sequence[ClientTask], config: RunConfig, rates: Sequence[float]
+) -> list[ClientUpdate]:
+    """Local steps of one client ``(P,)``, or of several at once ``(m, P)``; those with fewer steps stop earlier."""
+    starts = [start if task.start is None else task.start for task in tasks]
+    single = len(tasks) == 1
+    origin = starts[0] if single else torch.stack(starts)
+    weights = origin.clone()
+    keep = keeps_inner_state(config)
+    kept = [inner_memory(task.memory) for task in tasks] if keep else ()
+    optimizer = InnerOptimizer(config, weights, model.decay_mask.to(weights.device), kept=kept)
+    change = _combined([task.correction for task in tasks], origin)
+    loss_of = _loss_function(model, config)
     total = torch.zeros(weights.shape[:-1], device=weights.device)
-    for blocks, rate in zip(batches, rates, strict=False):
-        leaf = weights.detach().requires_grad_()
-        loss = model.loss(leaf, blocks)
+    gradients = torch.zeros_like(weights) if tasks[0].correction.keep_gradient else None
+    for step, rate in zip(range(tasks[0].steps), rates, strict=False):
+        active = sum(task.steps > step for task in tasks)
+        moving = weights if single else weights[:active]
+        leaf = moving.detach().requires_grad_()
+        blocks = tasks[0].batches[step] if single else torch.stack([task.batches[step] for task in tasks[:active]])
+        loss = loss_of(leaf, blocks)
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         with torch.no_grad():
-            total += loss.detach()
-            optimizer.step(weights, gradient if change is None else change(gradient, weights), rate)
-    return total / len(batches)
+            (total if single else total[:active]).add_(loss.detach())
+            if gradients is not None:
+                (gradients if single else gradients[:active]).add_(gradient)
+            optimizer.step(moving, gradient if change is None else change(gradient, moving), rate)
+    return _updates(tasks, weights, total, gradients, optimizer if keep else None)
 
 
-def _batched(model: Model, tasks: Sequence[ClientTask], config: RunConfig) -> bool:
-    """Whether to train all clients at once: asked for, or small and few tokens, where it was measured to pay."""
-    same = len({task.batches.shape for task in tasks}) == 1
-    if config.client_batching != "auto" or len(tasks) == 1 or not model.batched or not same:
-        return config.client_batching == "batched" and len(tasks) > 1 and model.batched and same
-    step_tokens = tasks[0].batches[0, :, 1:].numel()
-    return step_tokens <= BATCHED_MAX_TOKENS and model.params_trained <= BATCHED_MAX_PARAMS
+def _updates(
+    tasks: Sequence[ClientTask],
+    weights: Tensor,
+    total: Tensor,
+    gradients: Tensor | None,
+    optimizer: InnerOptimizer | None,
+) -> list[ClientUpdate]:
+    steps = tasks[0].steps if total.dim() == 0 else torch.tensor([task.steps for task in tasks], device=total.device)
+    losses = (total / steps).reshape(-1).tolist()
+    updates = []
+    for index, task in enumerate(tasks):
+        own = weights[index] if weights.dim() == 2 else weights
+        gradient = None
+        if gradients is not None:
+            gradient = (gradients[index] if gradients.dim() == 2 else gradients) / task.steps
+        memory = optimizer.memory(index, task.steps) if optimizer else {}
+        updates.append(
+            ClientUpdate(
+                task.client,
+                own,
+                task.steps,
+                task.steps * task.step_tokens,
+                losses[index],
+                memory,
+                gradient=gradient,
+            )  # fmt: skip
+        )
+    return updates
+
+
+def _combined(corrections: Sequence[Correction], origin: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The corrections of all clients of a batch as one function of ``(gradient, weights)``; None for no change."""
+    first = corrections[0]
+    shift = None
+    if first.shift is not None:
+        shifts = [one.shift for one in corrections if one.shift is not None]
+        shift = shifts[0] if origin.dim() == 1 else torch.stack(shifts)
+    if shift is None and not first.pull and first.centring is None:
+        return None
+
+    def change(gradient: Tensor, weights: Tensor) -> Tensor:
+        active = slice(None) if origin.dim() == 1 else slice(len(weights))
+        if shift is not None:
+            gradient = gradient + shift[active]
+        if first.pull:
+            gradient = gradient.add(weights - origin[active], alpha=first.pull)
+        return gradient if first.centring is None else first.centring(gradient)
+
+    return change
+
+
+def _loss_function(model: Model, config: RunConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The model's loss, compiled once per model where the config asks for it."""
+    if config.kernels == "eager":
+        return model.loss
+    if model not in _compiled:
+        _compiled[model] = torch.compile(model.loss)
+    return _compiled[model]

@@ -11,6 +11,11 @@ from scalefed.seeds import rng
 def cohort(config: RunConfig, round_number: int) -> tuple[int, ...]:
     """The clients sampled in a round, in ascending order.
 
+    ``fixed`` and ``uniform`` draw ``clients_per_round`` of them, all equally likely; ``bernoulli`` lets every client
+    come with probability ``participation`` (one at random when none comes); ``weighted`` draws them by an availability
+    that differs between clients (Dirichlet with concentration 1, fixed for the run); ``cyclic`` draws from a window of
+    half the clients that moves on every round.
+
     Args:
         config: gives ``clients``, ``clients_per_round`` and the scheme ``sampling``.
         round_number: counted from 0.
@@ -37,12 +42,13 @@ def survivors(config: RunConfig, round_number: int, sampled: tuple[int, ...]) ->
     """Local steps each sampled client completes; a client that drops out is absent, a straggler does fewer.
 
     Returns:
-        client -> steps. At least one client always completes, so that a round is never empty.
+        client -> steps. When all of them drop out, the one that came nearest to staying completes, so that a round is
+        never empty.
     """
-    steps = {}
-    for client in sampled:
-        luck = rng(config.seed, "dropout", round_number, client).random(2)
-        if luck[0] >= config.dropout:
-            slow = luck[1] < config.stragglers
-            steps[client] = max(1, round(config.local_steps * config.straggler_share)) if slow else config.local_steps
-    return steps or {sampled[0]: config.local_steps}
+    luck = {client: rng(config.seed, "dropout", round_number, client).random(2) for client in sampled}
+    staying = [client for client in sampled if luck[client][0] >= config.dropout]
+    few = max(1, round(config.local_steps * config.straggler_share))
+    return {
+        client: few if luck[client][1] < config.stragglers else config.local_steps
+        for client in staying or [max(sampled, key=lambda client: luck[client][0])]
+    }

@@ -4,8 +4,7 @@ A round is a pure function of the state and the config, so that a run stopped an
 nothing had been: every draw is keyed by (seed, purpose, round, client).
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -13,11 +12,27 @@ import numpy as np
 import torch
 
 from scalefed.config import RunConfig
-from scalefed.federated.client import ClientTask, ClientUpdate, local_updates
+from scalefed.federated.algorithms import client_task, conclude, first_slots
+from scalefed.federated.client import local_updates
 from scalefed.federated.participation import cohort, survivors
-from scalefed.federated.server import ServerState, server_step
+from scalefed.federated.records import round_record
+from scalefed.federated.schedule import learning_rate, learning_rates
+from scalefed.federated.server import server_settings, server_step
+from scalefed.federated.state import ClientTask, ClientUpdate, ServerState
+from scalefed.federated.synthetic import mixed, pool_bytes, shares_text, with_pool
 from scalefed.models import Model
-from scalefed.units import bytes_on_wire
+
+__all__ = [
+    "ClientData",
+    "Plan",
+    "Round",
+    "finish_round",
+    "initial_state",
+    "learning_rate",
+    "one_round",
+    "plan_round",
+    "run_rounds",
+]
 
 
 class ClientData(Protocol):
@@ -37,10 +52,34 @@ class Round:
     diverged: bool
 
 
+@dataclass(frozen=True)
+class Plan:
+    """A round before the clients train.
+
+    Attributes:
+        state: what the round starts from.
+        sampled: clients drawn, in ascending order.
+        tasks: of those that will answer.
+        rates: learning rate of each local step.
+        extra_bytes: sent to prepare the round, such as synthetic text.
+    """
+
+    state: ServerState
+    sampled: tuple[int, ...]
+    tasks: tuple[ClientTask, ...]
+    rates: tuple[float, ...]
+    extra_bytes: int = 0
+
+
 def initial_state(config: RunConfig, model: Model) -> ServerState:
-    """The state before round 0."""
+    """The state before round 0.
+
+    Raises:
+        ConfigError: a server setting is given that the algorithm has no use for.
+    """
+    server_settings(config)
     weights = model.initial(config.seed).to(config.device)
-    return ServerState(weights=weights, visits=(0,) * config.clients)
+    return ServerState(weights=weights, slots=first_slots(config, weights), visits=(0,) * config.clients)
 
 
 def run_rounds(config: RunConfig, model: Model, data: ClientData, state: ServerState) -> Iterator[Round]:
@@ -55,83 +94,44 @@ def run_rounds(config: RunConfig, model: Model, data: ClientData, state: ServerS
 
 def one_round(config: RunConfig, model: Model, data: ClientData, state: ServerState) -> Round:
     """One round from a state; the state given is not changed."""
-    number = state.round
-    sampled = cohort(config, number)
-    steps = survivors(config, number, sampled)
-    tasks = [_task(config, data, state, client, count) for client, count in steps.items()]
-    rates = [learning_rate(config, number, step) for step in range(config.local_steps)]
-    updates = local_updates(model, state.weights, tasks, config, learning_rates=rates)
-    usable = [update for update in updates if update.finite]
-    following = server_step(state, usable, config) if usable else state
-    visits = tuple(count + (client in steps) for client, count in enumerate(state.visits))
-    following = replace(following, round=number + 1, visits=visits)
-    record = _record(config, model, state, following, sampled, updates)
-    return Round(following, record, diverged=_diverged(following, usable))
+    plan = plan_round(config, model, data, state)
+    updates = local_updates(model, plan.state.weights, plan.tasks, config, learning_rates=plan.rates)
+    return finish_round(config, model, plan, updates)
 
 
-def learning_rate(config: RunConfig, round_number: int, step: int) -> float:
-    """The clients' learning rate: linear warm-up, then a cosine over all local steps to the final share.
+def plan_round(config: RunConfig, model: Model, data: ClientData, state: ServerState) -> Plan:
+    """Who trains in the next round, on what, from where."""
+    extra_bytes = 0
+    if shares_text(config) and "synthetic" not in state.slots:
+        state = with_pool(config, data, state)
+        extra_bytes = pool_bytes(config, state)
+    sampled = cohort(config, state.round)
+    tasks = []
+    for client, steps in survivors(config, state.round, sampled).items():
+        batches = data.batches(client, visit=state.visits[client], steps=steps)
+        if shares_text(config):
+            batches = mixed(config, state, client, batches)
+        tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64)).to(config.device)
+        tasks.append(client_task(config, model.layout, state, client, tokens))
+    return Plan(state, sampled, tuple(tasks), tuple(learning_rates(config, state.round)), extra_bytes)
 
-    Source: Loshchilov and Hutter 2017 (arXiv 1608.03983), equation 5, without restarts.
+
+def finish_round(config: RunConfig, model: Model, plan: Plan, updates: Sequence[ClientUpdate]) -> Round:
+    """The server's side of a round, from what the clients sent; updates that are not finite are left out.
+
+    A client that was left out keeps the memory it had: its next round starts as if it had not been drawn. When no
+    update is finite, or the new weights are not, the round counts as diverged.
     """
-    total = config.rounds * config.local_steps
-    now = round_number * config.local_steps + step
-    warm = config.warmup * total
-    if now < warm:
-        return config.client_learning_rate * (now + 1) / (math.floor(warm) + 1)
-    progress = (now - warm) / max(total - warm, 1)
-    end = config.final_learning_rate
-    return config.client_learning_rate * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def _task(config: RunConfig, data: ClientData, state: ServerState, client: int, steps: int) -> ClientTask:
-    batches = data.batches(client, visit=state.visits[client], steps=steps)
-    tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64)).to(config.device)
-    return ClientTask(client, tokens, state.memory.get(client, {}))
-
-
-def _record(
-    config: RunConfig,
-    model: Model,
-    before: ServerState,
-    after: ServerState,
-    sampled: tuple[int, ...],
-    updates: list[ClientUpdate],
-) -> dict[str, Any]:
-    """One line of ``rounds.jsonl`` (:data:`scalefed.schema.ROUND_COLUMNS`); tokens and bytes are this round alone."""
-    usable = [update for update in updates if update.finite]
-    trained = sum(update.tokens for update in usable)
-    return {
-        "round": after.round,
-        "tokens": sum(update.tokens for update in updates),
-        "train_loss": sum(update.loss * update.tokens for update in usable) / max(trained, 1),
-        "learning_rate": learning_rate(config, before.round, 0),
-        **_geometry(before, after, usable),
-        "clients": list(sampled),
-        "participants": len(updates),
-        "left_out": [update.client for update in updates if not update.finite],
-        "repeats": sum(before.visits[update.client] > 0 for update in updates),
-        "client_losses": [update.loss for update in updates],
-        "client_tokens": [update.tokens for update in updates],
-        "bytes_sent": bytes_on_wire(model.params_trained, clients_per_round=len(updates), rounds=1),
-    }
-
-
-def _geometry(before: ServerState, after: ServerState, updates: list[ClientUpdate]) -> dict[str, Any]:
-    """Norms of the updates, and how far the clients disagree: distance from and cosine with their mean."""
-    record: dict[str, Any] = {"update_norm": float(torch.linalg.vector_norm(after.weights - before.weights))}
-    if not updates:
-        return record
-    changes = torch.stack([update.weights for update in updates]) - before.weights
-    mean = changes.mean(0)
-    norms, size = torch.linalg.vector_norm(changes, dim=1), torch.linalg.vector_norm(mean)
-    if float(size) > 0:
-        record["client_norm"] = float(norms.mean())
-        record["client_drift"] = float(torch.linalg.vector_norm(changes - mean, dim=1).mean() / size)
-        record["cosine"] = float(((changes @ mean) / (norms * size)).mean())
-    return record
-
-
-def _diverged(state: ServerState, usable: list[ClientUpdate]) -> bool:
-    """True when no client returned finite weights, or the mean of them is not finite."""
-    return not usable or not bool(torch.isfinite(state.weights).all())
+    before = plan.state
+    done = [conclude(config, before, task, update) for task, update in zip(plan.tasks, updates, strict=True)]
+    usable = [update for update in done if update.finite]
+    following = server_step(before, usable, config, layout=model.layout) if usable else before
+    trained = {task.client for task in plan.tasks}
+    following = replace(
+        following,
+        round=before.round + 1,
+        visits=tuple(count + (client in trained) for client, count in enumerate(before.visits)),
+        memory=before.memory | {update.client: update.memory for update in usable if update.memory},
+    )
+    record = round_record(config, model, before, following, plan.sampled, done, extra_bytes=plan.extra_bytes)
+    return Round(following, record, diverged=not usable or not bool(torch.isfinite(following.weights).all()))
