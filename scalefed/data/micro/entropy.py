@@ -96,37 +96,36 @@ def _family(family: int) -> tuple[float, float, float]:
     closing = lengths[table_of.end : table_of.end + len(TYPES)] + lengths[table_of.close]
 
     # sums[0] mass, sums[1] mass * log probability, sums[2] mass * tokens, each over (type, residue)
-    sums = np.zeros((3, len(TYPES), MODULUS))
-    _spread(sums, np.array([1.0, 0.0, 0.0]), model.first[family], opening, 0)
+    first = _arrivals(model.first[family], opening, model.opening)
+    later = [_arrivals(model.later[family, kind], adding, model.residues) for kind in range(len(TYPES))]
+    sums = first
     kept = np.zeros(3)
     for depth in range(1, DEEPEST + 1):
         stop = model.depths[depth - 1]
         ended = np.stack([sums[0], sums[1] + sums[0] * math.log(stop), sums[2] + sums[0] * closing[:, None]])
-        allowed = ended if depth < 2 else ended[:, :, 1:]
-        kept += stop * allowed.sum(axis=(1, 2))
+        kept += stop * ended[:, :, 1:].sum(axis=(1, 2))
         following = np.zeros_like(sums)
         for kind, state in zip(*np.nonzero(sums[0]), strict=True):
-            _spread(following, sums[:, kind, state], model.later[family, kind], adding, 3 * int(state))
+            mass, log_mass, tokens = sums[:, kind, state]
+            step = np.roll(later[kind], 3 * int(state), axis=2)
+            following += mass * step
+            following[1] += log_mass * step[0]
+            following[2] += tokens * step[0]
         sums = following
     mass, log_mass, tokens = (float(value) for value in kept)
     return math.log(mass) - log_mass / mass, tokens / mass, 1.0 - mass
 
 
-def _spread(
-    sums: NDArray[np.float64],
-    come: NDArray[np.float64],
-    probability: NDArray[np.float64],
-    tokens: NDArray[np.int64],
-    carried: int,
-) -> None:
-    """Add to ``sums`` what arrives when one more variant is drawn from a state with sums ``come`` (3,)."""
-    model = grammar()
+def _arrivals(
+    probability: NDArray[np.float64], tokens: NDArray[np.int64], residues: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(3, types, residues) sums over the variants drawn with ``probability``, by the type and residue they lead to."""
     there = np.flatnonzero(probability)
     share = probability[there]
-    where = (model.target[there], (carried + model.residues[there]) % MODULUS)
-    np.add.at(sums[0], where, share * come[0])
-    np.add.at(sums[1], where, share * (come[1] + come[0] * np.log(share)))
-    np.add.at(sums[2], where, share * (come[2] + come[0] * tokens[there]))
+    where = grammar().target[there] * MODULUS + residues[there]
+    weights = (share, share * np.log(share), share * tokens[there])
+    sums = [np.bincount(where, weights=w, minlength=len(TYPES) * MODULUS) for w in weights]
+    return np.stack(sums).reshape(3, len(TYPES), MODULUS)
 
 
 def _digamma(x: float) -> float:

@@ -8,6 +8,7 @@ such near misses that it exposes.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,8 @@ def _cases(variants: NDArray[np.int32], seed: int, number: int) -> list[_Case]:
     model = grammar()
     steps = variants[variants >= 0]
     kind, result = int(model.source[steps[0]]), int(model.target[steps[-1]])
-    pool = inputs(TYPES[kind], POOL, rng(seed, "inputs", number))
+    sources = inputs(TYPES[kind], POOL, rng(seed, "inputs", number))
+    pool = [compile(source, "<input>", "eval") for source in sources]
     expected = _results(_program(steps), pool)
     few = "b" in (TYPES[kind], TYPES[result])
     longest = max(len(value) for value in expected)
@@ -96,7 +98,7 @@ def _cases(variants: NDArray[np.int32], seed: int, number: int) -> list[_Case]:
     wrong = np.array([_results(_program(near), pool) for near in _near_misses(steps, rng(seed, "mutants", number))])
     exposed = wrong != np.array(expected) if len(wrong) else np.zeros((0, len(pool)), dtype=bool)
     chosen = _choose(exposed, expected)
-    return [_Case(pool[i], expected[i]) for i in chosen]
+    return [_Case(sources[i], expected[i]) for i in chosen]
 
 
 def _choose(exposed: NDArray[np.bool_], expected: list[str]) -> list[int]:
@@ -139,12 +141,12 @@ def _program(steps: NDArray[np.int32]) -> Program:
     return program
 
 
-def _results(program: Program, pool: list[str]) -> list[str]:
+def _results(program: Program, pool: list[CodeType]) -> list[str]:
     """What the program returns on each input, as source; ``!`` and the error's name where it fails."""
     results = []
-    for source in pool:
+    for value in pool:
         try:
-            results.append(repr(program(eval(source))))
+            results.append(repr(program(eval(value))))
         except Exception as error:  # a near miss may fail in any way, which is a result like another
             results.append("!" + type(error).__name__)
     return results

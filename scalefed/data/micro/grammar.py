@@ -4,8 +4,7 @@ A document has a family, a depth (1 to 8) and as many variants. The first varian
 later one fits the type reached so far and is the family's own with probability ``OWN``, else shared glue. Primitives
 follow Zipf's law within a family, and families do too.
 
-Held out for evaluation: every pipeline of two or more steps whose :func:`residue` is zero, whatever its constants.
-The residue is a finite automaton over primitives, so the mass of the held-out set, and the entropy of what is left,
+Held out for evaluation: every pipeline whose :func:`residue` is zero, whatever its constants. The residue is a finite automaton over primitives, so the mass of the held-out set, and the entropy of what is left,
 are exact sums over few states rather than over all pipelines.
 """
 
@@ -22,11 +21,12 @@ from scalefed.seeds import rng
 DEEPEST = 8
 CHUNK = 4096
 MODULUS = 11
+SHIFT = 8  # of single steps, the fourth and the fifteenth of each family are held out
 OWN = 0.7
-DEPTH_RATIO = 0.55
-SKILL_EXPONENT = 1.0
-CONSTANT_EXPONENT = 1.0
-FAMILY_EXPONENT = 0.5
+DEPTH_RATIO = 0.45
+SKILL_EXPONENT = 1.3
+CONSTANT_EXPONENT = 1.5
+FAMILY_EXPONENT = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,8 @@ class Grammar:
         first: (f, v) probability of the first variant given the family.
         later: (f, t, v) probability of a later variant given the family and the type reached.
         source, target: (v,) types before and after a variant.
-        residues: (v,) what a variant adds to the residue.
+        opening, residues: (v,) what a variant adds to the residue as the first step and as a later one.
+        ladder, choices: for drawing: state + cumulative probability, and the variant at each rung.
     """
 
     families: NDArray[np.float64]
@@ -63,6 +64,7 @@ class Grammar:
     later: NDArray[np.float64]
     source: NDArray[np.int64]
     target: NDArray[np.int64]
+    opening: NDArray[np.int64]
     residues: NDArray[np.int64]
     ladder: NDArray[np.float64]
     choices: NDArray[np.int32]
@@ -85,6 +87,7 @@ def grammar() -> Grammar:
     primitives = [skills.primitives[variant.primitive] for variant in skills.variants]
     source = np.array([primitive.source for primitive in primitives])
     family = np.array([primitive.family for primitive in primitives])
+    shares = {n: zipf(n, CONSTANT_EXPONENT) for n in {len(primitive.constants) for primitive in skills.primitives}}
     weight = np.array(
         [
             (primitive.rank + 1.0) ** -SKILL_EXPONENT
@@ -108,6 +111,7 @@ def grammar() -> Grammar:
         later=later,
         source=source,
         target=np.array([primitive.target for primitive in primitives]),
+        opening=np.array([(primitive.rank + SHIFT) % MODULUS for primitive in primitives]),
         residues=np.array([_residue_of_name(primitive.name) for primitive in primitives]),
         ladder=ladder,
         choices=choices,
@@ -133,18 +137,18 @@ def draw(count: int, *, seed: int, purpose: str, start: int = 0, held_out: bool 
 
 
 def residue(variants: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(n,) residue of each pipeline of ``variants`` (n, 8): fold r -> (3 r + primitive's number) mod 11."""
-    numbers = grammar().residues
-    state = np.zeros(len(variants), dtype=np.int64)
-    for step in range(variants.shape[1]):
+    """(n,) residue of each pipeline of ``variants`` (n, 8): its opening, then r -> (3 r + primitive's number) mod 11."""
+    model = grammar()
+    state = model.opening[variants[:, 0]]
+    for step in range(1, variants.shape[1]):
         there = variants[:, step] >= 0
-        state = np.where(there, (3 * state + numbers[variants[:, step]]) % MODULUS, state)
+        state = np.where(there, (3 * state + model.residues[variants[:, step]]) % MODULUS, state)
     return state
 
 
 def is_held_out(draws: Draws) -> NDArray[np.bool_]:
-    """(n,) whether a pipeline belongs to evaluation: two or more steps and residue zero."""
-    return np.asarray((draws.depths >= 2) & (residue(draws.variants) == 0))
+    """(n,) whether a pipeline belongs to evaluation."""
+    return residue(draws.variants) == 0
 
 
 def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:

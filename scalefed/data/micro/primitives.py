@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 
+from scalefed.data.micro.constants import Constant, tail, units
 from scalefed.errors import DataError
 
 TYPES = ("n", "xs", "s", "ws", "d", "ps", "rows", "b", "pair")
@@ -36,7 +37,7 @@ class Primitive:
     source: int
     target: int
     code: str
-    constants: tuple[tuple[str, str], ...]
+    constants: tuple[Constant, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def parse(text: str) -> Table:
     >>> parse("[maps]\\ndouble: n -> n\\n    n = n * 2\\n").variants[0].phrase
     'double'
     """
-    constants: dict[str, tuple[tuple[str, str], ...]] = {}
+    constants: dict[str, tuple[Constant, ...]] = {}
     families: list[str] = []
     heads: list[tuple[re.Match[str], int]] = []
     bodies: list[list[str]] = []
@@ -85,7 +86,7 @@ def parse(text: str) -> Table:
             bodies[-1].append(line)
         elif line.startswith("<"):
             name, _, values = line.partition(" = ")
-            constants[name.strip("<>")] = tuple(_constant(value) for value in values.split())
+            constants[name.strip("<>")] = tuple(pair for value in values.split() for pair in _constants(value))
         elif line.startswith("["):
             families.append(line.strip("[]"))
         elif (match := _HEAD.match(line)) and families and {match[3], match[4]} <= set(TYPES):
@@ -96,16 +97,17 @@ def parse(text: str) -> Table:
     return _assemble(tuple(families), heads, bodies, constants)
 
 
-def _constant(value: str) -> tuple[str, str]:
-    word, colon, code = value.partition(":")
-    return word, code if colon else word
+def _constants(value: str) -> list[Constant]:
+    if value == "...":
+        return tail()
+    return units() if value == "units" else [(value, value)]
 
 
 def _assemble(
     families: tuple[str, ...],
     heads: list[tuple[re.Match[str], int]],
     bodies: list[list[str]],
-    constants: dict[str, tuple[tuple[str, str], ...]],
+    constants: dict[str, tuple[Constant, ...]],
 ) -> Table:
     primitives: list[Primitive] = []
     seen: dict[int, int] = {}
