@@ -1,0 +1,116 @@
+"""The main job in one command: pilot runs on this machine, the law, the optimal size, charts and a page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalefed.cli.making import SweepMeter
+from scalefed.cli.output import say, tell, tell_json
+from scalefed.cli.plain import add
+
+if TYPE_CHECKING:
+    from scalefed.fitting.result import Fit
+    from scalefed.optimum import Optimum
+
+CHARTS: dict[str, dict[str, Any]] = {
+    "loss": {},
+    "isoflop": {},
+    "optimum": {},
+    "participation": {},
+    "passk": {},
+    "residuals": {},
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    add(app, demo, "scalefed demo --minutes 4 --out scalefed-demo")
+
+
+def demo(
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for the pilot runs on this machine.")] = 4.0,
+    out: Annotated[Path, typer.Option(help="Folder for runs, fit, charts and page.")] = Path("scalefed-demo"),
+    compute: Annotated[
+        float | None,
+        typer.Option(help="The budget of the question in FLOPs; ten times the largest pilot run's if left out."),
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Clients of the question.")] = 16,
+    participation: Annotated[float, typer.Option(help="Share of them that trains in a round, in (0, 1].")] = 0.25,
+    law: Annotated[str, typer.Option(help="The law to fit.")] = "federated",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Do it all: pilot runs, law, optimal size, charts and a page."""
+    from scalefed.errors import ConfigError
+
+    if not 0 < participation <= 1:
+        raise ConfigError(f"participation must be in (0, 1], got {participation:g}; for example 0.25")
+    if round(clients * participation) < 1:
+        raise ConfigError(f"participation {participation:g} of {clients} clients is less than one client per round")
+    runs = _pilot(minutes, out / "runs", workers)
+    fitted = _fit(runs, law, out / "fit.json")
+    spent = float((6.0 * fitted.runs["params"] * fitted.runs["tokens"]).max())
+    budget = compute or float(f"{10 * spent:.1g}")
+    question = {"compute": budget, "clients": clients, "participation": participation}
+    answer = fitted.optimal_size(**question, **({"skew": 0.0} if "skew" in fitted.law.columns else {}))
+    page = _page(fitted, question, out)
+    if as_json:
+        tell_json({"question": question, "answer": answer.to_dict(), "page": page})
+        return
+    _answer(answer, question)
+    tell(f"\nThe page: {page}")
+
+
+# ---------------------------------------------------------------------- steps
+def _pilot(minutes: float, folder: Path, workers: int | None) -> Path:
+    from scalefed.experiment import pilot, train_all
+
+    say("Timing this machine ...")
+    configs = pilot(minutes, workers=workers)
+    say(f"{len(configs)} pilot runs, about {minutes:g} minutes. A stopped demo goes on where it was.")
+    meter = SweepMeter(len(configs))
+    train_all(configs, runs=folder, workers=workers, on_progress=meter)
+    meter.close()
+    return folder
+
+
+def _fit(runs: Path, law: str, target: Path) -> "Fit":
+    from scalefed.fitting.result import fit
+    from scalefed.runlog import load_runs
+
+    say("Fitting the law ...")
+    fitted = fit(load_runs(runs), law)
+    fitted.save(target)
+    return fitted
+
+
+def _page(fitted: "Fit", question: dict[str, Any], out: Path) -> Path:
+    """Charts as PNG and JSON, and the page."""
+    from scalefed.charts import chart
+    from scalefed.cli.reading import save_chart
+    from scalefed.errors import DataError
+    from scalefed.report import write_report
+
+    say("Drawing ...")
+    for kind, options in (CHARTS | {"budget": question}).items():
+        try:
+            drawn = chart(fitted, kind, **options)
+        except DataError as error:  # a pilot too short for this one
+            say(f"warning: no chart {kind!r}: {error}")
+            continue
+        for suffix in (".png", ".json"):
+            save_chart(drawn, out / "charts" / f"{kind}{suffix}")
+    return write_report(fitted, out=out / "index.html", question=question)
+
+
+def _answer(answer: "Optimum", question: dict[str, Any]) -> None:
+    from scalefed.charts.theme import power, si
+
+    count = round(question["clients"] * question["participation"])
+    size, low, high = si(answer.params), si(answer.params_low), si(answer.params_high)
+    tell(f"\nWith {power(question['compute'])} FLOPs and {count} of {question['clients']} clients in each round:")
+    tell(f"train {size} parameters ({answer.level:.0%} interval {low} to {high}) on {si(answer.tokens)} tokens in all.")
+    tell(f"Predicted loss {answer.loss:.3f} nats/token ({answer.loss_low:.3f} to {answer.loss_high:.3f}).")
+    for note in answer.notes:
+        tell(f"Note: {note}.")

@@ -1,0 +1,276 @@
+"""Commands that read runs: runs, fit, compare, optimum, next, chart, report."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalefed.cli.output import (
+    choice,
+    columns_from,
+    number,
+    options_from,
+    rows_of,
+    say,
+    tell,
+    tell_frame,
+    tell_json,
+)
+from scalefed.cli.plain import add
+
+if TYPE_CHECKING:
+    from scalefed.fitting.result import Fit
+
+Source = Annotated[Path, typer.Argument(help="A folder of runs, or a .csv, .parquet or .jsonl file.")]
+FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
+Law = Annotated[str, typer.Option(help="A named law, or a formula such as 'E + A/params^a'.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", help="What the file calls a column: params=N; may be repeated.")
+]
+Sweep = Annotated[str | None, typer.Option(help="Only the runs of this sweep.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="What is held fixed: clients=16 participation=0.25 skew=0 ..."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
+Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+SHOWN = ("run_id", "status", "params", "tokens", "compute", "clients_per_round", "clients", "concentration", "skew",
+         "loss", "pass_at_1", "pass_at_10")  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    add(app, runs, "scalefed runs runs/pilot --sort loss --show run_id,params,loss,pass_at_1")
+    add(
+        app,
+        fit,
+        "scalefed fit runs/pilot --law federated --out fits/pilot.json",
+        "scalefed fit mine.csv --law chinchilla --column params=N --column tokens=D",
+    )
+    add(app, compare, "scalefed compare runs/grid --law chinchilla --law average-compute --law federated")
+    add(app, optimum, "scalefed optimum fits/pilot.json --compute 1e15 clients=16 participation=0.25")
+    add(app, next_, "scalefed next fits/pilot.json --compute 2e13 --count 6 clients_per_round=4", name="next")
+    add(
+        app,
+        chart,
+        "scalefed chart runs/pilot participation y=pass_at_1 --out participation.svg",
+        "scalefed chart fits/pilot.json budget compute=1e15 clients_per_round=4 --out budget.png",
+    )
+    add(app, report, "scalefed report fits/pilot.json --compute 1e15 clients=16 participation=0.25 --out pilot.html")
+
+
+def runs(
+    source: Source = Path("runs"),
+    sweep: Sweep = None,
+    rounds: Annotated[bool, typer.Option("--rounds", help="One row a round.")] = False,
+    show: Annotated[str | None, typer.Option(help="Columns to print, separated by commas; 'all' for all.")] = None,
+    sort: Annotated[str | None, typer.Option(help="Column to sort by.")] = None,
+    column: Columns = None,
+    out: Annotated[Path | None, typer.Option(help="Write all columns to a .csv, .parquet or .jsonl file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List stored runs, one row each."""
+    from scalefed.errors import ConfigError
+    from scalefed.runlog import load_runs, require
+
+    frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
+    if sort:
+        frame = require(frame, [sort]).sort_values(sort, kind="stable")
+    if out is not None:
+        if not out.name.endswith((".csv", ".parquet", ".jsonl")):
+            raise ConfigError(f"--out must end in .csv, .parquet or .jsonl, got {out.name!r}")
+        _write_table(frame, out)
+        say(f"{len(frame)} rows written to {out}")
+        return
+    if rounds and not show:
+        names = ["run_id", "round", "tokens", "loss", "train_loss", "learning_rate", "update_norm"]
+    else:
+        names = (
+            list(frame.columns) if show == "all" or (as_json and not show) else show.split(",") if show else list(SHOWN)
+        )
+    if show and show != "all":
+        require(frame, names)
+    tell_frame(rows_of(frame, names), as_json=as_json)
+
+
+def fit(
+    source: Source,
+    law: Law = "federated",
+    target: Annotated[str, typer.Option(help="Column that the law explains.")] = "loss",
+    robust: Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")] = "1e-3",
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    column: Columns = None,
+    sweep: Sweep = None,
+    out: Annotated[Path | None, typer.Option(help="Keep the fit in this .json file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a scaling law: parameters with intervals, and a status."""
+    from scalefed.fitting.result import fit as make
+    from scalefed.runlog import load_runs
+
+    frame = load_runs(source, columns=columns_from(column), sweep=sweep)
+    width = None if robust.lower() == "none" else number(robust)
+    result = make(frame, law, target=target, robust=width, resamples=resamples, seed=seed)
+    if out is not None:
+        result.save(out)
+        say(f"fit written to {out}")
+    if as_json:
+        tell_json(_fit_as_json(result))
+    else:
+        tell(str(result))
+
+
+def compare(
+    source: Source,
+    law: Annotated[list[str] | None, typer.Option(help="A law to compare; may be repeated.")] = None,
+    holdout: Annotated[str | None, typer.Option(help="Which runs to hold out; the largest when left out.")] = None,
+    target: Annotated[str, typer.Option(help="Column that the laws explain.")] = "loss",
+    resamples: Resamples = 200,
+    seed: Seed = 0,
+    column: Columns = None,
+    sweep: Sweep = None,
+    as_json: Json = False,
+) -> None:
+    """Compare laws by how well they predict larger, unseen runs."""
+    from scalefed.fitting.compare import compare as judge_laws
+    from scalefed.fitting.result import fit as make
+    from scalefed.laws import as_law
+    from scalefed.runlog import load_runs
+
+    laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
+    frame = load_runs(source, columns=columns_from(column), sweep=sweep)
+    fits = [make(frame, one, target=target, resamples=resamples, seed=seed) for one in laws]
+    options = {} if holdout is None else {"holdout": number(holdout)}
+    tell_frame(judge_laws(*fits, **options), as_json=as_json)
+
+
+def optimum(
+    source: FitOrRuns,
+    settings: Settings = None,
+    compute: Annotated[float, typer.Option(help="Training FLOPs of all clients.")] = ...,  # type: ignore[assignment]
+    law: Law = "federated",
+    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    as_json: Json = False,
+) -> None:
+    """Say which model size to train on a budget, with its interval."""
+    answer = _fit_of(source, law).optimal_size(compute=compute, level=level, **options_from(settings or []))
+    if as_json:
+        tell_json(answer.to_dict())
+    else:
+        tell(repr(answer))
+
+
+def next_(
+    source: FitOrRuns,
+    settings: Settings = None,
+    compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
+    count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
+    law: Law = "federated",
+    as_json: Json = False,
+) -> None:
+    """Choose the next runs that narrow the optimal size most."""
+    from scalefed.fitting.design import next_runs
+
+    table = next_runs(_fit_of(source, law), compute=compute, count=count, **options_from(settings or []))
+    tell_frame(table, as_json=as_json)
+
+
+def chart(
+    source: FitOrRuns,
+    kind: Annotated[
+        str, typer.Argument(help="loss, isoflop, optimum, budget, residuals, participation, passk, rounds.")
+    ],
+    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What the chart takes.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A .png, .svg, .pdf, .html or .json file.")] = None,
+    sweep: Sweep = None,
+    column: Columns = None,
+) -> None:
+    """Draw a chart of a fit or of runs into a file."""
+    from scalefed.charts import KINDS
+    from scalefed.charts import chart as draw
+
+    choice("kind of chart", kind, KINDS)
+    target = out or Path(f"{kind}.png")
+    choice("kind of file", target.suffix, (".png", ".svg", ".pdf", ".html", ".json"))
+    what: Any = source
+    if source.suffix == ".json":
+        what = _saved(source)
+    elif kind != "rounds":
+        from scalefed.runlog import load_runs
+
+        what = load_runs(source, sweep=sweep, columns=columns_from(column))
+    drawn = draw(what, kind, **options_from(options or []))
+    save_chart(drawn, target)
+    tell(str(target))
+
+
+def report(
+    source: FitOrRuns,
+    settings: Settings = None,
+    compute: Annotated[float | None, typer.Option(help="The budget of the question, in FLOPs of all clients.")] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Its title.")] = None,
+    law: Law = "federated",
+) -> None:
+    """Write one offline page: the answer, how sure, charts, runs."""
+    from scalefed.report import write_report
+
+    words = {} if title is None else {"title": title}
+    question = options_from(settings or []) | ({} if compute is None else {"compute": compute})
+    tell(str(write_report(_fit_of(source, law), out=out, question=question, **words)))
+
+
+# ---------------------------------------------------------------------- helpers
+def save_chart(drawn: Any, target: Path) -> None:
+    """A chart as a file; pictures at twice the resolution of the screen, pages with their script inside."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".html":
+        drawn.save(str(target), inline=True)
+    elif target.suffix == ".png":
+        drawn.save(str(target), scale_factor=2)
+    else:
+        drawn.save(str(target))
+
+
+def _fit_of(source: Path, law: str) -> "Fit":
+    """The fit in a .json file, else a fit of the law to these runs."""
+    from scalefed.fitting.result import fit as make
+    from scalefed.runlog import load_runs
+
+    return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
+
+
+def _saved(source: Path) -> "Fit":
+    from scalefed.errors import DataError
+    from scalefed.fitting.result import load_fit
+
+    if not source.is_file():
+        raise DataError(f"no fit at {source}; make one: scalefed fit <runs> --out {source}")
+    return load_fit(source)
+
+
+def _fit_as_json(result: "Fit") -> dict[str, Any]:
+    return {
+        "law": result.law.name,
+        "formula": result.law.formula,
+        "target": result.target,
+        "status": result.status.name,
+        "message": result.message,
+        "runs": len(result.runs),
+        "holdout_error": result.holdout_error,
+        "params": result.summary().to_dict("index"),
+    }
+
+
+def _write_table(frame: Any, out: Path) -> None:
+    if out.suffix == ".csv":
+        frame.to_csv(out, index=False)
+    elif out.suffix == ".parquet":
+        frame.to_parquet(out, index=False)
+    else:
+        from scalefed.jsontext import dumps
+
+        out.write_text("".join(dumps(row) + "\n" for row in frame.to_dict("records")), encoding="utf-8")
