@@ -4,7 +4,7 @@ Every sample has its own stream of uniform numbers, one for each new token, turn
 cumulative distribution: what is drawn does not depend on the batch, its order, or how many samples are asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,6 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from scalefed.errors import ConfigError
 from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Tensor, rotary_tables, rotate
 from scalefed.seeds import rng
-
 
 COMPACT = 0.75  # the cache shrinks when this share of its rows is left
 
@@ -68,6 +67,7 @@ def sample(
     top_p: float = 1.0,
     rows: int = 256,
     seed: int = 0,
+    stopped: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[Completion]:
     """Draw ``samples`` completions for every prompt, ordered by prompt and sample.
 
@@ -81,6 +81,7 @@ def sample(
         top_p: smallest set of tokens with this probability is kept.
         rows: completions written at once.
         seed: of the draws.
+        stopped: asked after every new token whether the tokens so far are enough, such as :func:`stop_at`.
 
     Raises:
         ConfigError: no prompts, an empty prompt, or settings out of range.
@@ -94,8 +95,29 @@ def sample(
         )
     with torch.inference_mode():
         first = session.prefill(prompts)
-        desk = _Desk(session, prompts, first, samples, end, max_new_tokens, temperature, top_p, seed)
+        desk = _Desk(session, prompts, first, samples, end, max_new_tokens, temperature, top_p, seed, stopped)
         return desk.run(min(rows, len(prompts) * samples))
+
+
+def stop_at(stops: Sequence[str], decode: Callable[[Sequence[int]], str]) -> Callable[[Sequence[int]], bool]:
+    """Whether the text of some tokens holds a stop sequence; cut it off with :func:`before_stop`."""
+    longest = max(map(len, stops))
+
+    def stopped(tokens: Sequence[int]) -> bool:
+        recent = decode(tokens[-longest - 1 :])  # a token is at least one character of the text, or part of one
+        return any(stop in recent for stop in stops)
+
+    return stopped
+
+
+def before_stop(text: str, stops: Sequence[str]) -> str:
+    r"""The text up to the first stop sequence.
+
+    >>> before_stop("    return 1\ndef g():", ["\nclass", "\ndef"])
+    '    return 1'
+    """
+    ends = [place for stop in stops if (place := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
 
 
 class _Desk:
@@ -112,7 +134,9 @@ class _Desk:
         temperature: float,
         top_p: float,
         seed: int,
+        stopped: Callable[[Sequence[int]], bool] | None,
     ) -> None:
+        self.stopped = stopped
         self.session, self.first, self.samples, self.end, self.limit = session, first, samples, end, limit
         self.temperature, self.top_p = temperature, top_p
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -173,6 +197,10 @@ class _Desk:
         going = jobs[~over]
         self.written[going, self.count[going]] = tokens[~over]
         self.count[going] += 1
+        if self.stopped is not None:
+            for index in np.flatnonzero(~over):
+                over[index] = self.stopped(self.written[jobs[index], : self.count[jobs[index]]].tolist())
+            self.ended[jobs[over]] = True
         job[rows[torch.from_numpy(over | (self.count[jobs] >= self.limit))]] = -1
 
 

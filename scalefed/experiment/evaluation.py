@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from scalefed.config import RunConfig
 from scalefed.data.problems import Problem
 from scalefed.evaluation.judge import judge
-from scalefed.evaluation.sampling import DecoderSession, sample
+from scalefed.evaluation.sampling import DecoderSession, Session, before_stop, sample, stop_at
 from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss
 from scalefed.federated.preparation import Task
 from scalefed.models import Decoder, Tensor
 from scalefed.passk import PassAtK, estimate
+
+CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""Stop sequences for pretrained models. Source: Chen et al. 2021 (arXiv 2107.03374), section 3.1."""
 
 
 @dataclass(frozen=True)
@@ -52,41 +53,104 @@ def score(task: Task, weights: Tensor) -> HeldOutLoss:
 
 
 def count_passes(
-    task: Task, weights: Tensor, problems: Sequence[Problem], config: RunConfig, *, samples: int, seed: int
+    task: Task,
+    weights: Tensor,
+    problems: Sequence[Problem],
+    config: RunConfig,
+    *,
+    samples: int,
+    seed: int,
+    max_new_tokens: int | None = None,
+    rows: int = 512,
+    workers: int | None = 1,
 ) -> Counts:
     """Sample programs for every problem, run them, and count what passes.
 
-    The prompt ends where a training-time token ends; a completion runs to the end of document. Its length is limited
-    to twice the longest canonical solution.
+    The prompt loses its final line break, so that it ends where a training-time token ends; a completion runs to the
+    end of document or to a stop sequence.
+
+    Args:
+        task: model and tokenizer.
+        weights: ``(P,)``.
+        problems: what to solve.
+        config: temperature and top_p.
+        samples: programs for each problem.
+        seed: of the draws.
+        max_new_tokens: length limit of a completion; twice the longest canonical solution when None.
+        rows: completions written at once.
+        workers: processes that judge; all cores when None.
     """
-    if not isinstance(task.model, Decoder):
-        raise TypeError(f"sampling needs a Decoder, got {type(task.model).__name__}")
-    prompts = [task.tokenizer.encode(problem.prompt) for problem in problems]
-    longest = max(len(task.tokenizer.encode(problem.canonical_solution)) for problem in problems)
-    limit, rows = 2 * longest, 512
-    session = DecoderSession(task.model, weights, rows=rows, length=max(map(len, prompts)) + limit)
-    completions = sample(
-        session, prompts, samples=samples, end=task.tokenizer.eos, max_new_tokens=limit,
-        temperature=config.temperature, top_p=config.top_p, rows=rows, seed=seed,
-    )  # fmt: skip
-    texts = [(problems[c.prompt].task_id, task.tokenizer.decode(c.tokens)) for c in completions]
-    verdicts = judge(problems, texts, workers=1)
+    max_new_tokens = max_new_tokens or solution_room(task, problems)
+    written = write_programs(
+        task, weights, problems, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows
+    )
+    verdicts = judge(problems, written, workers=workers)
+    place = {problem.task_id: index for index, problem in enumerate(problems)}
     correct = [0] * len(problems)
-    for completion, verdict in zip(completions, verdicts, strict=True):
-        correct[completion.prompt] += verdict.passed
-    settings = {"temperature": config.temperature, "top_p": config.top_p, "max_new_tokens": limit, "seed": seed,
-                "level": verdicts[0].level}  # fmt: skip
+    for (task_id, _), verdict in zip(written, verdicts, strict=True):
+        correct[place[task_id]] += verdict.passed
+    settings: dict[str, Any] = {
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "level": verdicts[0].level,
+    }
+    if _stops(task):
+        settings |= {"stops": list(_stops(task)), "prompt_rule": "final line break removed"}
     return Counts(tuple(problem.task_id for problem in problems), samples, tuple(correct), settings)
+
+
+def write_programs(
+    task: Task,
+    weights: Tensor,
+    problems: Sequence[Problem],
+    config: RunConfig,
+    *,
+    samples: int,
+    seed: int,
+    max_new_tokens: int,
+    rows: int = 512,
+) -> list[tuple[str, str]]:
+    """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`."""
+    prompts = [task.tokenizer.encode(problem.prompt.removesuffix("\n")) for problem in problems]
+    stops, decode = _stops(task), task.tokenizer.decode
+    rows = min(rows, samples * len(problems))
+    completions = sample(
+        _session(task, weights, rows=rows, length=max(map(len, prompts)) + max_new_tokens),
+        prompts,
+        samples=samples,
+        end=task.tokenizer.eos,
+        max_new_tokens=max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        rows=rows,
+        seed=seed,
+        stopped=stop_at(stops, decode) if stops else None,
+    )
+    return [(problems[c.prompt].task_id, before_stop(decode(c.tokens), stops)) for c in completions]
+
+
+def solution_room(task: Task, problems: Sequence[Problem]) -> int:
+    """Twice the tokens of the longest canonical solution: room enough for any sensible completion."""
+    return 2 * max(len(task.tokenizer.encode(problem.canonical_solution)) for problem in problems)
+
+
+def _stops(task: Task) -> tuple[str, ...]:
+    """Where a pretrained model's completion ends; our own models end their documents."""
+    return () if isinstance(task.model, Decoder) else CODEX_STOPS
+
+
+def _session(task: Task, weights: Tensor, *, rows: int, length: int) -> Session:
+    if isinstance(task.model, Decoder):
+        return DecoderSession(task.model, weights, rows=rows, length=length)
+    session: Session = task.model.session(weights, rows=rows, length=length)
+    return session
 
 
 def text_of(task: Task, weights: Tensor, prompt: str, *, max_new_tokens: int = 128) -> str:
     """The greedy continuation of one prompt, for looking at."""
-    if not isinstance(task.model, Decoder):
-        raise TypeError(f"sampling needs a Decoder, got {type(task.model).__name__}")
     ids = task.tokenizer.encode(prompt)
-    session = DecoderSession(task.model, weights, rows=1, length=len(ids) + max_new_tokens)
-    with torch.inference_mode():
-        (done,) = sample(
-            session, [ids], samples=1, end=task.tokenizer.eos, max_new_tokens=max_new_tokens, temperature=0
-        )
+    session = _session(task, weights, rows=1, length=len(ids) + max_new_tokens)
+    (done,) = sample(session, [ids], samples=1, end=task.tokenizer.eos, max_new_tokens=max_new_tokens, temperature=0)
     return str(task.tokenizer.decode(done.tokens))
