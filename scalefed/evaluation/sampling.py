@@ -67,6 +67,7 @@ def sample(
     top_p: float = 1.0,
     rows: int = 256,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     stopped: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[Completion]:
     """Draw ``samples`` completions for every prompt, ordered by prompt and sample.
@@ -81,6 +82,7 @@ def sample(
         top_p: smallest set of tokens with this probability is kept.
         rows: completions written at once.
         seed: of the draws.
+        numbers: what keys each prompt's draws; its place in ``prompts`` when None.
         stopped: asked after every new token whether the tokens so far are enough, such as :func:`stop_at`.
 
     Raises:
@@ -95,7 +97,9 @@ def sample(
         )
     with torch.inference_mode():
         first = session.prefill(prompts)
-        desk = _Desk(session, prompts, first, samples, end, max_new_tokens, temperature, top_p, seed, stopped)
+        jobs = [(number, one) for number in numbers or range(len(prompts)) for one in range(samples)]
+        luck = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
+        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, luck, stopped)
         return desk.run(min(rows, len(prompts) * samples))
 
 
@@ -130,21 +134,19 @@ class _Desk:
         first: Tensor,
         samples: int,
         end: int,
-        limit: int,
         temperature: float,
         top_p: float,
-        seed: int,
+        luck: np.ndarray,
         stopped: Callable[[Sequence[int]], bool] | None,
     ) -> None:
-        self.stopped = stopped
-        self.session, self.first, self.samples, self.end, self.limit = session, first, samples, end, limit
-        self.temperature, self.top_p = temperature, top_p
+        self.session, self.first, self.samples, self.end = session, first, samples, end
+        self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
-        jobs = [(p, s) for p in range(len(prompts)) for s in range(samples)]
-        self.luck = torch.from_numpy(np.stack([rng(seed, "sampling", p, s).random(limit) for p, s in jobs]))
-        self.written = np.full((len(jobs), limit), -1, dtype=np.int64)
-        self.count = np.zeros(len(jobs), dtype=np.int64)
-        self.ended = np.zeros(len(jobs), dtype=bool)
+        jobs, self.limit = luck.shape
+        self.luck = torch.from_numpy(luck)
+        self.written = np.full((jobs, self.limit), -1, dtype=np.int64)
+        self.count = np.zeros(jobs, dtype=np.int64)
+        self.ended = np.zeros(jobs, dtype=bool)
 
     def run(self, rows: int) -> list[Completion]:
         total = len(self.written)

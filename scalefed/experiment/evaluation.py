@@ -9,7 +9,7 @@ from scalefed.data.problems import Problem
 from scalefed.evaluation.judge import judge
 from scalefed.evaluation.sampling import DecoderSession, Session, before_stop, sample, stop_at
 from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss
-from scalefed.federated.preparation import Task
+from scalefed.federated.preparation import Task, Writer
 from scalefed.models import Decoder, Tensor
 from scalefed.passk import PassAtK, estimate
 
@@ -102,7 +102,7 @@ def count_passes(
 
 
 def write_programs(
-    task: Task,
+    task: Writer,
     weights: Tensor,
     problems: Sequence[Problem],
     config: RunConfig,
@@ -111,8 +111,14 @@ def write_programs(
     seed: int,
     max_new_tokens: int,
     rows: int = 512,
+    temperature: float | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> list[tuple[str, str]]:
-    """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`."""
+    """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`.
+
+    ``temperature`` may be given to be 0 (greedy); ``numbers`` are the problems' places in their set, which key the
+    draws.
+    """
     prompts = [task.tokenizer.encode(problem.prompt.removesuffix("\n")) for problem in problems]
     stops, decode = _stops(task), task.tokenizer.decode
     rows = min(rows, samples * len(problems))
@@ -122,33 +128,34 @@ def write_programs(
         samples=samples,
         end=task.tokenizer.eos,
         max_new_tokens=max_new_tokens,
-        temperature=config.temperature,
+        temperature=config.temperature if temperature is None else temperature,
         top_p=config.top_p,
         rows=rows,
         seed=seed,
+        numbers=numbers,
         stopped=stop_at(stops, decode) if stops else None,
     )
     return [(problems[c.prompt].task_id, before_stop(decode(c.tokens), stops)) for c in completions]
 
 
-def solution_room(task: Task, problems: Sequence[Problem]) -> int:
+def solution_room(task: Writer, problems: Sequence[Problem]) -> int:
     """Twice the tokens of the longest canonical solution: room enough for any sensible completion."""
     return 2 * max(len(task.tokenizer.encode(problem.canonical_solution)) for problem in problems)
 
 
-def _stops(task: Task) -> tuple[str, ...]:
+def _stops(task: Writer) -> tuple[str, ...]:
     """Where a pretrained model's completion ends; our own models end their documents."""
     return () if isinstance(task.model, Decoder) else CODEX_STOPS
 
 
-def _session(task: Task, weights: Tensor, *, rows: int, length: int) -> Session:
+def _session(task: Writer, weights: Tensor, *, rows: int, length: int) -> Session:
     if isinstance(task.model, Decoder):
         return DecoderSession(task.model, weights, rows=rows, length=length)
     session: Session = task.model.session(weights, rows=rows, length=length)
     return session
 
 
-def text_of(task: Task, weights: Tensor, prompt: str, *, max_new_tokens: int = 128) -> str:
+def text_of(task: Writer, weights: Tensor, prompt: str, *, max_new_tokens: int = 128) -> str:
     """The greedy continuation of one prompt, for looking at."""
     ids = task.tokenizer.encode(prompt)
     session = _session(task, weights, rows=1, length=len(ids) + max_new_tokens)

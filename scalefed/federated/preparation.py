@@ -12,30 +12,39 @@ from scalefed.data.corpus import ClientStreams, blocks
 from scalefed.data.partitions import partition
 from scalefed.errors import ConfigError
 from scalefed.federated.rounds import ClientData
-from scalefed.models import Decoder, build_model
+from scalefed.models import Decoder, build_model, tokenizer
 
 
-@dataclass(frozen=True)
-class Task:
-    """Everything a run needs besides its state.
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """What it takes to write text.
 
     Attributes:
         model: the model, without weights.
+        tokenizer: turns prompts into ids and back.
+    """
+
+    model: Any
+    tokenizer: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Writer):
+    """Everything a run needs besides its state.
+
+    Attributes:
         data: the clients' batches.
         validation: (n, length + 1) blocks of held-out text of the global mixture.
         bytes_per_token: of the held-out text.
-        tokenizer: turns prompts into ids and back.
         skew: measured difference of the clients' mixtures.
         unique_tokens: size of the training corpus.
         entropy_per_token: exact entropy of the text, nats; NaN where it is unknown.
         shape: the model's architecture, for the log.
     """
 
-    model: Any
     data: ClientData
     validation: NDArray[np.uint16]
     bytes_per_token: float
-    tokenizer: Any
     skew: float
     unique_tokens: int
     entropy_per_token: float
@@ -66,12 +75,21 @@ def prepare(config: RunConfig) -> Task:
         data=data,
         validation=blocks(held_out.tokens, config.sequence_length),
         bytes_per_token=float(held_out.text_bytes.sum() / len(held_out.tokens)),
-        tokenizer=micro.tokenizer(config.vocab_size),
+        tokenizer=tokenizer(config),
         skew=dealt.skew,
         unique_tokens=len(text.tokens),
         entropy_per_token=micro.entropy().nats_per_token,
         shape=_shape(model),
     )
+
+
+def pretrained(config: RunConfig) -> Writer:
+    """A pretrained model to sample from, without clients or text.
+
+    Raises:
+        DataError: the checkpoint cannot be found or read. MissingExtraError: it needs a package that is not installed.
+    """
+    return Writer(model=build_model(config), tokenizer=tokenizer(config))
 
 
 def _shape(model: Any) -> dict[str, int]:
