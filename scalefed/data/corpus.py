@@ -24,6 +24,34 @@ def blocks(tokens: NDArray[np.uint16], length: int) -> NDArray[np.uint16]:
     return np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::length]
 
 
+def whole_rows(
+    tokens: NDArray[np.uint16], offsets: NDArray[np.int64], *, length: int, start: int
+) -> list[NDArray[np.uint16]]:
+    """Rows of whole documents for scoring: each begins with ``start`` and holds as many documents as fit.
+
+    A block cut anywhere would ask for the rest of a document whose beginning it does not show, and no model could then
+    reach the entropy of the text. A document longer than ``length`` gets a row of its own.
+
+    Args:
+        tokens: (t,) ids of all documents, each with its end.
+        offsets: (n + 1,) where documents begin.
+        length: tokens predicted in a row, unless one document has more.
+        start: the id before the first document of a row, the end of a document.
+
+    >>> rows = whole_rows(np.arange(1, 8, dtype=np.uint16), np.array([0, 2, 4, 7]), length=4, start=0)
+    >>> [row.tolist() for row in rows]
+    [[0, 1, 2, 3, 4], [0, 5, 6, 7]]
+    """
+    rows, first = [], 0
+    for document in range(1, len(offsets)):
+        if offsets[document] - offsets[first] > length and document - 1 > first:
+            rows.append((first, document - 1))
+            first = document - 1
+    rows.append((first, len(offsets) - 1))
+    head = np.array([start], dtype=tokens.dtype)
+    return [np.concatenate([head, tokens[offsets[a] : offsets[b]]]) for a, b in rows if b > a]
+
+
 class ClientStreams:
     """The token streams of all clients."""
 

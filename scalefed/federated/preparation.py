@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from scalefed.config import RunConfig
 from scalefed.data import micro
-from scalefed.data.corpus import ClientStreams, blocks
+from scalefed.data.corpus import ClientStreams, whole_rows
 from scalefed.data.partitions import partition
 from scalefed.errors import ConfigError
 from scalefed.federated.rounds import ClientData
@@ -34,7 +34,7 @@ class Task(Writer):
 
     Attributes:
         data: the clients' batches.
-        validation: (n, length + 1) blocks of held-out text of the global mixture.
+        validation: rows of held-out text of the global mixture, whole documents each.
         bytes_per_token: of the held-out text.
         skew: measured difference of the clients' mixtures.
         unique_tokens: size of the training corpus.
@@ -43,7 +43,7 @@ class Task(Writer):
     """
 
     data: ClientData
-    validation: NDArray[np.uint16]
+    validation: list[NDArray[np.uint16]]
     bytes_per_token: float
     skew: float
     unique_tokens: int
@@ -69,13 +69,14 @@ def prepare(config: RunConfig) -> Task:
         text.tokens, text.offsets, dealt.indices, length=config.sequence_length, batch_size=config.batch_size,
         visit_steps=config.local_steps, seed=config.seed,
     )  # fmt: skip
+    words = tokenizer(config)
     held_out = micro.validation(config.validation_tokens, seed=config.data_seed)
     return Task(
         model=model,
         data=data,
-        validation=blocks(held_out.tokens, config.sequence_length),
+        validation=whole_rows(held_out.tokens, held_out.offsets, length=config.sequence_length, start=words.eos),
         bytes_per_token=float(held_out.text_bytes.sum() / len(held_out.tokens)),
-        tokenizer=tokenizer(config),
+        tokenizer=words,
         skew=dealt.skew,
         unique_tokens=len(text.tokens),
         entropy_per_token=micro.entropy().nats_per_token,
