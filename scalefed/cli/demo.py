@@ -10,6 +10,7 @@ from scalefed.cli.output import say, tell, tell_json
 from scalefed.cli.plain import add
 
 if TYPE_CHECKING:
+    from scalefed.config import RunConfig
     from scalefed.fitting.result import Fit
     from scalefed.optimum import Optimum
 
@@ -64,15 +65,31 @@ def demo(
 
 # ---------------------------------------------------------------------- steps
 def _pilot(minutes: float, folder: Path, workers: int | None) -> Path:
-    from scalefed.experiment import pilot, train_all
+    from scalefed.experiment import train_all
 
-    say("Timing this machine ...")
-    configs = pilot(minutes, workers=workers)
+    configs = _plan(folder / "plan.json", minutes, workers)
     say(f"{len(configs)} pilot runs, about {minutes:g} minutes. A stopped demo goes on where it was.")
     meter = SweepMeter(len(configs))
     train_all(configs, runs=folder, workers=workers, on_progress=meter)
     meter.close()
     return folder
+
+
+def _plan(path: Path, minutes: float, workers: int | None) -> "list[RunConfig]":
+    """The pilot runs: those of a demo stopped here before, else as many as this machine makes in the time."""
+    from scalefed.config import RunConfig
+    from scalefed.experiment import pilot
+    from scalefed.jsontext import dumps, read_json
+
+    if path.is_file():
+        kept = read_json(path)
+        if kept["minutes"] == minutes:
+            return [RunConfig.from_dict(settings) for settings in kept["runs"]]
+    say("Timing this machine ...")
+    configs = pilot(minutes, workers=workers)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dumps({"minutes": minutes, "runs": [config.changed() for config in configs]}), encoding="utf-8")
+    return configs
 
 
 def _fit(runs: Path, law: str, target: Path) -> "Fit":
