@@ -8,7 +8,8 @@ by name.
 import hashlib
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,11 +63,19 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Samples and correct ones per problem, in the problems' order; goes straight into ``passk.estimate``."""
+    """Samples and correct ones per problem, in the problems' order; goes straight into ``passk.estimate``.
+
+    Attributes:
+        task_ids: problems that have samples.
+        samples: how many each has.
+        correct: how many of them passed.
+        missing: problems without any sample; they are not among the others.
+    """
 
     task_ids: tuple[str, ...]
     samples: tuple[int, ...]
     correct: tuple[int, ...]
+    missing: tuple[str, ...]
 
 
 def judge(
@@ -129,7 +138,7 @@ def judge_stream(
     tier: str = "shared",
     workers: int | None = None,
     scratch_mb: int = 16,
-) -> Iterator[tuple[int, Verdict]]:
+) -> Generator[tuple[int, Verdict], None, None]:
     """As :func:`judge`, but positions and verdicts one by one as they are done, so that memory stays flat.
 
     Args and Raises as there; samples of unknown problems must not be given.
@@ -172,14 +181,22 @@ def counts(problems: Sequence[Problem], verdicts: Iterable[Verdict]) -> Counts:
     """How many samples each problem had, and how many of them passed.
 
     >>> counts([], [])
-    Counts(task_ids=(), samples=(), correct=())
+    Counts(task_ids=(), samples=(), correct=(), missing=())
     """
-    drawn = {problem.task_id: [0, 0] for problem in problems}
+    samples: Counter[str] = Counter()
+    correct: Counter[str] = Counter()
     for verdict in verdicts:
-        if verdict.task_id in drawn:
-            drawn[verdict.task_id][0] += 1
-            drawn[verdict.task_id][1] += verdict.passed
-    return Counts(tuple(drawn), tuple(n for n, _ in drawn.values()), tuple(c for _, c in drawn.values()))
+        samples[verdict.task_id] += 1
+        correct[verdict.task_id] += verdict.passed
+    return counts_from(problems, samples, correct)
+
+
+def counts_from(problems: Sequence[Problem], samples: Mapping[str, int], correct: Mapping[str, int]) -> Counts:
+    """The same from numbers by task_id; other task_ids than the problems' are ignored."""
+    ids = [problem.task_id for problem in problems]
+    met = tuple(task_id for task_id in ids if samples.get(task_id))
+    missing = tuple(task_id for task_id in ids if not samples.get(task_id))
+    return Counts(met, tuple(samples[t] for t in met), tuple(correct.get(t, 0) for t in met), missing)
 
 
 def sample_digest(task_id: str, completion: str) -> bytes:

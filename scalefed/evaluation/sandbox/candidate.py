@@ -9,7 +9,7 @@ import os
 import struct
 import sys
 import types
-from builtins import bool, bytes, dict, float, int, isinstance, len, list, str, tuple, type  # noqa: UP029
+from builtins import bool, bytes, dict, float, int, isinstance, len, list, slice, str, tuple, type  # noqa: UP029
 from typing import Any, NoReturn
 
 # The builtins above are bound here so that a sample that overwrites them hurts its own code only.

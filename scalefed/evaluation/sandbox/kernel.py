@@ -35,7 +35,7 @@ def unshare(flags: int) -> None:
 
 
 def mount(source: str | None, target: str, kind: str | None = None, flags: int = 0, data: str | None = None) -> None:
-    """Make ``source`` appear at ``target``, see mount(2)."""
+    """Make a file system or folder appear at another place."""
     words = [None if word is None else os.fsencode(word) for word in (source, target, kind, data)]
     _checked(libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {target}")
 

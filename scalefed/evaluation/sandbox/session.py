@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from scalefed.errors import SandboxError
 from scalefed.evaluation.sandbox import wire
 from scalefed.evaluation.sandbox.zygote import REPLY
 
-_LARGEST_REPLY = 4 << 20
+_LARGEST_REPLY = 32 << 20
+_BATCH, _BATCH_BYTES = 64, 1 << 15  # calls sent before their answers are read; answers to them fit in a socket
 _WALL = 4  # a sample that gets its CPU time slowly may take this many times its limit on the clock
 _SHELL = """
 import sys, types
@@ -178,19 +180,37 @@ class Candidate:
         self._pending = struct.pack("I", len(program)) + program
         self._buffer = b""
         self._waited = 0.0
+        self.outstanding = 0
         self.ended: Ended | None = None
 
     def call(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """One call of the sample's function: its plain result, or a RemoteError, or Ended."""
+        self._send(self._frame(args, keywords))
+        return self._result(self._receive(), args, keywords)
+
+    def many(self, calls: list[Any]) -> Iterator[Any]:
+        """Results of many calls (each a list of arguments), sent in batches that no socket buffer is too small for."""
+        batch: list[tuple[Any, ...]] = []
+        frames = b""
+        for position, arguments in enumerate(calls, 1):
+            batch.append(tuple(arguments))
+            frames += self._frame(batch[-1], {})
+            if len(batch) == _BATCH or len(frames) > _BATCH_BYTES or position == len(calls):
+                self._send(frames, len(batch))
+                for sent in batch:
+                    yield self._result(self._receive(), sent, {})
+                batch, frames = [], b""
+
+    def _frame(self, args: tuple[Any, ...], keywords: dict[str, Any]) -> bytes:
+        """One call as bytes, with the program in front of the first."""
         if self.ended is not None:
             raise self.ended
         try:
             frame = wire.encode_call(args, keywords)
         except ValueError as error:
             self._end("unsupported", f"the tests pass something that is not plain data: {error}")
-        self._send(self._pending + struct.pack("I", len(frame)) + frame)
-        self._pending = b""
-        return self._result(self._receive(), args, keywords)
+        program, self._pending = self._pending, b""
+        return program + struct.pack("I", len(frame)) + frame
 
     def _result(self, reply: bytes, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         try:
@@ -212,7 +232,7 @@ class Candidate:
         self.ended = Ended(verdict, reason)
         raise self.ended
 
-    def _send(self, data: bytes) -> None:
+    def _send(self, data: bytes, calls: int = 1) -> None:
         start = time.monotonic()
         try:
             while data:
@@ -223,6 +243,7 @@ class Candidate:
         except OSError:
             self._end("died", "")
         self._waited += time.monotonic() - start
+        self.outstanding += calls
 
     def _receive(self) -> bytes:
         """The next whole reply; waiting counts, on a busy machine only as far as CPU time was used."""
@@ -234,6 +255,7 @@ class Candidate:
                 if size > _LARGEST_REPLY:
                     self._end("fail", f"a result of {size} bytes; allowed are {_LARGEST_REPLY}")
                 if len(self._buffer) >= 4 + size:
+                    self.outstanding -= 1
                     reply, self._buffer = self._buffer[4 : 4 + size], self._buffer[4 + size :]
                     self._waited += time.monotonic() - start
                     return reply
@@ -253,6 +275,10 @@ class Candidate:
             if not part:
                 self._end("died", "")
             self._buffer += part
+
+    def reusable(self) -> bool:
+        """True if another sample can follow: it still answers, and no answer is on its way."""
+        return self.ended is None and self.outstanding == 0
 
     def cpu_seconds(self) -> float:
         """CPU time of the present sample so far."""

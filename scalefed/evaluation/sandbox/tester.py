@@ -18,7 +18,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any
+from typing import Any, NoReturn
 
 from scalefed.errors import SandboxError
 from scalefed.evaluation.sandbox.session import Candidate, Ended, RemoteError, Usage, Zygote
@@ -52,19 +52,20 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """The tests of one problem, compiled once and run afresh for each sample."""
+    """The tests of one problem, compiled once and run afresh for each sample; ``kept`` is what they keep."""
 
     code: CodeType
     lines: tuple[str, ...]
     prompt: str
     entry: str
     random: bool
+    kept: dict[str, Any]
 
 
 def main(arguments: list[str]) -> None:
     """Serve one caller until its socket closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _stop)
     link = Link(socket.socket(fileno=int(arguments[0])))
     config = json.loads(arguments[1])
     try:
@@ -83,6 +84,7 @@ def main(arguments: list[str]) -> None:
             used = outcome.usage
             link.send(("verdict", ticket, outcome.verdict, outcome.reason, used.cpu_s, used.peak_mb, outcome.tier))
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         tester.close()
 
 
@@ -168,7 +170,7 @@ class Tester:
                 code = compile(source, f"<tests of {key}>", "exec", dont_inherit=True)
             except (SyntaxError, ValueError):
                 continue
-            self._tests[key] = Tests(code, tuple(source.split("\n")), prompt, entry, "random" in test)
+            self._tests[key] = Tests(code, tuple(source.split("\n")), prompt, entry, "random" in test, {})
             return
         self._tests.pop(key, None)
 
@@ -198,7 +200,7 @@ class Tester:
             self._group = Candidate(self._shared, self._timeout)
         group = self._group
         verdict, reason = self._check(tests, group, code)
-        if verdict in ("pass", "fail") and group.ended is None and group.used < self._share:
+        if verdict in ("pass", "fail") and group.reusable() and group.used < self._share:
             return Outcome(verdict, reason, Usage(group.cpu_seconds(), None), "shared")
         self._group = None
         _, usage = group.close(kill=verdict not in ("pass", "fail"))
@@ -214,7 +216,8 @@ class Tester:
             return candidate.call(args, keywords)
 
         proxy.__name__ = tests.entry
-        names: dict[str, Any] = {"__name__": "tests"}
+        proxy.__dict__["many"] = candidate.many
+        names: dict[str, Any] = {"__name__": "tests", "__kept__": tests.kept}
         if tests.random:
             random.seed(0)
         try:
@@ -237,7 +240,8 @@ class Tester:
         """``T`` or ``W`` and the code object, made in a sandboxed process that never runs it; or the outcome."""
         data = source.encode("utf-8", "surrogatepass")
         control = self._compiler.control
-        control.settimeout(self._timeout)
+        patience = max(10.0, 4 * self._timeout)  # on the clock: the machine may be busy
+        control.settimeout(patience)
         try:
             control.sendall(struct.pack("I", len(data)) + data)
             head = _exactly(control, 4)
@@ -248,7 +252,7 @@ class Tester:
             self._compiler = self._zygote("compile", 1e6)
             self._compiler.ready()
             if isinstance(error, TimeoutError):
-                return Outcome("timeout", f"compiling it took more than {self._timeout:g} s", _NONE, "none")
+                return Outcome("timeout", f"compiling it took more than {patience:g} s", _NONE, "none")
             return Outcome("crash", "compiling it crashed the compiler", _NONE, "none")
         if reply[:1] == b"X":
             name, text = json.loads(reply[1:])
@@ -263,6 +267,10 @@ class Tester:
         for zygote in (self._run, self._compiler, self._shared):
             if zygote is not None:
                 zygote.close()
+
+
+def _stop(*_: object) -> NoReturn:
+    raise SystemExit(1)
 
 
 def _limit_self() -> None:

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 _DEPTH = 120
+_MANY = 16  # lists from this length on may be read in one go
 _INT, _DOUBLE, _COMPLEX, _DIGIT = (struct.Struct(form).unpack_from for form in ("<i", "<d", "<dd", "<H"))
 
 
@@ -122,10 +123,27 @@ class _Reader:
             return self._bytes(size)
         if kind == 108:  # l
             return self._long(size)
+        if kind == 91 and size >= _MANY and (numbers := self._numbers(size)) is not None:
+            return numbers
         make = _CONTAINERS.get(kind)
         if make is None or size < 0 or size > len(data):
             raise ValueError(f"type {kind} of size {size}")
         return make([self.value(depth + 1) for _ in range(size)])
+
+    def _numbers(self, size: int) -> list[Any] | None:
+        """A list of only short integers or only floats, read at once; None if it is another list."""
+        start, code = self.at, self.data[self.at]
+        width = {105: 4, 103: 8}.get(code)
+        if width is None or len(self.data) < start + size * (width + 1):
+            return None
+        end = start + size * (width + 1)
+        if self.data[start : end : width + 1] != bytes([code]) * size:
+            return None
+        raw = bytearray(size * width)
+        for offset in range(width):
+            raw[offset::width] = self.data[start + 1 + offset : end : width + 1]
+        self.at = end
+        return list(struct.unpack(f"<{size}{'i' if width == 4 else 'd'}", raw))
 
     def _bytes(self, size: int) -> bytes:
         start = self.at
