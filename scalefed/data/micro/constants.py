@@ -14,13 +14,14 @@ _UNITS = (
     "grain 65 hogshead 63 firkin 9 kilderkin 18 tun 252 puncheon 84 pipe 126"
 )
 _ELEMENTS = (
-    "hydrogen helium lithium beryllium boron carbon nitrogen oxygen fluorine neon sodium magnesium aluminium silicon "
-    "phosphorus sulfur chlorine argon potassium calcium scandium titanium vanadium chromium manganese iron cobalt "
-    "nickel copper zinc gallium germanium arsenic selenium bromine krypton rubidium strontium yttrium zirconium niobium "
-    "molybdenum technetium ruthenium rhodium palladium silver cadmium indium tin antimony tellurium iodine xenon "
-    "caesium barium lanthanum cerium praseodymium neodymium promethium samarium europium gadolinium terbium dysprosium "
-    "holmium erbium thulium ytterbium lutetium hafnium tantalum tungsten rhenium osmium iridium platinum gold mercury "
-    "thallium lead bismuth polonium astatine radon francium radium actinium thorium protactinium uranium"
+    "hydrogen helium lithium beryllium boron carbon nitrogen oxygen fluorine neon sodium magnesium aluminium "
+    "silicon phosphorus sulfur chlorine argon potassium calcium scandium titanium vanadium chromium manganese "
+    "iron cobalt nickel copper zinc gallium germanium arsenic selenium bromine krypton rubidium strontium yttrium "
+    "zirconium niobium molybdenum technetium ruthenium rhodium palladium silver cadmium indium tin antimony "
+    "tellurium iodine xenon caesium barium lanthanum cerium praseodymium neodymium promethium samarium europium "
+    "gadolinium terbium dysprosium holmium erbium thulium ytterbium lutetium hafnium tantalum tungsten rhenium "
+    "osmium iridium platinum gold mercury thallium lead bismuth polonium astatine radon francium radium actinium "
+    "thorium protactinium uranium"
 )
 _LARGEST_FACTOR = 25
 
@@ -34,7 +35,10 @@ def units() -> list[Constant]:
     ('a dozen', '12')
     """
     words = _UNITS.split()
-    return [(f"an {u}" if u[0] in "aeio" or u == "hour" else f"a {u}", v) for u, v in zip(words[::2], words[1::2], strict=True)]
+    return [
+        (f"an {u}" if u[0] in "aeio" or u == "hour" else f"a {u}", v)
+        for u, v in zip(words[::2], words[1::2], strict=True)
+    ]
 
 
 def tail() -> list[Constant]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from scalefed.data.micro.grammar import DEEPEST, MODULUS, grammar
+from scalefed.data.micro.grammar import MODULUS, grammar
 from scalefed.data.micro.primitives import TYPES
 from scalefed.data.micro.text import pieces
 from scalefed.errors import ConfigError
@@ -100,8 +100,7 @@ def _family(family: int) -> tuple[float, float, float]:
     later = [_arrivals(model.later[family, kind], adding, model.residues) for kind in range(len(TYPES))]
     sums = first
     kept = np.zeros(3)
-    for depth in range(1, DEEPEST + 1):
-        stop = model.depths[depth - 1]
+    for stop in model.depths:
         ended = np.stack([sums[0], sums[1] + sums[0] * math.log(stop), sums[2] + sums[0] * closing[:, None]])
         kept += stop * ended[:, :, 1:].sum(axis=(1, 2))
         following = np.zeros_like(sums)
@@ -125,7 +124,7 @@ def _arrivals(
     where = grammar().target[there] * MODULUS + residues[there]
     weights = (share, share * np.log(share), share * tokens[there])
     sums = [np.bincount(where, weights=w, minlength=len(TYPES) * MODULUS) for w in weights]
-    return np.stack(sums).reshape(3, len(TYPES), MODULUS)
+    return np.stack(sums).astype(np.float64).reshape(3, len(TYPES), MODULUS)
 
 
 def _digamma(x: float) -> float:

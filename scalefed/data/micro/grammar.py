@@ -4,8 +4,9 @@ A document has a family, a depth (1 to 8) and as many variants. The first varian
 later one fits the type reached so far and is the family's own with probability ``OWN``, else shared glue. Primitives
 follow Zipf's law within a family, and families do too.
 
-Held out for evaluation: every pipeline whose :func:`residue` is zero, whatever its constants. The residue is a finite automaton over primitives, so the mass of the held-out set, and the entropy of what is left,
-are exact sums over few states rather than over all pipelines.
+Held out for evaluation: every pipeline whose :func:`residue` is zero, whatever its constants. The residue is a finite
+automaton over primitives, so the mass of the held-out set, and the entropy of what is left, are exact sums over few
+states rather than over all pipelines.
 """
 
 import hashlib
@@ -90,8 +91,7 @@ def grammar() -> Grammar:
     shares = {n: zipf(n, CONSTANT_EXPONENT) for n in {len(primitive.constants) for primitive in skills.primitives}}
     weight = np.array(
         [
-            (primitive.rank + 1.0) ** -SKILL_EXPONENT
-            * zipf(len(primitive.constants), CONSTANT_EXPONENT)[variant.constant]
+            (primitive.rank + 1.0) ** -SKILL_EXPONENT * shares[len(primitive.constants)][variant.constant]
             for primitive, variant in zip(primitives, skills.variants, strict=True)
         ]
     )
@@ -106,7 +106,7 @@ def grammar() -> Grammar:
     ladder, choices = _ladder(first, later)
     return Grammar(
         families=zipf(len(first), FAMILY_EXPONENT),
-        depths=_normalised(DEPTH_RATIO ** np.arange(DEEPEST)),
+        depths=_normalised(np.power(DEPTH_RATIO, np.arange(DEEPEST, dtype=np.float64))),
         first=first,
         later=later,
         source=source,
@@ -137,7 +137,7 @@ def draw(count: int, *, seed: int, purpose: str, start: int = 0, held_out: bool 
 
 
 def residue(variants: NDArray[np.int32]) -> NDArray[np.int64]:
-    """(n,) residue of each pipeline of ``variants`` (n, 8): its opening, then r -> (3 r + primitive's number) mod 11."""
+    """(n,) residue of each pipeline of ``variants`` (n, 8): the opening, then r -> (3 r + the step's) mod 11."""
     model = grammar()
     state = model.opening[variants[:, 0]]
     for step in range(1, variants.shape[1]):
@@ -148,7 +148,7 @@ def residue(variants: NDArray[np.int32]) -> NDArray[np.int64]:
 
 def is_held_out(draws: Draws) -> NDArray[np.bool_]:
     """(n,) whether a pipeline belongs to evaluation."""
-    return residue(draws.variants) == 0
+    return np.asarray(residue(draws.variants) == 0)
 
 
 def _normalised(weights: NDArray[np.float64]) -> NDArray[np.float64]:

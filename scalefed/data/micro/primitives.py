@@ -42,7 +42,7 @@ class Primitive:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A primitive with its constant: ``phrase`` in the docstring, ``code`` (indented, led by a line break) in the body."""
+    """A primitive with its constant: ``phrase`` for the docstring, ``code`` (after a line break) for the body."""
 
     primitive: int
     constant: int
@@ -67,12 +67,12 @@ def table() -> Table:
 
 
 def parse(text: str) -> Table:
-    """Read a table in the format that the head of ``primitives.txt`` explains.
+    r"""Read a table in the format that the head of ``primitives.txt`` explains.
 
     Raises:
         DataError: a line that is neither constants, family, skill nor code, or an undefined placeholder or type.
 
-    >>> parse("[maps]\\ndouble: n -> n\\n    n = n * 2\\n").variants[0].phrase
+    >>> parse("[maps]\ndouble: n -> n\n    n = n * 2\n").variants[0].phrase
     'double'
     """
     constants: dict[str, tuple[Constant, ...]] = {}
