@@ -6,12 +6,12 @@ whose body is the matching Python::
     primitives   which skills there are (the table primitives.txt)
     grammar      how documents are drawn, which pipelines are held out
     text         documents as text and tokens, the tokenizer
-    entropy      the exact entropy of it all
+    information  the exact entropy of it all
     exams        held-out problems with tests (inputs: the values they use)
 """
 
-from scalefed.data.micro.entropy import Entropy, entropy
 from scalefed.data.micro.exams import problems
+from scalefed.data.micro.information import Entropy, entropy
 from scalefed.data.micro.primitives import table
 from scalefed.data.micro.text import Corpus, Document, corpus, documents, tokenizer, validation
 
