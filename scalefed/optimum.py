@@ -20,6 +20,7 @@ from scalefed.budgets import PARAMS, ROUNDS, TOKENS, Budget, Setting
 from scalefed.errors import FitError
 from scalefed.geometric import FARTHEST, Minimum
 from scalefed.laws import Law, as_law
+from scalefed.laws.terms import log_sum
 from scalefed.units import sampling_flops, train_flops
 
 Array = NDArray[np.float64]
@@ -244,14 +245,49 @@ def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLik
 
 def columns_at(law: Law, found: Solution, setting: Setting, index: int = 0) -> dict[str, float]:
     """The law's columns for the best run of one row."""
-    size, tokens, rounds = (float(a.reshape(-1)[index]) for a in (found.params, found.tokens, found.rounds))
-    known = {name: float(value.reshape(-1)[0]) for name, value in setting.given().items()}
-    known |= {"params": size, "params_total": size, "params_trained": size * setting.trained_share}
-    known |= {"tokens": tokens, "rounds": rounds, "local_steps": float(found.local_steps.reshape(-1)[index])}
-    known["compute"] = float(train_flops(size, tokens, trained=size * setting.trained_share))
-    known["bytes_sent"] = (
-        2 * setting.bytes_per_value * known["params_trained"] * rounds * known.get("clients_per_round", np.nan)
-    )
+    row = (a.reshape(-1)[index] for a in (found.params, found.tokens, found.rounds, found.local_steps))
+    params, tokens, rounds, local_steps = map(float, row)
+    flat = _columns(law, setting, params, tokens, rounds, local_steps)
+    return {name: float(np.reshape(value, -1)[0]) for name, value in flat.items()}
+
+
+def evaluate(
+    law: Law, values: Mapping[str, ArrayLike], setting: Setting, *, params: ArrayLike, tokens: ArrayLike
+) -> Array:
+    """The loss of runs of this size and length in a setting; values, params and tokens broadcast by numpy's rules.
+
+    >>> values = {"E": 1.0, "A": [8.0, 4.0], "a": 0.5, "B": 0.0, "b": 1.0}
+    >>> evaluate(as_law("chinchilla").with_(fixed={"b": 1.0}), {**values, "B": 1e-9}, Setting(),
+    ...          params=[4.0, 16.0], tokens=1.0).round(6).tolist()
+    [5.0, 2.0]
+    """
+    size, length = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
+    local = np.asarray(np.nan if setting.local_steps is None else setting.local_steps, dtype=float)
+    side, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
+    step = np.nan if side is None or batch is None else np.asarray(side, float) * np.asarray(batch, float)
+    columns = {
+        k: np.asarray(v) for k, v in _columns(law, setting, size, length, length / (step * local), local).items()
+    }
+    arrays = {name: np.asarray(value, dtype=float) for name, value in {**values, **law.fixed}.items()}
+    return np.asarray(np.exp(log_sum(law.bound_terms, arrays, columns, law.positive)), dtype=np.float64)
+
+
+def _columns(
+    law: Law, setting: Setting, params: ArrayLike, tokens: ArrayLike, rounds: ArrayLike, local_steps: ArrayLike
+) -> dict[str, ArrayLike]:
+    trained = np.asarray(params) * setting.trained_share
+    known: dict[str, ArrayLike] = {
+        **setting.given(),
+        "params": params,
+        "params_total": params,
+        "params_trained": trained,
+        "tokens": tokens,
+        "rounds": rounds,
+        "local_steps": local_steps,
+        "compute": train_flops(params, tokens, trained=trained),
+    }
+    side = np.asarray(known.get("clients_per_round", np.nan))
+    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * side
     known.setdefault("unique_tokens", np.inf)
     return {name: known[name] for name in law.columns}
 

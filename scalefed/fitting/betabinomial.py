@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import digamma, expit, gammaln, polygamma
+from scipy.special import digamma, expit, gammaln
 
 from scalefed.errors import DataError
 
@@ -92,6 +92,26 @@ def failure(a: Array, b: Array, k: Array) -> Array:
     """E[(1 - rate)^k] for rate ~ Beta(a, b): the share of problems that k samples leave unsolved."""
     log_share: Array = gammaln(b + k) - gammaln(b) - gammaln(a + b + k) + gammaln(a + b)
     return np.exp(log_share)
+
+
+def trigamma(x: Array) -> Array:
+    """The second derivative of log gamma for positive x, to 1e-10: moved up by seven, then the asymptotic series.
+
+    Source: Abramowitz and Stegun 1964, 6.4.6 and 6.4.12.
+
+    >>> round(float(trigamma(np.array([1.0]))[0] - np.pi**2 / 6), 9)
+    0.0
+    """
+    total = 1 / (x * x)
+    for step in range(1, 7):
+        shifted = x + step
+        shifted *= shifted
+        total += 1 / shifted
+    inverse = 1 / (x + 7)
+    square = inverse * inverse
+    series = square * (1 / 6 - square * (1 / 30 - square * (1 / 42 - square * (1 / 30 - square * (5 / 66)))))
+    tail: Array = total + (1 + 0.5 * inverse + series) * inverse
+    return tail
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +206,9 @@ def run_derivatives(
     gradient = la[..., None] * ja + lb[..., None] * jb
     if not hessian:
         return value, gradient, np.empty(0)
-    ta, tb, tn = reduced(polygamma(1, ca), polygamma(1, cb), polygamma(1, cn))
-    shared = -tn + total * polygamma(1, spread)
-    laa, lbb = ta - total * polygamma(1, a) + shared, tb - total * polygamma(1, b) + shared
+    ta, tb, tn = reduced(trigamma(ca), trigamma(cb), trigamma(cn))
+    shared = -tn + total * trigamma(spread)
+    laa, lbb = ta - total * trigamma(a) + shared, tb - total * trigamma(b) + shared
     outer = laa[..., None, None] * ja[..., :, None] * ja[..., None, :]
     outer = outer + lbb[..., None, None] * jb[..., :, None] * jb[..., None, :]
     cross = ja[..., :, None] * jb[..., None, :]
@@ -249,81 +269,53 @@ def maximise(
         iterations: at most this many.
         tolerance: stop when the Newton decrement (twice the gain still expected) is below this.
     """
-    theta, damping = starts.astype(float).copy(), np.full(len(starts), 1e-3)
-    many = np.broadcast_to(many, (len(theta), many.shape[1]))
+    count = len(starts)
+    best = Maximum(starts.astype(float), np.empty(count), np.empty((count, 5, 5)), np.zeros(count, bool))
+    rows, damping = np.arange(count), np.full(count, 1e-3)
+    theta, many = starts.astype(float), np.broadcast_to(many, (count, many.shape[1]))
     value, gradient, hessian = objective(theta, cells, many, mean, hessian=True)
-    converged = np.zeros(len(theta), bool)
     for _ in range(iterations):
-        curvature = -hessian
-        scale = np.abs(np.einsum("bii->bi", curvature)) + 1e-12
-        # an indefinite Hessian (far from the optimum) is lifted to be positive definite
-        lift = np.maximum(1e-8 - np.linalg.eigvalsh(curvature / np.sqrt(scale[:, :, None] * scale[:, None])), 0).max(-1)
-        damped = curvature + np.einsum("bi,ij->bij", scale * (damping + 1.1 * lift)[:, None], np.eye(5))
-        step = np.linalg.solve(damped, gradient[..., None])[..., 0]
-        decrement = (step * gradient).sum(-1)
+        step = _newton_step(gradient, hessian, damping)
+        settled = (step * gradient).sum(-1) < tolerance
         step *= np.minimum(1.0, 3.0 / np.maximum(np.abs(step).max(-1), 1e-300))[:, None]
         new_value, new_gradient, new_hessian = objective(theta + step, cells, many, mean, hessian=True)
-        better = (new_value >= value - 1e-12 * np.abs(value)) & ~converged
-        converged |= decrement < tolerance
-        theta = np.where(better[:, None], theta + step, theta)
-        value = np.where(better, new_value, value)
+        better = new_value >= value - 1e-12 * np.abs(value)
+        theta, value = np.where(better[:, None], theta + step, theta), np.where(better, new_value, value)
         gradient = np.where(better[:, None], new_gradient, gradient)
         hessian = np.where(better[:, None, None], new_hessian, hessian)
         damping = np.where(better, np.maximum(damping * 0.1, 1e-12), np.minimum(damping * 10, 1e8))
-        if converged.all():
+        best.theta[rows], best.value[rows], best.hessian[rows], best.converged[rows] = theta, value, hessian, settled
+        if settled.all():
             break
-    return Maximum(theta, value, hessian, converged)
+        keep = np.flatnonzero(~settled)
+        rows, theta, value, gradient, hessian = rows[keep], theta[keep], value[keep], gradient[keep], hessian[keep]
+        damping, many = damping[keep], many[keep]
+    return best
+
+
+def _newton_step(gradient: Array, hessian: Array, damping: Array) -> Array:
+    """A damped step; where the Hessian is indefinite (far from the optimum) it is lifted to be definite first."""
+    curvature = -hessian
+    scale = np.abs(np.einsum("bii->bi", curvature)) + 1e-12
+    least = np.linalg.eigvalsh(curvature / np.sqrt(scale[:, :, None] * scale[:, None])).min(-1)
+    lift = damping + 1.1 * np.maximum(1e-8 - least, 0)
+    damped = curvature + (scale * lift[:, None])[:, :, None] * np.eye(5)
+    step: Array = np.linalg.solve(damped, gradient[..., None])[..., 0]
+    return step
 
 
 def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logistic", chunk: int = 64) -> Maximum:
-    """Refit on (b, rows) weights, warm from the estimate, by BFGS from the replicate's own exact Hessian there.
-
-    The Hessian of every replicate at the estimate costs no special functions (the cells' are shared); later steps
-    need gradients only. What has not settled then is handed to :func:`maximise`.
-    """
-    parts = [_refit(cells, best, weights[i : i + chunk], mean) for i in range(0, len(weights), chunk)]
-    found = Maximum(
+    """Refit on (b, rows) weights by Newton's method from the estimate, in chunks that stay in the cache."""
+    parts = []
+    for first in range(0, len(weights), chunk):
+        many = cells.multiplicity(weights[first : first + chunk])
+        parts.append(maximise(cells, np.repeat(best.theta, len(many), axis=0), many, mean=mean, tolerance=1e-7))
+    return Maximum(
         np.concatenate([part.theta for part in parts]),
         np.concatenate([part.value for part in parts]),
         np.concatenate([part.hessian for part in parts]),
         np.concatenate([part.converged for part in parts]),
     )
-    left = np.flatnonzero(~found.converged)
-    if len(left):
-        exact = maximise(cells, found.theta[left], cells.multiplicity(weights[left]), mean=mean)
-        found.theta[left], found.value[left], found.converged[left] = exact.theta, exact.value, exact.converged
-    return found
-
-
-def _refit(cells: Cells, best: Maximum, weights: Array, mean: str, iterations: int = 25) -> Maximum:
-    many = cells.multiplicity(weights)
-    value, gradient, hessian = objective(best.theta, cells, many, mean, hessian=True)
-    least = np.linalg.eigvalsh(-hessian).min(-1)
-    inverse = np.linalg.inv(-hessian + np.maximum(1e-4 - least, 0)[:, None, None] * np.eye(5))
-    theta = np.broadcast_to(best.theta, (len(many), 5)).copy()
-    converged, length = np.zeros(len(many), bool), np.ones(len(many))
-    for _ in range(iterations):
-        step = np.einsum("bij,bj->bi", inverse, gradient)
-        converged |= (step * gradient).sum(-1) < 1e-6
-        if converged.all():
-            break
-        step *= length[:, None]
-        new_value, new_gradient, _ = objective(theta + step, cells, many, mean, hessian=False)
-        better = (new_value >= value) & ~converged
-        inverse = np.where(better[:, None, None], _bfgs(inverse, step, gradient - new_gradient), inverse)
-        theta = np.where(better[:, None], theta + step, theta)
-        value, gradient = np.where(better, new_value, value), np.where(better[:, None], new_gradient, gradient)
-        length = np.where(better, 1.0, length * 0.3)
-    return Maximum(theta, value, hessian, converged)
-
-
-def _bfgs(inverse: Array, step: Array, change: Array) -> Array:
-    """The BFGS update of a batch of inverse Hessians; one without positive curvature keeps its own."""
-    curvature = (step * change).sum(-1)
-    usable = curvature > 1e-14
-    rho = np.where(usable, 1.0 / np.where(usable, curvature, 1.0), 0.0)
-    left = np.eye(5) - rho[:, None, None] * step[:, :, None] * change[:, None, :]
-    return left @ inverse @ np.swapaxes(left, 1, 2) + rho[:, None, None] * step[:, :, None] * step[:, None, :]
 
 
 def newton_offsets(cells: Cells, theta: Array, *, mean: str = "logistic", prior_sd: float = 1.0) -> Array:

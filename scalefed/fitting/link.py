@@ -235,17 +235,18 @@ def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None) -> A
 
 
 def inverse(curve: Curve, target: float, k: int = 1) -> Array:
-    """(b,) the covariate at which each curve's pass@k reaches the target, by bisection between far ends.
+    """(b,) the covariate at which each curve's pass@k reaches the target, by bisection; nan where it never does.
 
     Raises:
-        FitError: if a curve does not cross the target.
+        FitError: if the first curve does not cross the target.
     """
     span = 60.0 * curve.scale
     ends = np.array([curve.center - span, curve.center + span])
     values = pass_at_k(curve, np.broadcast_to(ends, (len(curve), 2)), np.array(float(k)))
-    if not 0 < target < 1 or np.any((values.max(1) < target) | (values.min(1) > target)):
+    crosses = (values.max(1) > target) & (values.min(1) < target)
+    if not 0 < target < 1 or not crosses[0]:
         raise FitError(
-            f"pass@{k} = {target} is out of reach of this link: its ceiling is {values.max(1).min():.3g}; ask for less"
+            f"pass@{k} = {target} is out of reach of this link: its ceiling is {values[0].max():.3g}; ask for less"
         )
     rising = values[:, 1] > values[:, 0]
     low, high = np.full(len(curve), ends[0]), np.full(len(curve), ends[1])
@@ -254,7 +255,7 @@ def inverse(curve: Curve, target: float, k: int = 1) -> Array:
         above = pass_at_k(curve, middle[:, None], np.array(float(k)))[:, 0] > target
         go_down = above == rising
         low, high = np.where(go_down, low, middle), np.where(go_down, middle, high)
-    found: Array = (low + high) / 2
+    found: Array = np.where(crosses, (low + high) / 2, np.nan)
     return found
 
 

@@ -116,7 +116,7 @@ def plan(fit: FitLike, *, level: float = 0.95, **limits_and_setting: Any) -> Opt
         ConfigError: an unknown limit, or a number out of range.
     """
     budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
-    values = _values(fit)
+    values = values_of(fit)
     found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
     return _report(fit, values, found, setting, notes, level)
 
@@ -150,7 +150,7 @@ def least_compute(
     if len(given) != 1:
         raise ConfigError(f"give one target, loss=, pass_at_1= or pass_at_k= with k=; got {given or 'none'}")
     budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
-    values = _values(fit)
+    values = values_of(fit)
     rows = len(next(iter(values.values())))
     goal = np.full(rows, np.nan if loss is None else loss)
     if loss is None:
@@ -184,7 +184,7 @@ def optimal_sizes(
     """
     budgets = np.atleast_1d(np.asarray(compute, dtype=float))
     budget, setting, _ = question(fit.law, fit.runs, {**setting_words, "compute": budgets})
-    values = {name: series[: None if intervals else 1, None] for name, series in _values(fit).items()}
+    values = {name: series[: None if intervals else 1, None] for name, series in values_of(fit).items()}
     found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
     table: dict[str, Array] = {"compute": budgets}
     for name, series in (
@@ -200,7 +200,8 @@ def optimal_sizes(
     return pd.DataFrame(table)
 
 
-def _values(fit: FitLike) -> dict[str, Array]:
+def values_of(fit: FitLike) -> dict[str, Array]:
+    """Parameter -> (1 + b,): the estimate first, then the bootstrap replicates."""
     return optimum.stack(fit.law, fit.params, {name: fit.resampled[name].to_numpy(float) for name in fit.resampled})
 
 
@@ -236,13 +237,18 @@ def _with_link(
 
 
 def _loss_for(fit: FitLike, target: float, k: int, rows: int) -> Array:
-    link = _link(fit)
-    point = link_inverse(link.curve, target, k)
-    replicates = np.resize(link_inverse(link.replicates, target, k), rows - 1) if rows > 1 else np.empty(0)
-    return np.concatenate([point, replicates])
+    link = attached_link(fit)
+    both = replace(link.curve, theta=np.concatenate([link.curve.theta, link.replicates.theta]))
+    found = link_inverse(both, target, k)
+    return np.concatenate([found[:1], np.resize(found[1:], rows - 1)])
 
 
-def _link(fit: FitLike) -> Link:
+def attached_link(fit: FitLike) -> Link:
+    """The fit's link from loss to pass@k.
+
+    Raises:
+        FitError: there is none.
+    """
     link = getattr(fit, "link", None)
     if not isinstance(link, Link):
         raise FitError("pass@k needs success counts: fit a link with fit_link(counts, losses) and attach it to the fit")
@@ -254,7 +260,7 @@ def _check_target(fit: FitLike, target: str) -> None:
         return
     if not target.startswith("pass_at_") or not target.removeprefix("pass_at_").isdigit():
         raise ConfigError(f"target must be 'loss' or 'pass_at_k' with a number for k, got {target!r}")
-    _link(fit)
+    attached_link(fit)
 
 
 def _distance(runs: pd.DataFrame, best: Optimum) -> tuple[str, ...]:
