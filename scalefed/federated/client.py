@@ -19,7 +19,7 @@ __all__ = ["ClientTask", "ClientUpdate", "Correction", "InnerOptimizer", "keeps_
 
 BATCHED_TOKENS = 1_024  # in a step of all clients of a batch together; more falls out of the cache
 BATCHED_CLIENTS = 16
-BATCHED_MAX_TOKENS = 256  # in one client's step
+BATCHED_MAX_TOKENS = 512  # in one client's step
 BATCHED_MAX_PARAMS = 200_000
 
 _compiled: WeakKeyDictionary[Model, Callable[[Tensor, Tensor], Tensor]] = WeakKeyDictionary()

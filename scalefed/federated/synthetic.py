@@ -110,11 +110,10 @@ def generators(config: RunConfig, data: ClientText, clients: range) -> list[Tens
 
 def _recipe(config: RunConfig) -> RunConfig:
     """Settings of the generators' training: AdamW over one schedule, whatever trains the model itself."""
-    step = config.clients_per_round * config.batch_size * config.sequence_length
     return config.replace(
-        algorithm="fedavg", params=config.generator_params, local_steps=config.generator_steps, learning_rate=None,
-        tokens=step * config.generator_steps, inner_optimizer="adamw", inner_state="reset", server_learning_rate=None,
-        server_momentum=None,
+        algorithm="fedavg", params=config.generator_params, clients_per_round=1, local_steps=config.generator_steps,
+        tokens=config.batch_size * config.sequence_length * config.generator_steps, learning_rate=None,
+        inner_optimizer="adamw", inner_state="reset", server_learning_rate=None, server_momentum=None,
     )  # fmt: skip
 
 
