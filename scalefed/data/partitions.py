@@ -63,11 +63,13 @@ def partition(
 
     Schemes: ``iid`` (shuffled, equal), ``dirichlet`` (each client's mixture of labels is drawn from a Dirichlet;
     ``concentration`` times the labels' shares times their number, so 1 is uniform over mixtures and infinity is iid),
-    ``pathological`` (at most ``families_per_client`` labels a client), ``quantity`` (iid content, Dirichlet sizes) and
+    ``pathological`` (exactly ``families_per_client`` labels a client), ``quantity`` (iid content, Dirichlet sizes) and
     ``natural`` (whole ``groups``, such as authors, largest first to the emptiest client).
 
     Mixtures are made consistent by iterative proportional fitting: the union is always the whole, and with
-    ``balanced`` all clients hold equal weight.
+    ``balanced`` all clients hold equal weight: sizes differ by at most one example, or by some examples' weight where
+    ``weights`` are given. How many examples of a label a client gets does not depend on the order of the rows (with
+    unequal weights: by no more than rounding to whole examples).
 
     Args:
         labels: (n,) integer label of each example.
@@ -78,11 +80,12 @@ def partition(
         balanced: equal weight for every client; otherwise sizes follow the draw (``dirichlet``).
         weights: (n,) weight of each example, such as its tokens; 1 when None.
         groups: (n,) integer group of each example, for ``natural``.
-        minimum: fewest examples of any client, met by moving examples from the largest.
+        minimum: fewest examples of any client; met by taking from the largest clients their commonest label, except
+            for ``pathological`` and ``natural``, which refuse rather than break their promise.
         seed: of the deal.
 
     Raises:
-        ConfigError: unknown scheme, no clients, or too few examples.
+        ConfigError: unknown scheme, settings out of range, or too few examples, labels or groups.
 
     Source: Hsu et al. 2019 (arXiv 1909.06335), section 3, for the Dirichlet mixtures; Deming and Stephan 1940 for the
     fitting; McMahan et al. 2017, section 3, for the pathological split.
@@ -90,25 +93,20 @@ def partition(
     >>> partition([0, 0, 1, 1], clients=2, scheme="pathological", families_per_client=1).skew
     1.0
     """
-    kinds, label = np.unique(np.asarray(labels, dtype=np.int64), return_inverse=True)
-    mass = np.ones(len(label)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if scheme not in PARTITIONS:
-        raise ConfigError(f"unknown partition scheme {scheme!r}; {nearest(scheme, PARTITIONS)}")
-    if clients < 1 or minimum < 1 or len(label) < clients * minimum:
-        raise ConfigError(
-            f"{len(label)} examples cannot give {clients} clients at least {minimum} each; "
-            "use fewer clients or more examples"
-        )
-    if not concentration > 0:
-        raise ConfigError(f"concentration must be positive (infinity is iid), got {concentration}")
+    kinds, label, mass = _checked(labels, weights)
+    _check_settings(len(label), scheme, clients, concentration, minimum)
     draw = rng(seed, "partition")
     if scheme == "natural":
-        owner = _whole_groups(np.asarray(label if groups is None else groups), mass, clients)
+        owner = _whole_groups(_groups(groups, label), mass, clients)
     else:
-        totals = np.bincount(label, weights=mass, minlength=len(kinds))
+        totals = np.bincount(label, weights=mass, minlength=len(kinds)).astype(np.float64)
         plan = _plan(scheme, totals, clients, concentration, families_per_client, balanced, draw)
         owner = _deal(label, mass, plan, draw)
-    owner = _meet_minimum(owner, clients, minimum)
+        if weights is None and (scheme == "iid" or (scheme == "dirichlet" and balanced)):
+            owner = _level(owner, label, clients)
+    if scheme in ("pathological", "natural"):
+        _require_minimum(scheme, owner, clients, minimum)
+    owner = _meet_minimum(owner, label, clients, minimum)
     histograms = np.zeros((clients, len(kinds)))
     np.add.at(histograms, (owner, label), mass)
     return Partition(
@@ -172,12 +170,7 @@ def _plan(
         shares = draw.dirichlet(np.full(clients, min(concentration, 1e6)))
         return np.outer(shares * totals.sum(), prior)
     if scheme == "pathological":
-        rank = draw.permutation(clients * per_client) % len(totals)
-        mixtures = np.zeros((clients, len(totals)))
-        mixtures[np.repeat(np.arange(clients), per_client), rank] = 1.0
-        unused = mixtures.sum(axis=0) == 0
-        mixtures[:, unused] = 1e-9  # a label nobody drew must still go somewhere
-        return _fit(mixtures * prior, np.full(clients, np.nan), totals)
+        return _disjoint_shares(totals, clients, per_client, draw)
     mixtures = draw.dirichlet(concentration * len(totals) * prior, size=clients) + 1e-9 * prior
     return _fit(mixtures * equal[:, None], equal if balanced else np.full(clients, np.nan), totals)
 
@@ -193,7 +186,7 @@ def _fit(plan: Floats, rows: Floats, columns: Floats, *, rounds: int = 2000) -> 
         if np.abs(sums / rows - 1).max() < 1e-9:
             break
         plan = plan * (rows / sums)[:, None]
-    return plan * (columns / plan.sum(axis=0))
+    return np.asarray(plan * (columns / plan.sum(axis=0)))
 
 
 def _deal(label: NDArray[np.int64], mass: Floats, plan: Floats, draw: Any) -> NDArray[np.int64]:
@@ -221,10 +214,87 @@ def _whole_groups(groups: NDArray[Any], mass: Floats, clients: int) -> NDArray[n
     return np.asarray(home[group])
 
 
-def _meet_minimum(owner: NDArray[np.int64], clients: int, minimum: int) -> NDArray[np.int64]:
-    """Move examples from the largest client to those with fewer than ``minimum``."""
+def _require_minimum(scheme: str, owner: NDArray[np.int64], clients: int, minimum: int) -> None:
+    sizes = np.bincount(owner, minlength=clients)
+    if sizes.min() < minimum:
+        raise ConfigError(
+            f"scheme {scheme!r} leaves a client with {sizes.min()} examples, fewer than minimum={minimum}; "
+            "use fewer clients, a smaller minimum or more examples"
+        )
+
+
+def _meet_minimum(owner: NDArray[np.int64], label: NDArray[np.int64], clients: int, minimum: int) -> NDArray[np.int64]:
+    """Move examples from the largest client, of its commonest label, to those with fewer than ``minimum``."""
     owner = owner.copy()
     while (sizes := np.bincount(owner, minlength=clients)).min() < minimum:
         poorest, richest = int(sizes.argmin()), int(sizes.argmax())
-        owner[np.flatnonzero(owner == richest)[: minimum - sizes[poorest]]] = poorest
+        commonest = np.bincount(label[owner == richest]).argmax()
+        rows = np.flatnonzero((owner == richest) & (label == commonest))
+        owner[rows[: min(minimum - sizes[poorest], sizes[richest] - minimum)]] = poorest
     return owner
+
+
+def _level(owner: NDArray[np.int64], label: NDArray[np.int64], clients: int) -> NDArray[np.int64]:
+    """Move single examples until sizes differ by at most one, each of the label its giver has most of."""
+    owner = owner.copy()
+    while (sizes := np.bincount(owner, minlength=clients)).max() - sizes.min() > 1:
+        poorest, richest = int(sizes.argmin()), int(sizes.argmax())
+        commonest = np.bincount(label[owner == richest]).argmax()
+        owner[np.flatnonzero((owner == richest) & (label == commonest))[0]] = poorest
+    return owner
+
+
+def _check_settings(examples: int, scheme: str, clients: int, concentration: float, minimum: int) -> None:
+    if scheme not in PARTITIONS:
+        raise ConfigError(f"unknown partition scheme {scheme!r}; {nearest(scheme, PARTITIONS)}")
+    if clients < 1 or minimum < 1 or examples < clients * minimum:
+        raise ConfigError(
+            f"{examples} examples cannot give {clients} clients at least {minimum} each; "
+            "use fewer clients or more examples"
+        )
+    if not concentration > 0:
+        raise ConfigError(f"concentration must be positive (infinity is iid), got {concentration}")
+
+
+def _checked(labels: ArrayLike, weights: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """The distinct labels, each example's place among them, and its weight."""
+    given = np.asarray(labels)
+    if given.ndim != 1 or len(given) == 0 or not np.issubdtype(given.dtype, np.integer):
+        raise ConfigError(
+            f"labels must be a row of integers, at least one, got {given.dtype} of shape {given.shape}; "
+            "number the labels, for example with numpy.unique(..., return_inverse=True)"
+        )
+    kinds, label = np.unique(given.astype(np.int64), return_inverse=True)
+    mass = np.ones(len(label)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if mass.shape != label.shape or not np.isfinite(mass).all() or mass.min() <= 0:
+        raise ConfigError(f"weights must be {len(label)} positive numbers, one a label, got shape {mass.shape}")
+    return kinds, label, mass
+
+
+def _groups(groups: ArrayLike | None, label: NDArray[np.int64]) -> NDArray[Any]:
+    given = label if groups is None else np.asarray(groups)
+    if given.shape != label.shape:
+        raise ConfigError(f"groups must be {len(label)} values, one a label, got shape {given.shape}")
+    return given
+
+
+def _disjoint_shares(totals: Floats, clients: int, per_client: int, draw: Any) -> Floats:
+    """Weight of each label at each client when every client has exactly ``per_client`` labels, (clients, labels).
+
+    A label has as many holders as its size deserves (at least one), who share it equally. Holders are dealt round a
+    shuffled table: a label's holders sit side by side, so they are different clients.
+    """
+    labels, seats = len(totals), clients * per_client
+    if not 1 <= per_client <= labels or seats < labels:
+        raise ConfigError(
+            f"families_per_client={per_client} with {clients} clients cannot cover {labels} labels; "
+            f"it must be at most {labels} and at least {-(-labels // clients)}"
+        )
+    holders = np.ones(labels, dtype=np.int64)
+    for _ in range(seats - labels):
+        holders[int(np.where(holders < clients, totals / (holders + 0.5), -1.0).argmax())] += 1
+    order = draw.permutation(labels)
+    seated = np.repeat(order, holders[order])
+    plan = np.zeros((clients, labels))
+    plan[draw.permutation(clients)[np.arange(seats) % clients], seated] = (totals / holders)[seated]
+    return plan
