@@ -162,8 +162,10 @@ def loopback(*, nodes: int = 2, home: str | os.PathLike[str] | None = None) -> I
     (where / "config.toml").write_text(
         f'[superlink]\ndefault = "loopback"\n\n[superlink.loopback]\naddress = "{address}"\ninsecure = true\n'
     )
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = {**SWITCHES, **os.environ, "FLWR_HOME": str(where), "PYTHONPATH": path}
+    environment = {**SWITCHES, **os.environ, "FLWR_HOME": str(where)} | {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),  # it starts its own
+    }
     commands = [
         [_executable("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(ports[0]),
          "--disable-runtime-dependency-installation"],
