@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from scalefed.charts.frames import TITLES, check_choice, is_fit, shown
-from scalefed.charts.parts import Panels, assemble, color_by, drawable, same_axis, size_names, title, tooltips, x_log
+from scalefed.charts.parts import Panels, assemble, color_by, same_axis, size_names, title, tooltips, x_log
+from scalefed.charts.theme import MAIN, QUIET
 from scalefed.errors import ConfigError
 from scalefed.runlog import require
 
@@ -60,7 +61,7 @@ def residuals(fit: Any, *, x: str = "params", width: int = 680, headline: str | 
     told = ["run_id", "size_name", "tokens", "clients_per_round", "mixture", "loss", "estimate", "residual"]
     color = color_by("group", names, "Clients per round", width=width)
     layers = [
-        usual_range.mark_rect(opacity=0.1, color="#8b8b8b").encode(y=same_axis(up, "y_low"), y2="y_high:Q"),
+        usual_range.mark_rect(opacity=0.1, color=QUIET).encode(y=same_axis(up, "y_low"), y2="y_high:Q"),
         usual_range.mark_rule(strokeWidth=1.2).encode(y=up),
         runs.mark_circle(size=52, opacity=0.9).encode(x=across, y=up, color=color, tooltip=tooltips(frame, told)),
     ]
@@ -68,7 +69,7 @@ def residuals(fit: Any, *, x: str = "params", width: int = 680, headline: str | 
     frame = pd.concat([frame.assign(part="run"), usual_row], ignore_index=True)
     words = f"Grey: root mean square, {usual:.2g}%"
     return assemble(
-        layers, drawable(frame), cut, title=title(headline or "What the law misses, run by run", view.note(words))
+        layers, frame, cut, title=title(headline or "What the law misses, run by run", view.note(words), width=width)
     )
 
 
@@ -99,10 +100,10 @@ def comparison(table: Any, *, width: int = 680, headline: str | None = None) -> 
     across = alt.X(
         "y:Q", title="Error on held-out larger runs (%)", scale=alt.Scale(domain=[0, far if math.isfinite(far) else 1])
     )
-    base = alt.Chart().encode(x=across, y=up, color=alt.value("#3d4fb5"))
+    base = alt.Chart().encode(x=across, y=up, color=alt.value(MAIN))
     layers = [
         base.mark_bar(height=3, opacity=0.35),
         base.mark_circle(size=90, opacity=1).encode(tooltip=tooltips(frame, ["law", "measure"])),
         base.mark_text(align="left", dx=9).encode(text="measure:N"),
     ]
-    return assemble(layers, drawable(frame), cut, title=title(headline or "Which law predicts larger runs"))
+    return assemble(layers, frame, cut, title=title(headline or "Which law predicts larger runs", width=width))

@@ -36,7 +36,8 @@ SHORT: Mapping[str, str] = {
     "tokens": "Training tokens",
     "compute": "Compute (FLOPs)",
 }
-"""Titles for narrow panels."""
+TINY: Mapping[str, str] = {"params": "Parameters", "tokens": "Tokens", "compute": "FLOPs"}
+"""Titles for narrow panels, and for very narrow ones."""
 _SAME_SIZE = 0.05
 
 

@@ -11,7 +11,6 @@ from scalefed.charts.parts import (
     Panels,
     assemble,
     color_by,
-    drawable,
     panels,
     same_axis,
     size_names,
@@ -57,7 +56,10 @@ def loss(source: Any, *, x: str = "tokens", width: int = 680, headline: str | No
     )
     words = "tokens" if x == "tokens" else "compute"
     return assemble(
-        layers, frame, cut, title=title(headline or f"Held-out loss by training {words} and model size", _key(view))
+        layers,
+        frame,
+        cut,
+        title=title(headline or f"Held-out loss by training {words} and model size", _key(view), width=width),
     )
 
 
@@ -105,6 +107,7 @@ def participation(source: Any, *, y: str = "loss", width: int = 680, headline: s
         title=title(
             headline or f"{'Held-out loss' if y == 'loss' else TITLES[y]} by clients per round at equal total compute",
             _key(view, words),
+            width=width,
         ),
     )
 
@@ -134,7 +137,7 @@ def passk(source: Any, *, x: str = "loss", width: int = 680, headline: str | Non
             name = f"pass_at_{k}_{end}"
             part[f"y_{end}"] = runs[name] if name in runs else math.nan
         parts.append(part)
-    frame = drawable(pd.concat(parts, ignore_index=True))
+    frame = pd.concat(parts, ignore_index=True)
     cut = Panels(None, None, max(width - 70, 200), 300, 1)
     names = [f"pass@{k}" for k in ks]
     legend = alt.Legend(title=None, orient="top", offset=4, symbolOpacity=1, symbolType="circle")
@@ -148,7 +151,9 @@ def passk(source: Any, *, x: str = "loss", width: int = 680, headline: str | Non
         base.mark_circle(size=46, opacity=0.95).encode(tooltip=tooltips(frame, [*_TOLD, "measure"])),
     ]
     words = "Points: runs with 95% intervals over problems"
-    return assemble(layers, frame, cut, title=title(headline or f"pass@k by {_plain(x)}", view.note(words)))
+    return assemble(
+        layers, frame, cut, title=title(headline or f"pass@k by {_plain(x)}", view.note(words), width=width)
+    )
 
 
 def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None) -> Any:
@@ -190,8 +195,10 @@ def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | No
             tooltip=tooltips(frame, ["run_id", "round", "tokens", y]),
         )
     )
-    kept = drawable(frame[frame[x] > 0])
-    return assemble([layer], kept, cut, title=title(headline or f"{TITLES.get(y, y).split(' (')[0]} while training"))
+    kept = frame[frame[x] > 0]
+    return assemble(
+        [layer], kept, cut, title=title(headline or f"{TITLES.get(y, y).split(' (')[0]} while training"), width=width
+    )
 
 
 # ---------------------------------------------------------------------- helpers
@@ -240,9 +247,9 @@ def _with_lines(view: Shown, *, x: str, color: str, cut: Panels, y: str | None =
         for name in dict.fromkeys([color, cut.column, cut.row, *_group(view)])
         if name and name != x and name in runs
     ]
-    runs["group"] = runs[keys].astype(str).agg("|".join, axis=1) if keys else "all"
+    runs["group"] = runs.groupby(keys, dropna=False).ngroup() if keys else 0
     if view.fit is None or y != view.target:
-        return drawable(runs)
+        return runs
     low, high = float(runs[x].min()), float(runs[x].max())
     lines = []
     for _, group in runs.groupby("group", sort=False):
@@ -255,12 +262,12 @@ def _with_lines(view: Shown, *, x: str, color: str, cut: Panels, y: str | None =
                 held[name] = float(group[name].median())
         if x == "compute":
             held.pop("tokens", None)
-        points = spread(low, high, 40 if x != "clients_per_round" else 17)
+        points = spread(low, high, 17)
         lines.append(pd.DataFrame({x: points} | held | {k: v for k, v in row.items() if k not in held}))
     drawn = predicted(view, pd.concat(lines, ignore_index=True))
     drawn = drawn.assign(part="line", y=drawn["estimate"], y_low=drawn["low"], y_high=drawn["high"])
     runs["estimate"] = np.asarray(view.fit.predict(view.runs)["estimate"], dtype=float)
-    return drawable(pd.concat([runs, drawn], ignore_index=True))
+    return pd.concat([runs, drawn], ignore_index=True)
 
 
 def _group(view: Shown) -> list[str]:
@@ -280,9 +287,11 @@ def _layers(frame: "pd.DataFrame", *, across: Any, up: Any, color: Any, fitted: 
     if fitted:
         of_line = base.transform_filter(line).encode(detail="group:N")
         drawn.append(
-            of_line.mark_area(opacity=0.11, clip=True).encode(y=up, y2="y_high:Q").encode(y=same_axis(up, "y_low"))
+            of_line.mark_area(opacity=0.11, clip=True, interpolate="monotone")
+            .encode(y=up, y2="y_high:Q")
+            .encode(y=same_axis(up, "y_low"))
         )
-        drawn.append(of_line.mark_line(strokeWidth=1.8, clip=True).encode(y=up))
+        drawn.append(of_line.mark_line(strokeWidth=1.8, clip=True, interpolate="monotone").encode(y=up))
     else:
         drawn.append(points.mark_line(strokeWidth=1.2, opacity=0.5).encode(y=_mean(up), detail="group:N"))
     if frame.loc[frame["part"] == "run", "y_low"].notna().any():

@@ -1,13 +1,16 @@
 """What are charts made of? Panels that share their axes, log axes, one legend, tooltips."""
 
+import json
 import math
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalefed.charts.frames import SHORT, TITLES, mixtures
+from scalefed.charts.frames import SHORT, TINY, TITLES, mixtures
 from scalefed.charts.theme import CATEGORIES, LABELS, log_axis, log_domain, log_scale, ramp, si
 
 if TYPE_CHECKING:
@@ -34,20 +37,6 @@ _TOLD = {  # column: (words, format)
     "measure": ("Measure", ""),
     "law": ("Law", ""),
 }
-KEPT = frozenset(_TOLD) | {
-    "part",
-    "group",
-    "size",
-    "y",
-    "y_low",
-    "y_high",
-    "x",
-    "x_low",
-    "x_high",
-    "skew",
-    "concentration",
-}
-"""Columns that charts carry; all others stay out of the file."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +67,7 @@ def panels(frame: "pd.DataFrame", *, column: str, row: str, width: int) -> Panel
     room = max(width - 64, 200)
     wrap = max(1, min(across, room // 150))
     wrap = across if down > 1 else math.ceil(across / math.ceil(across / wrap))  # lines of equal length
-    each = max(room // wrap - 20, 96) if across > 1 else room
+    each = max(room // wrap - 20, 130) if across > 1 else room
     height = 300 if across * down == 1 else 220 if down == 1 and across <= wrap else 170
     return Panels(column if across > 1 else None, row if down > 1 else None, each, height, wrap)
 
@@ -87,7 +76,8 @@ def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, 
     """The layers over one frame, cut into panels, with title and size."""
     import altair as alt
 
-    chart: Any = alt.layer(*layers, data=frame).properties(width=cut.width, height=cut.height)
+    slim = _slim(frame, layers, [name for name in (cut.column, cut.row) if name])
+    chart: Any = alt.layer(*layers, data=slim).properties(width=cut.width, height=cut.height)
     if cut.column and cut.row:
         chart = chart.facet(
             column=alt.Column(f"{cut.column}:N", header=_header(cut.column), sort=_order(frame, cut.column)),
@@ -102,11 +92,13 @@ def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, 
     return chart.properties(**properties)
 
 
-def title(text: str, subtitle: Sequence[str] = ()) -> "alt.TitleParams":
-    """A chart's title with its lines of subtitle."""
+def title(text: str, subtitle: Sequence[str] = (), *, width: int = 680) -> "alt.TitleParams":
+    """A chart's title with its subtitle, both broken into lines that fit a chart of this width in pixels."""
     import altair as alt
 
-    return alt.TitleParams(text, subtitle=list(subtitle)) if subtitle else alt.TitleParams(text)
+    lines = textwrap.wrap(text, max(20, width // 8))
+    below = [line for part in subtitle for line in textwrap.wrap(part, max(24, width // 6))]
+    return alt.TitleParams(lines, subtitle=below) if below else alt.TitleParams(lines)
 
 
 def x_log(
@@ -131,7 +123,7 @@ def x_log(
     import altair as alt
 
     if name is None:
-        name = (SHORT if width < 250 else TITLES).get(field) or TITLES.get(field, field)
+        name = (TINY if width < 170 else SHORT if width < 280 else TITLES).get(field) or TITLES.get(field, field)
     domain = log_domain(values)
     if doubling:
         ticks = [2**power for power in range(20) if domain[0] <= 2**power <= domain[1]]
@@ -196,15 +188,6 @@ def tooltips(frame: "pd.DataFrame", names: Iterable[str]) -> list[Any]:
     return told
 
 
-def drawable(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Only what a chart needs, with infinities (which JSON cannot hold) left out."""
-    kept = frame[[name for name in frame.columns if name in KEPT]].copy()
-    for name in kept.columns:
-        if kept[name].dtype.kind == "f":
-            kept[name] = kept[name].where(np.isfinite(kept[name]))
-    return kept
-
-
 def same_axis(channel: Any, field: str) -> Any:
     """The channel with another field: same scale, same axis."""
     copy = channel.copy(deep=True)
@@ -222,6 +205,18 @@ def _header(field: str) -> "alt.Header":
         "size_name": "datum.value + ' parameters'",
     }
     return alt.Header(title=None, labelExpr=words.get(field, "datum.value"))
+
+
+def _slim(frame: "pd.DataFrame", layers: Sequence["alt.Chart"], cuts: Sequence[str]) -> "pd.DataFrame":
+    """Only the columns that the layers draw, numbers to six digits, and no infinities (JSON has none)."""
+    text = " ".join(json.dumps(layer.to_dict(validate=False)) for layer in layers)
+    used = {*re.findall(r'"field": "(\w+)"', text), *re.findall(r"datum\.(\w+)", text), *cuts}
+    slim = frame[[name for name in frame.columns if name in used]].copy()
+    for name in slim.columns:
+        if slim[name].dtype.kind == "f":
+            finite = slim[name].where(np.isfinite(slim[name]))
+            slim[name] = [value if value != value else float(f"{value:.6g}") for value in finite]
+    return slim
 
 
 def _order(frame: "pd.DataFrame", field: str) -> list[Any]:

@@ -20,7 +20,6 @@ from scalefed.charts.parts import (
     Panels,
     assemble,
     color_by,
-    drawable,
     panels,
     same_axis,
     size_names,
@@ -29,7 +28,7 @@ from scalefed.charts.parts import (
     x_log,
     y_log,
 )
-from scalefed.charts.theme import power, si
+from scalefed.charts.theme import MAIN, MARK, QUIET, power, si
 from scalefed.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def isoflop(
     frame = runs
     if view.fit is not None:
         frame = pd.concat([runs, _curves(view, levels, [name for name in (cut.column, cut.row) if name])])
-    frame = drawable(frame.reset_index(drop=True))
+    frame = frame.reset_index(drop=True)
     names = [power(level) for level in levels]
     base = alt.Chart().encode(
         x=x_log("params", frame["params"], width=cut.width),
@@ -86,7 +85,7 @@ def isoflop(
     if view.fit is not None:
         curve = base.transform_filter(alt.datum.part == "line").encode(y=up)
         best = base.transform_filter(alt.datum.part == "best").encode(y=up)
-        layers.insert(0, curve.mark_line(strokeWidth=1.8, clip=True))
+        layers.insert(0, curve.mark_line(strokeWidth=1.8, clip=True, interpolate="monotone"))
         layers.append(
             best.mark_point(
                 shape="diamond", size=90, filled=True, stroke="white", strokeWidth=1, opacity=1, clip=True
@@ -97,7 +96,10 @@ def isoflop(
         layers.insert(0, points.mark_line(strokeWidth=1.2, opacity=0.5))
         words = "Points: runs of equal compute"
     return assemble(
-        layers, frame, cut, title=title(headline or "Loss by model size at equal compute", view.note(words))
+        layers,
+        frame,
+        cut,
+        title=title(headline or "Loss by model size at equal compute", view.note(words), width=width),
     )
 
 
@@ -137,12 +139,12 @@ def optimum(
     if x == "clients_per_round":
         budget = float(compute or spent.max())
         counts = [float(count) for count in (values or known)]
-        frame = _optima(fit, [(budget, count) for count in counts], setting)
+        frame = _optima(fit, [budget], counts, setting)
         return _over_clients(frame, budget, view, width, headline)
     budgets = (
-        [float(value) for value in values] if values is not None else list(spread(spent.min(), 10 * spent.max(), 25))
+        [float(value) for value in values] if values is not None else list(spread(spent.min(), 10 * spent.max(), 17))
     )
-    frame = _optima(fit, [(budget, count) for count in lines for budget in budgets], setting)
+    frame = _optima(fit, budgets, lines, setting)
     return _over_compute(frame, float(spent.max()), view, width, headline)
 
 
@@ -176,7 +178,7 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
     mark = pd.DataFrame({"part": ["best"], "params": [size], "x_low": [low], "x_high": [high], "y": [at],
                          "measure": [f"{si(size)} ({si(low)} to {si(high)})"]})  # fmt: skip
     measured = pd.DataFrame({"part": "run", "params": np.unique(same_size(view.runs["params"].to_numpy(dtype=float)))})
-    frame = drawable(pd.concat([line, mark, measured], ignore_index=True))
+    frame = pd.concat([line, mark, measured], ignore_index=True)
     cut = Panels(None, None, max(width - 70, 200), 280, 1)
     top = float(np.interp(np.log(max(high, size) * 6), np.log(line["params"]), line["y"]))
     across = x_log("params", [*line["params"], *measured["params"]], width=cut.width)
@@ -184,23 +186,26 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
     base = alt.Chart().encode(x=across)
     curve = base.transform_filter(alt.datum.part == "line")
     chosen = base.transform_filter(alt.datum.part == "best")
-    ink = alt.value("#3d4fb5")
+    ink = alt.value(MAIN)
     layers = [
-        chosen.mark_rect(opacity=0.14).encode(x=same_axis(across, "x_low"), x2="x_high:Q", color=alt.value("#e0663c")),
+        chosen.mark_rect(opacity=0.14).encode(x=same_axis(across, "x_low"), x2="x_high:Q", color=alt.value(MARK)),
         curve.mark_area(opacity=0.16, clip=True).encode(y=same_axis(up, "y_low"), y2="y_high:Q", color=ink),
         curve.mark_line(clip=True).encode(
             y=up, color=ink, tooltip=tooltips(frame, ["params", "tokens", "estimate", "low", "high"])
         ),
-        chosen.mark_rule(strokeWidth=1.5).encode(color=alt.value("#e0663c")),
-        chosen.mark_point(shape="diamond", filled=True, size=120, opacity=1).encode(y=up, color=alt.value("#e0663c")),
+        chosen.mark_rule(strokeWidth=1.5).encode(color=alt.value(MARK)),
+        chosen.mark_point(shape="diamond", filled=True, size=120, opacity=1).encode(y=up, color=alt.value(MARK)),
         chosen.mark_text(fontWeight=600, fontSize=13, align="left", dx=8).encode(y=alt.value(14), text="measure:N"),
         base.transform_filter(alt.datum.part == "run")
         .mark_tick(thickness=2, size=10, yOffset=-5)
-        .encode(y=alt.value(cut.height), color=alt.value("#8b8b8b")),
+        .encode(y=alt.value(cut.height), color=alt.value(QUIET)),
     ]
     words = "Curve: predicted with its 90% band. Shaded: 95% interval of the best size. Grey ticks: sizes measured"
     return assemble(
-        layers, frame, cut, title=title(headline or f"What each size reaches with {power(compute)} FLOPs", [words])
+        layers,
+        frame,
+        cut,
+        title=title(headline or f"What each size reaches with {power(compute)} FLOPs", [words], width=width),
     )
 
 
@@ -242,19 +247,29 @@ def _curves(view: Shown, levels: list[float], cuts: list[str]) -> "pd.DataFrame"
         for name in ("clients_per_round", "mixture", "skew", "concentration", "local_steps", "clients")
         if name in view.runs
     ]
-    groups = view.runs.groupby(cuts, sort=False) if cuts else [((), view.runs)]
-    parts = []
-    for _, group in groups:
+    sizes = spread(view.runs["params"].min() / 3, view.runs["params"].max() * 3, 31)
+    rows = []
+    for _, group in view.runs.groupby(cuts, sort=False) if cuts else [((), view.runs)]:
         held = {name: group[name].iloc[0] if name == "mixture" else float(group[name].median()) for name in names}
-        for level in levels:
-            sizes = spread(view.runs["params"].min() / 3, view.runs["params"].max() * 3, 60)
-            line = predicted(view, pd.DataFrame({"params": sizes, "compute": level} | held))
-            line = line.assign(group=power(level), part="line", y=line["estimate"])
-            lowest = int(line["y"].to_numpy().argmin())
-            if 0 < lowest < len(line) - 1:
-                parts.append(line.iloc[[lowest]].assign(part="best"))
-            parts.append(line)
-    return pd.concat(parts, ignore_index=True)
+        rows += [pd.DataFrame({"params": sizes, "compute": level, "group": power(level)} | held) for level in levels]
+    lines = predicted(view, pd.concat(rows, ignore_index=True)).assign(part="line")
+    lines["y"] = lines["estimate"]
+    lowest = lines["y"].to_numpy().reshape(-1, len(sizes)).argmin(axis=1)
+    inside = (lowest > 0) & (lowest < len(sizes) - 1)
+    places = (np.arange(len(lowest)) * len(sizes) + lowest)[inside]
+    return pd.concat([lines, _lowest(lines, places).assign(part="best")], ignore_index=True)
+
+
+def _lowest(lines: "pd.DataFrame", places: np.ndarray) -> "pd.DataFrame":
+    """The lowest points of curves, between the points drawn: the vertex of the parabola through three of them."""
+    best = lines.iloc[places].copy()
+    x, y = np.log(lines["params"].to_numpy()), lines["y"].to_numpy()
+    before, after = y[places - 1] - y[places], y[places + 1] - y[places]
+    shift = 0.5 * (before - after) / (before + after)
+    best["params"] = np.exp(x[places] + shift * (x[places + 1] - x[places]))
+    best["y"] = y[places] + 0.5 * shift * (after - before) / 2
+    best["tokens"] = best["compute"] / (6.0 * best["params"])
+    return best
 
 
 def _setting(view: Shown, setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,17 +291,19 @@ def _columns(setting: Mapping[str, Any]) -> dict[str, float]:
     return columns
 
 
-def _optima(fit: Any, questions: list[tuple[float, float]], setting: Mapping[str, Any]) -> "pd.DataFrame":
+def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mapping[str, Any]) -> "pd.DataFrame":
+    """The best size for every budget and number of clients per round, with its interval."""
     import pandas as pd
 
-    rows = []
-    for spent, count in questions:
-        words = dict(setting) | ({"clients_per_round": count} if "clients_per_round" in fit.law.columns else {})
-        size, low, high = interval(fit.optimal_size(compute=spent, **words), "params")
-        rows.append(
-            {"compute": spent, "clients_per_round": count, "params": size, "y": size, "y_low": low, "y_high": high}
-        )
-    return pd.DataFrame(rows)
+    from scalefed.fitting.planning import optimal_sizes
+
+    tables = []
+    for count in counts:
+        words: dict[str, Any] = {"clients_per_round": count} if "clients_per_round" in fit.law.columns else {}
+        table = optimal_sizes(fit, compute=budgets, **setting, **words).assign(clients_per_round=count)
+        tables.append(table)
+    frame = pd.concat(tables, ignore_index=True)
+    return frame.assign(y=frame["params"], y_low=frame["params_low"], y_high=frame["params_high"])
 
 
 def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, headline: str | None) -> Any:
@@ -312,12 +329,12 @@ def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, h
     layers = [
         lines.mark_area(opacity=0.13, clip=True).encode(y=same_axis(up, "y_low"), y2="y_high:Q"),
         lines.mark_line(clip=True).encode(y=up, tooltip=tooltips(frame, ["compute", "clients_per_round", "params"])),
-        base.transform_filter(alt.datum.part == "edge").mark_rule(strokeDash=[4, 4]).encode(color=alt.value("#8b8b8b")),
+        base.transform_filter(alt.datum.part == "edge").mark_rule(strokeDash=[4, 4]).encode(color=alt.value(QUIET)),
     ]
     frame = pd.concat([frame, pd.DataFrame({"part": ["edge"], "compute": [last]})], ignore_index=True)
     words = "Bands: 95% intervals. Right of the dashed line: more compute than any run had"
     return assemble(
-        layers, drawable(frame), cut, title=title(headline or "Best model size by compute", view.note(words))
+        layers, frame, cut, title=title(headline or "Best model size by compute", view.note(words), width=width)
     )
 
 
@@ -330,7 +347,7 @@ def _over_clients(frame: "pd.DataFrame", budget: float, view: Shown, width: int,
     )
     base = alt.Chart().encode(
         x=x_log("clients_per_round", frame["clients_per_round"], width=cut.width, doubling=True),
-        color=alt.value("#3d4fb5"),
+        color=alt.value(MAIN),
     )
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.6).encode(y=same_axis(up, "y_low"), y2="y_high:Q"),
@@ -339,5 +356,5 @@ def _over_clients(frame: "pd.DataFrame", budget: float, view: Shown, width: int,
     ]
     words = f"At {power(budget)} FLOPs in all. Bars: 95% intervals"
     return assemble(
-        layers, drawable(frame), cut, title=title(headline or "Best model size by clients per round", [words])
+        layers, frame, cut, title=title(headline or "Best model size by clients per round", [words], width=width)
     )

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b8b8b")
 """Okabe and Ito's colours, told apart by every common kind of colour vision and on light or dark ground."""
-_RAMP = ("#f0a030", "#e0663c", "#c23b75", "#8448b0", "#3d4fb5")
+_RAMP = ("#f0a030", "#e0663c", "#c23b75", "#8448b0", "#4a5cc7")
+MAIN, MARK, QUIET = "#5468d4", "#e0663c", "#8b8b8b"
+"""The colours of a chart with one line: the line, what is marked on it, and what stands aside."""
 _SIZES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 LABELS = {
     "si": "replace(format(datum.value, '.3~s'), 'G', 'B')",
@@ -24,7 +26,7 @@ def ramp(count: int) -> list[str]:
     """Colours for ``count`` ordered values, light and warm to dark and cool, lightness falling all the way.
 
     >>> ramp(2)
-    ['#f0a030', '#3d4fb5']
+    ['#f0a030', '#4a5cc7']
     """
     if count == 1:
         return [_RAMP[-1]]
