@@ -20,7 +20,7 @@ from scalefed.errors import SandboxError
 from scalefed.evaluation.sandbox.session import Usage, command
 from scalefed.evaluation.sandbox.tester import Link, Outcome
 
-_IN_FLIGHT = 8
+_IN_FLIGHT = 32
 _ATTEMPTS = 3  # times that a sample may end its tester
 _PATIENCE = 8  # times its limit that a sample may keep its tester busy, tests included
 _LEVELS = {"auto": ("ns", "landlock")}
@@ -146,9 +146,9 @@ class Pool:
             elif message[0] == "refused":
                 raise SandboxError(_refusal(self._isolation, message[1]))
             else:
-                _, ticket, verdict, reason, cpu_s, peak_mb, tier = message
-                del worker.jobs[ticket]
-                done.append((ticket, Outcome(verdict, reason, Usage(cpu_s, peak_mb), tier)))
+                for ticket, verdict, reason, cpu_s, peak_mb, tier in message[1]:
+                    del worker.jobs[ticket]
+                    done.append((ticket, Outcome(verdict, reason, Usage(cpu_s, peak_mb), tier)))
         if worker.link.closed and worker.facts is None:
             raise SandboxError(f"a tester ended with status {worker.process.wait()} before it was ready")
         return done

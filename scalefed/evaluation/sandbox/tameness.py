@@ -67,11 +67,20 @@ _STORES = ("STORE_NAME", "STORE_GLOBAL", "DELETE_NAME", "DELETE_GLOBAL")
 _TAKES = ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM")
 _REFUSED = {
     opcode.opmap[name]
-    for name in ("MATCH_CLASS", "LOAD_BUILD_CLASS", "GET_AWAITABLE", "BEFORE_ASYNC_WITH", "GET_AITER", "LOAD_LOCALS")
+    for name in (
+        "MATCH_CLASS",
+        "LOAD_BUILD_CLASS",
+        "GET_AWAITABLE",
+        "BEFORE_ASYNC_WITH",
+        "GET_AITER",
+        "LOAD_LOCALS",
+        "IMPORT_STAR",
+    )
     if name in opcode.opmap
 }
 _NAMED = set(opcode.hasname)
 _EXTENDED, _CATCHES = opcode.opmap["EXTENDED_ARG"], opcode.opmap.get("PUSH_EXC_INFO", -1)
+_INTRINSIC, _IMPORT_STAR = opcode.opmap.get("CALL_INTRINSIC_1", -1), 2  # how newer versions import everything
 _GENERATOR, _COROUTINES = 0x20, 0x80 | 0x100 | 0x200
 
 
@@ -96,20 +105,17 @@ def is_tame(code: CodeType) -> bool:
     False
     """
     read: set[str] = set()
-    stored: set[str] = set()
     todo = [code]
     while todo:
         part = todo.pop()
-        if part.co_flags & _COROUTINES or not _scan(part, read, stored):
+        if part.co_flags & _COROUTINES or not _scan(part, read):
             return False
         todo += [constant for constant in part.co_consts if isinstance(constant, CodeType)]
-    # a name that the code defines may still mean the builtin where it is read first
-    return all(
-        name in BUILTINS or (name not in _ALL_BUILTINS and (name in stored or name in ATTRIBUTES)) for name in read
-    )
+    # any other name is the code's own, or undefined: either way it leads nowhere else
+    return all(name in BUILTINS or (name not in _ALL_BUILTINS and name[:2] != "__") for name in read)
 
 
-def _scan(code: CodeType, read: set[str], stored: set[str]) -> bool:
+def _scan(code: CodeType, read: set[str]) -> bool:
     """Collect the global names of one code object; False for an instruction that is not tame."""
     raw, names, extended = code.co_code, code.co_names, 0
     resumable = bool(code.co_flags & _GENERATOR)
@@ -124,10 +130,12 @@ def _scan(code: CodeType, read: set[str], stored: set[str]) -> bool:
             name = names[index] if index < len(names) else ""
             if role == "read":
                 read.add(name)
-            elif role == "store" and not name.startswith("__"):
-                stored.add(name)
-            elif not (role == "take" and name in ATTRIBUTES or role == "import" and name in MODULES):
+            elif not (
+                (role == "store" and name[:2] != "__")
+                or (role == "take" and name in ATTRIBUTES)
+                or (role == "import" and name in MODULES)
+            ):
                 return False
-        elif op in _REFUSED or (resumable and op == _CATCHES):
+        elif op in _REFUSED or (resumable and op == _CATCHES) or (op == _INTRINSIC and argument == _IMPORT_STAR):
             return False
     return True

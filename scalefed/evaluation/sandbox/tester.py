@@ -2,8 +2,8 @@
 
 Runs as a process of its own (started by ``pool.py``), so tests never run in the caller and the caller's memory is
 never near a candidate. Frames on its socket are marshal of ``("problem", key, prompt, reference, test, entry)`` and
-``("sample", ticket, key, completion)``; it answers ``("ready", facts)`` once and ``("verdict", ticket, ...)`` per
-sample.
+``("sample", ticket, key, completion)``; it answers ``("ready", facts)`` once and ``("verdicts", [(ticket, ...)])`` as
+samples are done.
 """
 
 import json
@@ -15,7 +15,9 @@ import signal
 import socket
 import struct
 import sys
+import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
 from typing import Any, NoReturn
@@ -36,6 +38,7 @@ _BY_SIGNAL = {
     signal.SIGXCPU: ("timeout", "the CPU limit of the process"),
     signal.SIGXFSZ: ("violation", "a file larger than allowed"),
 }
+_TOGETHER, _TOGETHER_BYTES = 16, 1 << 16  # samples compiled and reported at once
 _OUT_OF_MEMORY = 101
 """Exit status by which a candidate says that it ran out of memory between calls."""
 
@@ -75,17 +78,29 @@ def main(arguments: list[str]) -> None:
         return
     try:
         link.send(("ready", tester.facts))
-        while (message := link.receive()) is not None:
-            if message[0] == "problem":
-                tester.add(*message[1:])
-                continue
-            _, ticket, key, completion = message
-            outcome = tester.judge(key, completion)
-            used = outcome.usage
-            link.send(("verdict", ticket, outcome.verdict, outcome.reason, used.cpu_s, used.peak_mb, outcome.tier))
+        _serve(link, tester)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         tester.close()
+
+
+def _serve(link: "Link", tester: "Tester") -> None:
+    """Judge what arrives, several at once; verdicts are sent together, but none waits for a slow sample."""
+    done: list[tuple[Any, ...]] = []
+    sent = time.monotonic()
+    while not link.closed:
+        jobs = []
+        for message in link.arrived():
+            if message[0] == "problem":
+                tester.add(*message[1:])
+            else:
+                jobs.append(message[1:])
+        for ticket, outcome in tester.judge(jobs):
+            used = outcome.usage
+            done.append((ticket, outcome.verdict, outcome.reason, used.cpu_s, used.peak_mb, outcome.tier))
+            if len(done) >= _TOGETHER or time.monotonic() - sent > 0.02 or ticket == jobs[-1][0]:
+                link.send(("verdicts", done))
+                done, sent = [], time.monotonic()
 
 
 class Link:
@@ -147,6 +162,7 @@ class Tester:
         """Args: shared: how many tame samples may use one process, 0 for a fresh process for every sample."""
         _limit_self()
         self._timeout, self._share = timeout, shared
+        self._patience = max(10.0, 4 * timeout)  # with the compiler, on the clock: the machine may be busy
         self._make = {"levels": tuple(levels), "memory_mb": memory_mb, "scratch_mb": scratch_mb}
         roles = {"run": timeout, "compile": 1e6} | ({"shared": timeout * 50} if shared else {})
         zygotes = {role: self._zygote(role, cpu_s) for role, cpu_s in roles.items()}
@@ -174,14 +190,25 @@ class Tester:
             return
         self._tests.pop(key, None)
 
-    def judge(self, key: str, completion: str) -> Outcome:
-        """The outcome of one completion of a problem added before."""
-        tests = self._tests.get(key)
-        if tests is None:
-            return Outcome("unsupported", "the tests of this problem are not valid Python", _NONE, "none")
-        compiled = self._compile(tests.prompt + completion + "\n")
-        if isinstance(compiled, Outcome):
-            return compiled
+    def judge(self, jobs: list[tuple[int, str, str]]) -> Iterator[tuple[int, Outcome]]:
+        """The outcomes of (ticket, key, completion), one by one; the problems must have been added before."""
+        for start in range(0, len(jobs), _TOGETHER):
+            part = jobs[start : start + _TOGETHER]
+            known = [self._tests.get(key) for _, key, _ in part]
+            sources = [t.prompt + text + "\n" for t, (_, _, text) in zip(known, part, strict=True) if t is not None]
+            compiled = iter(self._compile(sources))
+            for tests, (ticket, _, _) in zip(known, part, strict=True):
+                if tests is None:
+                    yield (
+                        ticket,
+                        Outcome("unsupported", "the tests of this problem are not valid Python", _NONE, "none"),
+                    )
+                else:
+                    code = next(compiled)
+                    yield ticket, code if isinstance(code, Outcome) else self._one(tests, code)
+
+    def _one(self, tests: Tests, compiled: bytes) -> Outcome:
+        """The outcome of one sample that could be compiled."""
         if self._shared is not None and compiled[:1] == b"T":
             outcome = self._in_group(tests, compiled[1:])
             if outcome is not None:
@@ -236,29 +263,54 @@ class Tester:
             return candidate.ended.verdict, candidate.ended.reason
         return "pass", ""
 
-    def _compile(self, source: str) -> bytes | Outcome:
-        """``T`` or ``W`` and the code object, made in a sandboxed process that never runs it; or the outcome."""
-        data = source.encode("utf-8", "surrogatepass")
-        control = self._compiler.control
-        patience = max(10.0, 4 * self._timeout)  # on the clock: the machine may be busy
-        control.settimeout(patience)
+    def _compile(self, sources: list[str]) -> Iterator[bytes | Outcome]:
+        """For each source ``T`` or ``W`` and its code object, or the outcome if it has none.
+
+        A sandboxed process compiles them and never runs any. Small ones are sent together, to wait only once.
+        """
+        todo = [source.encode("utf-8", "surrogatepass") for source in sources]
+        while todo:
+            count, size = 1, len(todo[0])
+            while count < len(todo) and size + len(todo[count]) < _TOGETHER_BYTES:
+                size, count = size + len(todo[count]), count + 1
+            trouble = self._send_sources(todo[:count])
+            for _ in range(count):
+                reply = trouble or self._code()
+                todo.pop(0)
+                yield reply
+                if isinstance(reply, Outcome) and reply.verdict in ("crash", "timeout"):
+                    trouble = None
+                    break  # the compiler was replaced: the others are sent again
+
+    def _send_sources(self, sources: list[bytes]) -> Outcome | None:
+        self._compiler.control.settimeout(self._patience)
         try:
-            control.sendall(struct.pack("I", len(data)) + data)
-            head = _exactly(control, 4)
-            reply = _exactly(control, struct.unpack("I", head)[0])
-        except (TimeoutError, OSError, EOFError) as error:
-            self._compiler.process.kill()
-            self._compiler.close()
-            self._compiler = self._zygote("compile", 1e6)
-            self._compiler.ready()
-            if isinstance(error, TimeoutError):
-                return Outcome("timeout", f"compiling it took more than {patience:g} s", _NONE, "none")
-            return Outcome("crash", "compiling it crashed the compiler", _NONE, "none")
+            self._compiler.control.sendall(b"".join(struct.pack("I", len(data)) + data for data in sources))
+        except OSError as error:
+            return self._new_compiler(error)
+        return None
+
+    def _code(self) -> bytes | Outcome:
+        """The next answer of the compiling process."""
+        control = self._compiler.control
+        try:
+            reply = _exactly(control, struct.unpack("I", _exactly(control, 4))[0])
+        except (OSError, EOFError) as error:
+            return self._new_compiler(error)
         if reply[:1] == b"X":
             name, text = json.loads(reply[1:])
-            verdict = "memory" if name == "MemoryError" else "syntax_error"
-            return Outcome(verdict, f"{name}: {text}", _NONE, "none")
+            return Outcome("memory" if name == "MemoryError" else "syntax_error", f"{name}: {text}", _NONE, "none")
         return reply
+
+    def _new_compiler(self, error: Exception) -> Outcome:
+        """Replace a compiling process that hangs or is gone; the outcome of the source that it was at."""
+        self._compiler.process.kill()
+        self._compiler.close()
+        self._compiler = self._zygote("compile", 1e6)
+        self._compiler.ready()
+        if isinstance(error, TimeoutError):
+            return Outcome("timeout", f"compiling it took more than {self._patience:g} s", _NONE, "none")
+        return Outcome("crash", "compiling it crashed the compiler", _NONE, "none")
 
     def close(self) -> None:
         """End all processes."""
