@@ -36,9 +36,6 @@ def _load(program: bytes) -> tuple[Any, BaseException | None]:
     code, entry = marshal.loads(program)
     module = types.ModuleType("candidate")
     sys.modules["candidate"] = module
-    random = sys.modules.get("random")
-    if random is not None:
-        random.seed(0)
     try:
         exec(marshal.loads(code), module.__dict__)
         return module.__dict__[entry], None

@@ -67,6 +67,7 @@ class Pool:
         self._config = {"levels": _LEVELS.get(isolation, (isolation,)), "timeout": timeout, "memory_mb": memory_mb}
         self._config |= {"scratch_mb": scratch_mb, "shared": shared}
         self._again: deque[_Job] = deque()
+        self._facts: dict[str, Any] = {}
         self._workers = [self._start() for _ in range(workers)]
         try:
             while self._workers[0].facts is None:
@@ -84,7 +85,7 @@ class Pool:
     @property
     def facts(self) -> dict[str, Any]:
         """What is in force: ``level``, ``landlock`` version, ``refused`` levels and why."""
-        return next(worker.facts for worker in self._workers if worker.facts is not None)
+        return self._facts
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -142,7 +143,7 @@ class Pool:
         for message in worker.link.arrived():
             worker.moved = time.monotonic()
             if message[0] == "ready":
-                worker.facts = message[1]
+                self._facts = worker.facts = message[1]
             elif message[0] == "refused":
                 raise SandboxError(_refusal(self._isolation, message[1]))
             else:

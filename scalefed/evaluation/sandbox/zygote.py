@@ -43,11 +43,20 @@ def main(arguments: list[str]) -> NoReturn:
         _say(control, b"E" + f"{type(error).__name__}: {error}".encode())
         os._exit(1)
     _say(control, b"R" + json.dumps(facts).encode())
-    gc.collect()
-    gc.freeze()
+    _settle()
     if config["role"] == "compile":
         _compile_loop(control)
     _fork_loop(control, config)
+
+
+def _settle() -> None:
+    """All candidates start from here: the same random numbers, no module of the judge, little for fork to copy."""
+    if "random" in sys.modules:
+        sys.modules["random"].seed(0)
+    for name in [name for name in sys.modules if name.startswith("scalefed")]:
+        del sys.modules[name]
+    gc.collect()
+    gc.freeze()
 
 
 def _say(control: socket.socket, text: bytes) -> None:
@@ -108,6 +117,7 @@ def _fork_loop(control: socket.socket, config: dict[str, object]) -> NoReturn:
     """Fork, wait, report, one candidate at a time."""
     handle, sandboxed, scratch = control.fileno(), config["level"] != "none", config["level"] == "ns"
     second = kernel.Filter(filters.candidate_filter()) if sandboxed else None
+    orphans = sandboxed and not scratch  # where the end of this process does not end its children anyway
     cpu = int(float(str(config["cpu_s"]))) + 1
     # this process has one thread and one purpose: libc's fork, without CPython's hooks, touches 65 pages fewer
     fork = ctypes.PyDLL(None).fork
@@ -121,27 +131,25 @@ def _fork_loop(control: socket.socket, config: dict[str, object]) -> NoReturn:
             continue
         child = fork()
         if child == 0:
-            _become_candidate(handle, handles[0], cpu, second)
+            _become_candidate(handle, handles[0], cpu, orphans, second)
         os.close(handles[0])
         control.sendall(_watch(control, child).ljust(REPLY, b"\0"))
         if scratch:
             _empty("/tmp")
 
 
-def _become_candidate(control: int, served: int, cpu: int, second: kernel.Filter | None) -> NoReturn:
+def _become_candidate(control: int, served: int, cpu: int, orphans: bool, second: kernel.Filter | None) -> NoReturn:
     """In the child: lose the control socket, take the last limits and the second filter, serve."""
     try:
         os.dup2(served, control)
         os.closerange(control + 1, 64)
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-        if second is not None:
-            resource.setrlimit(resource.RLIMIT_NPROC, (64, 64))
+        if orphans:
             kernel.die_with_parent()
+        if second is not None:
             second.install()
         elif not _LINUX:
             os.setsid()
-        for name in [name for name in sys.modules if name.startswith("scalefed")]:
-            del sys.modules[name]
         candidate.serve(control)
     except MemoryError:
         os._exit(101)
