@@ -1,16 +1,21 @@
 """How do a law's terms make up its loss? Values and exact first and second derivatives in the channels.
 
-``Flat`` is the fast path for posynomials: the derivatives are the shares of the terms (a softmax). ``Nested`` serves
-powers of sums and repeats with second-order jets over the channels; the solver does not see the difference.
+With ``u_t`` the logarithm of term t relative to the floor, ``m = log(1 + sum exp(u_t))`` and ``share_t = dm/du_t``,
+
+    m_a = share_t u_a            m_ab = [same term] share_t (u_ab + u_a u_b)  -  m_a m_b
+
+for channels a, b of terms t, t'. ``Flat`` is the fast path for posynomials, where every term is one channel; ``Nested``
+serves powers of sums and repeats, whose u_a and u_ab come from second-order jets. The solver does not see a difference.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from scalefed.fitting.problem import Node, Problem
 
 State = list[np.ndarray]
+Curvature = Callable[[np.ndarray, np.ndarray], Iterator[tuple[int, int, np.ndarray]]]
 _LARGEST = 300.0
 
 
@@ -37,20 +42,20 @@ class Flat:
             m += first
         return m, q
 
-    def first(self, state: State) -> State:
-        """dm/dv for every channel."""
-        return state
+    def derivatives(self, state: State) -> tuple[State, "Curvature"]:
+        """Slopes dm/dv of every channel, and a function of (c, k) that yields the weights of the Hessian's blocks."""
 
-    def curvature(self, state: State, c: np.ndarray, k: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Weights W_ab of the Hessian, ``k m_a m_b - c m_ab`` with m_ab = share_a (delta_ab - share_b)."""
-        both = c + k
-        for a, qa in enumerate(state):
-            wa = both * qa
-            for b in range(a, len(state)):
-                w = wa * state[b]
-                if a == b:
-                    w -= c * qa
-                yield a, b, w
+        def curvature(c: np.ndarray, k: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+            both = c + k
+            for a, qa in enumerate(state):
+                wa = both * qa
+                for b in range(a, len(state)):
+                    w = wa * state[b]
+                    if a == b:
+                        w -= c * qa
+                    yield a, b, w
+
+        return state, curvature
 
 
 class Jet:
@@ -100,13 +105,9 @@ def _merge(left: dict, right: dict) -> dict:  # type: ignore[type-arg]
     return out
 
 
-def log_sum(jets: list[Jet], *, with_one: bool) -> Jet:
-    """``log(sum exp)`` of jets, with 1 added inside if asked."""
-    stack = [j.value for j in jets]
-    top = np.maximum.reduce([*stack, np.zeros_like(stack[0])] if with_one else stack)
-    q = [np.exp(x - top) for x in stack]
-    total = sum(q[1:], q[0]) + (np.exp(-top) if with_one else 0.0)
-    shares = [x / total for x in q]
+def log_sum(jets: list[Jet]) -> Jet:
+    """``log(sum exp)`` of jets."""
+    value, shares = _soft_max([j.value for j in jets], with_one=False)
     first: dict[int, np.ndarray] = {}
     second: dict[tuple[int, int], np.ndarray] = {}
     for share, jet in zip(shares, jets, strict=True):
@@ -114,28 +115,42 @@ def log_sum(jets: list[Jet], *, with_one: bool) -> Jet:
         second = _merge(second, {i: share * d for i, d in jet.second.items()})
         squares = {(i, j): share * x * y for i, x in jet.first.items() for j, y in jet.first.items() if i <= j}
         second = _merge(second, squares)
-    for i, x in first.items():
-        for j, y in first.items():
-            if i <= j:
-                second[i, j] = second[i, j] - x * y if (i, j) in second else -x * y
-    return Jet(np.log(total) + top, first, second)
+    products = {(i, j): -x * y for i, x in first.items() for j, y in first.items() if i <= j}
+    return Jet(value, first, _merge(second, products))
+
+
+def _soft_max(values: list[np.ndarray], *, with_one: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Logarithm of the sum of exponentials (plus 1 if asked), and each one's share."""
+    top = values[0]
+    for x in values[1:]:
+        top = np.maximum(top, x)
+    if with_one:
+        top = np.maximum(top, 0.0)
+    q = [np.exp(x - top) for x in values]
+    total = sum(q[1:], q[0]) + (np.exp(-top) if with_one else 0.0)
+    return np.log(total) + top, [x / total for x in q]
 
 
 class Nested:
-    """Laws with powers of sums or repeats; the state is the jet's derivatives."""
+    """Laws with powers of sums or repeats; the state is the channels themselves."""
 
     def __init__(self, problem: Problem) -> None:
-        self.nodes, self.with_one = problem.nodes, problem.has_floor
+        self.nodes, self.with_one, self.size = problem.nodes, problem.has_floor, len(problem.channels)
 
     def value(self, v: State) -> tuple[np.ndarray, State]:
-        """The logarithm of the law relative to its floor, (B, n), and the derivatives packed in one list."""
-        size = len(v)
-        jets = [self._jet(node, v) for node in self.nodes]
-        jet = log_sum(jets, with_one=self.with_one)
-        zero = np.zeros_like(v[0])
-        state = [jet.first.get(i, zero) for i in range(size)]
-        state += [jet.second.get((i, j), zero) for i in range(size) for j in range(i, size)]
-        return jet.value, [np.array(np.broadcast_to(x, zero.shape)) for x in state]
+        """The logarithm of the law relative to its floor, (B, n), and the state."""
+        value, _ = _soft_max([self._log_term(node, v) for node in self.nodes], with_one=self.with_one)
+        return value, v
+
+    def _log_term(self, node: Node, v: State) -> np.ndarray:
+        total = v[node.leaf]
+        for exponent, decay, log_unique, repeats in node.repeats:
+            fade = np.exp(v[decay])
+            total = total + v[exponent] * (log_unique + np.log1p(-fade * np.expm1(-repeats / fade)))
+        for exponent, children in node.groups:
+            inside, _ = _soft_max([self._log_term(child, v) for child in children], with_one=False)
+            total = total + v[exponent] * inside
+        return total
 
     def _jet(self, node: Node, v: State) -> Jet:
         one = np.ones((1, 1))
@@ -143,26 +158,30 @@ class Nested:
         for exponent, decay, log_unique, repeats in node.repeats:
             total = total + Jet(v[exponent], {exponent: one}) * _repeats_jet(v[decay], decay, log_unique, repeats)
         for exponent, children in node.groups:
-            inside = log_sum([self._jet(child, v) for child in children], with_one=False)
+            inside = log_sum([self._jet(child, v) for child in children])
             total = total + Jet(v[exponent], {exponent: one}) * inside
         return total
 
-    @staticmethod
-    def _channels(state: State) -> int:
-        return int(round((np.sqrt(9 + 8 * len(state)) - 3) / 2))
+    def derivatives(self, state: State) -> tuple[State, Curvature]:
+        """Slopes dm/dv of every channel, and a function of (c, k) that yields the weights of the Hessian's blocks."""
+        jets = [self._jet(node, state) for node in self.nodes]
+        _, shares = _soft_max([j.value for j in jets], with_one=self.with_one)
+        first = {i: share * u for share, jet in zip(shares, jets, strict=True) for i, u in jet.first.items()}
+        term = {i: t for t, jet in enumerate(jets) for i in jet.first}
 
-    def first(self, state: State) -> State:
-        """dm/dv for every channel."""
-        return state[: self._channels(state)]
+        def curvature(c: np.ndarray, k: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+            both, falls = c + k, [c * share for share in shares]
+            for a in range(self.size):
+                wa = both * first[a]
+                for b in range(a, self.size):
+                    w = wa * first[b]
+                    if term[a] == term[b]:
+                        jet = jets[term[a]]
+                        bend = jet.first[a] * jet.first[b] + jet.second.get((a, b), 0.0)
+                        w = w - falls[term[a]] * bend
+                    yield a, b, w
 
-    def curvature(self, state: State, c: np.ndarray, k: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Weights W_ab of the Hessian, ``k m_a m_b - c m_ab``."""
-        size = self._channels(state)
-        at = size
-        for a in range(size):
-            for b in range(a, size):
-                yield a, b, k * state[a] * state[b] - c * state[at]
-                at += 1
+        return [first[i] for i in range(self.size)], curvature
 
 
 def _repeats_jet(log_decay: np.ndarray, channel: int, log_unique: np.ndarray, repeats: np.ndarray) -> Jet:

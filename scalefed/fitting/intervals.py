@@ -1,13 +1,34 @@
-"""How uncertain are parameters and predictions? Bootstrap over runs, noise, and a back-test beyond the data."""
+"""How uncertain are the parameters? Refits in one batch, with whole runs exchanged or resampled.
+
+``exchange``: every replicate gives each run the residuals of another run of similar loss (checkpoints of one run stay
+together), with a random sign, and the law is fitted again. Donors are near in loss, so that small noisy runs do not
+lend their noise to large quiet ones; residuals are enlarged for the fitted parameters and their scale is drawn anew for
+every replicate, as Student's t asks. Percentiles of the refits cover at their nominal rate from 9 runs on, where
+resampling runs loses the corners of small designs.
+
+``pairs``: runs are drawn with replacement. Right also where noise depends on the design, as it does in published logs.
+
+``auto``: exchange, unless there are enough runs and pairs spreads the parameters half as much again, which says that
+noise is not alike across the design. Beyond 20,000 rows replicates are normal draws with the cluster-robust covariance,
+to which the bootstrap tends.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from scalefed.errors import ConfigError
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.starts import GlobalFit
 from scalefed.seeds import rng
+
+METHODS = ("auto", "exchange", "pairs")
+_ENOUGH_RUNS = 30
+_UNLIKE = 1.5
+_LARGE = 20_000
+_CHUNK_DOUBLES = 2**22
+_FEWEST_DONORS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +38,7 @@ class Replicates:
     Attributes:
         theta: (B, p) coordinates.
         converged: (B,) whether the stopping rule was met.
-        method: how they were made, in words.
+        method: ``exchange``, ``pairs``, ``normal`` (large logs) or ``none``.
     """
 
     theta: np.ndarray
@@ -25,34 +46,160 @@ class Replicates:
     method: str
 
 
-def cluster_weights(clusters: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Random weights of mean 1, the same for all rows of a cluster: (resamples, n).
-
-    Every cluster keeps a positive weight (exponential weights scaled to sum to the number of clusters), so that no
-    replicate loses a corner of a small design.
-    """
-    count = int(clusters.max()) + 1
-    weights = rng(seed, "bootstrap").exponential(size=(resamples, count))
-    weights *= count / weights.sum(axis=1, keepdims=True)
-    return np.asarray(weights[:, clusters])
-
-
 def bootstrap(
-    problem: Problem, best: GlobalFit, clusters: np.ndarray, *, resamples: int, delta: float, seed: int
+    problem: Problem,
+    best: GlobalFit,
+    clusters: np.ndarray,
+    *,
+    resamples: int,
+    delta: float,
+    seed: int = 0,
+    method: str = "auto",
 ) -> Replicates:
-    """Refit under random cluster weights, all replicates in one batch."""
+    """Refit under resampled runs.
+
+    Args:
+        problem: law and runs.
+        best: the fit.
+        clusters: (n,) integers from 0; rows with one number stay together.
+        resamples: number of replicates.
+        delta: width of the Huber loss.
+        seed: of the resampling.
+        method: ``"auto"``, ``"exchange"`` or ``"pairs"``.
+
+    Raises:
+        ConfigError: an unknown method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"bootstrap must be one of {', '.join(METHODS)}, got {method!r}; 'auto' is usual")
     if resamples == 0 or problem.p == 0:
         return Replicates(np.repeat(best.theta[None], resamples, axis=0), np.ones(resamples, dtype=bool), "none")
-    weights = cluster_weights(clusters, resamples, seed)
-    found = Solver(problem, delta=delta).solve(np.repeat(best.theta[None], resamples, axis=0), weights, iterations=200)
-    count = int(clusters.max()) + 1
-    spread = np.sqrt(count / max(count - problem.p, 1.0))
-    theta = np.clip(best.theta + spread * (found.theta - best.theta), problem.lower, problem.upper)
-    return Replicates(theta, found.converged, "bootstrap over runs")
+    solver = Solver(problem, delta=delta)
+    if problem.n > _LARGE:
+        return _normal(solver, best, clusters, resamples, seed)
+    exchange = pairs = None
+    if method != "pairs":
+        exchange = _refit(solver, best, _Exchange(solver, best, clusters, seed), resamples, "exchange")
+    runs = int(clusters.max()) + 1
+    if method == "pairs" or (method == "auto" and runs >= max(_ENOUGH_RUNS, 6 * problem.p)):
+        pairs = _refit(solver, best, _Pairs(clusters, seed), resamples, "pairs")
+    if exchange is None or (pairs is not None and _spread_ratio(pairs, exchange) > _UNLIKE):
+        assert pairs is not None
+        return pairs
+    return exchange
+
+
+def _refit(solver: Solver, best: GlobalFit, draw: "_Pairs | _Exchange", resamples: int, method: str) -> Replicates:
+    theta, converged = [], []
+    chunk = max(1, _CHUNK_DOUBLES // solver.problem.n)
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        weights, log_loss = draw(count)
+        found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss, iterations=200)
+        theta.append(found.theta)
+        converged.append(found.converged)
+    return Replicates(np.concatenate(theta), np.concatenate(converged), method)
+
+
+def _spread_ratio(left: Replicates, right: Replicates) -> float:
+    """Median over the coordinates of the ratio of interquartile ranges."""
+    wide, narrow = (np.subtract(*np.quantile(r.theta, [0.75, 0.25], axis=0)) for r in (left, right))
+    return float(np.median(wide / np.maximum(narrow, 1e-300)))
+
+
+class _Pairs:
+    """Weights of runs drawn with replacement; all rows of a run share a weight."""
+
+    def __init__(self, clusters: np.ndarray, seed: int) -> None:
+        self.clusters, self.count = clusters, int(clusters.max()) + 1
+        self.generator = rng(seed, "bootstrap")
+
+    def __call__(self, size: int) -> tuple[np.ndarray, None]:
+        drawn = self.generator.multinomial(self.count, np.full(self.count, 1.0 / self.count), size)
+        return drawn[:, self.clusters].astype(float), None
+
+
+class _Exchange:
+    """Log losses made of the fit and the residuals of other runs of similar loss."""
+
+    def __init__(self, solver: Solver, best: GlobalFit, clusters: np.ndarray, seed: int) -> None:
+        problem = solver.problem
+        n, p, runs = problem.n, problem.p, int(clusters.max()) + 1
+        residuals = solver.residuals(best.theta[None])[0][0]
+        self.fitted = problem.z - residuals
+        free = max(n - p, 1)
+        self.residuals = residuals * np.sqrt(n / free)
+        self.degrees = float(free if runs == n else max(1, min(free, runs - 1)))
+        interpolates = solver.delta < np.median(np.abs(residuals))
+        self.smooth = 0.4 if interpolates else 0.25
+        self.generator = rng(seed, "bootstrap")
+        self._arrange(clusters, runs)
+
+    def _arrange(self, clusters: np.ndarray, runs: int) -> None:
+        """Rows sorted by run and loss; runs sorted by mean loss; each run's window of donors."""
+        self.rows = np.lexsort((-self.fitted, clusters))
+        self.sizes = np.bincount(clusters, minlength=runs)
+        self.first = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
+        self.run_of = clusters
+        place = np.empty(len(clusters), dtype=int)
+        place[self.rows] = np.arange(len(clusters))
+        self.share = (place - self.first[clusters] + 0.5) / self.sizes[clusters]
+        means = np.bincount(clusters, self.fitted, minlength=runs) / self.sizes
+        self.by_loss = np.argsort(means, kind="stable")
+        rank = np.empty(runs, dtype=int)
+        rank[self.by_loss] = np.arange(runs)
+        self.donors = min(max(_FEWEST_DONORS, runs // 3), runs)
+        self.window = np.clip(rank - self.donors // 2, 0, runs - self.donors)
+        squares = np.bincount(clusters, self.residuals**2, minlength=runs)[self.by_loss]
+        totals, counts = (np.concatenate([[0.0], np.cumsum(x)]) for x in (squares, self.sizes[self.by_loss]))
+        end = self.window + self.donors
+        self.local = np.sqrt((totals[end] - totals[self.window]) / (counts[end] - counts[self.window]))
+
+    def __call__(self, size: int) -> tuple[None, np.ndarray]:
+        runs, draw = len(self.sizes), self.generator
+        donor = self.by_loss[self.window + draw.integers(0, self.donors, (size, runs))]
+        sign = draw.choice([-1.0, 1.0], (size, runs))
+        blur = self.smooth * self.local * draw.standard_normal((size, runs))
+        giver = donor[:, self.run_of]
+        row = self.rows[self.first[giver] + (self.share * self.sizes[giver]).astype(int)]
+        error = self.residuals[row] * sign[:, self.run_of] + blur[:, self.run_of]
+        scale = np.sqrt(self.degrees / draw.chisquare(self.degrees, size)) / np.sqrt(1.0 + self.smooth**2)
+        return None, self.fitted + error * scale[:, None]
+
+
+def _normal(solver: Solver, best: GlobalFit, clusters: np.ndarray, resamples: int, seed: int) -> Replicates:
+    covariance = robust_covariance(solver, best.theta, clusters)
+    values, vectors = np.linalg.eigh(covariance)
+    draws = rng(seed, "bootstrap").standard_normal((resamples, len(values)))
+    theta = best.theta + (draws * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+    theta = np.clip(theta, solver.problem.lower, solver.problem.upper)
+    return Replicates(theta, np.ones(resamples, dtype=bool), "normal")
+
+
+def robust_covariance(solver: Solver, theta: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    """Cluster-robust (sandwich) covariance of the coordinates, (p, p), with the usual small-sample factor.
+
+    Source: Liang and Zeger 1986; White 1980 where every run is its own cluster.
+    """
+    problem = solver.problem
+    runs = int(clusters.max()) + 1
+    residuals, state = solver.residuals(theta[None])
+    score = np.clip(residuals[0], -solver.delta, solver.delta)
+    jacobian = solver.jacobian(theta)
+    if problem.weights is not None:
+        score = score * problem.weights
+    by_run = np.stack([np.bincount(clusters, score * column, minlength=runs) for column in jacobian.T], axis=1)
+    _, hessian = solver.derivatives(theta[None], residuals, state, solver.weigh(None, 1))
+    inverse = np.linalg.pinv(hessian[0], hermitian=True)
+    factor = runs / max(runs - 1, 1) * (problem.n - 1) / max(problem.n - problem.p, 1)
+    return np.asarray(inverse @ (by_run.T @ by_run) @ inverse * factor)
 
 
 def noise_scale(residuals: np.ndarray, parameters: int) -> float:
-    """Robust standard deviation of log residuals, corrected for the fitted parameters."""
+    """Robust standard deviation of log residuals, corrected for the fitted parameters.
+
+    The larger of 1.4826 times the median absolute residual and half the root mean square.
+    """
     n = len(residuals)
     spread = 1.4826 * float(np.median(np.abs(residuals)))
     root = float(np.sqrt(np.mean(residuals**2)))

@@ -32,6 +32,7 @@ class Channel:
         offset_mean: what centring subtracted from the offset.
         amplitude: coordinate of the channel's own amplitude, or None.
         relative: whether the amplitude is measured relative to the floor.
+        constant: whether the features are the same in every run, as for the power of a sum.
     """
 
     keys: list[tuple[int, ...]]
@@ -41,6 +42,7 @@ class Channel:
     offset_mean: float = 0.0
     amplitude: int | None = None
     relative: bool = False
+    constant: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class Problem:
         law: the law; fixed parameters are put in as numbers.
         columns: every column of the law, each (n,).
         log_loss: (n,) natural logarithm of the target.
+        weights: (n,) weights of the runs in the objective, or None for 1 each.
 
     Attributes:
         names: free parameters, one coordinate each, in the law's order.
@@ -68,8 +71,15 @@ class Problem:
         has_floor: whether a constant term stands apart from the others.
     """
 
-    def __init__(self, law: Law, columns: Mapping[str, np.ndarray], log_loss: np.ndarray) -> None:
+    def __init__(
+        self,
+        law: Law,
+        columns: Mapping[str, np.ndarray],
+        log_loss: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.law = law
+        self.weights = None if weights is None else np.asarray(weights, dtype=float)
         self.z = np.ascontiguousarray(log_loss, dtype=float)
         self.n = len(self.z)
         self.names = law.free
@@ -173,7 +183,16 @@ class Problem:
                 constant = constant - offset_mean
         offset = None if constant is None or not np.any(constant) else constant
         self.channels.append(
-            Channel(keys, np.ascontiguousarray(features), offset, means, offset_mean, amplitude, relative)
+            Channel(
+                keys=keys,
+                features=np.ascontiguousarray(features),
+                offset=offset,
+                means=means,
+                offset_mean=offset_mean,
+                amplitude=amplitude,
+                relative=relative,
+                constant=not top and amplitude is None and offset is None and not np.ptp(features, axis=0).any(),
+            )
         )
         return len(self.channels) - 1
 
@@ -279,4 +298,5 @@ class Problem:
 def subset(problem: Problem, rows: Sequence[int] | np.ndarray) -> Problem:
     """The same problem on some of its runs."""
     rows = np.asarray(rows)
-    return Problem(problem.law, {c: v[rows] for c, v in problem.columns.items()}, problem.z[rows])
+    weights = None if problem.weights is None else problem.weights[rows]
+    return Problem(problem.law, {c: v[rows] for c, v in problem.columns.items()}, problem.z[rows], weights)

@@ -20,6 +20,7 @@ from scalefed.fitting.problem import Problem
 
 _CACHE_DOUBLES = 262144
 _LONGEST_STEP = 2.0
+_EXACT = 1e-28
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ class Solver:
         }
 
     # -- pieces ------------------------------------------------------------------------------------------------------
-    def residuals(self, theta: np.ndarray) -> tuple[np.ndarray, State]:
+    def residuals(self, theta: np.ndarray, log_loss: np.ndarray | None = None) -> tuple[np.ndarray, State]:
         """Log loss minus log law, (B, n), and the state for the derivatives."""
         q = self.problem.monomials(theta)
         v = []
         for channel, where, features in zip(self.problem.channels, self.problem.slices, self.transposed, strict=True):
-            x = q[:, where] @ features
+            x = q[:, where] @ (features[:, :1] if channel.constant else features)
             if channel.offset is not None:
                 x += channel.offset
             v.append(x)
@@ -77,7 +78,14 @@ class Solver:
             m += theta[:, self.problem.base, None]
         elif self.problem.base_constant:
             m += self.problem.base_constant
-        return np.subtract(self.problem.z, m, out=m), state
+        return np.subtract(self.problem.z if log_loss is None else log_loss, m, out=m), state
+
+    def weigh(self, weights: np.ndarray | None, size: int) -> np.ndarray | None:
+        """Weights of the batch times the problem's own, (size, n), or None where all are 1."""
+        own = self.problem.weights
+        if own is None:
+            return weights
+        return np.broadcast_to(own, (size, self.problem.n)) if weights is None else weights * own
 
     def loss(self, r: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """The objective, (B,)."""
@@ -99,7 +107,7 @@ class Solver:
             k *= weights
         size, nq = len(r), len(problem.keys)
         g, h = np.zeros((size, nq)), np.zeros((size, nq, nq))
-        first = self.combine.first(state)
+        first, curvature = self.combine.derivatives(state)
         for a, where in enumerate(problem.slices):
             g[:, where] = -((c * first[a]) @ problem.channels[a].features)
         if problem.base is not None:
@@ -107,7 +115,7 @@ class Solver:
             h[:, -1, -1] = k.sum(1)
             for a, where in enumerate(problem.slices):
                 h[:, -1, where] = h[:, where, -1] = (k * first[a]) @ problem.channels[a].features
-        for a, b, w in self.combine.curvature(state, c, k):
+        for a, b, w in curvature(c, k):
             rows, columns = problem.slices[a], problem.slices[b]
             shape = (size, rows.stop - rows.start, columns.stop - columns.start)
             block = (w @ self.products[a, b]).reshape(shape)
@@ -125,16 +133,38 @@ class Solver:
         hessian = j.transpose(0, 2, 1) @ h @ j + self.problem.chain_curvature(theta, g)
         return gradient, hessian
 
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
+        """Slopes of the log law in the coordinates for every run at one point (p,): (n, p)."""
+        problem = self.problem
+        _, state = self.residuals(theta[None])
+        columns = np.zeros((problem.n, len(problem.keys)))
+        for where, channel, slope in zip(
+            problem.slices, problem.channels, self.combine.derivatives(state)[0], strict=True
+        ):
+            columns[:, where] = np.broadcast_to(slope, (1, problem.n))[0][:, None] * channel.features
+        if problem.base is not None:
+            columns[:, -1] = 1.0
+        chain = problem.selection if problem.linear else problem.chain(theta[None])[0]
+        return np.asarray(columns @ chain)
+
     # -- the batched iteration ---------------------------------------------------------------------------------------
     def solve(
         self,
         theta: np.ndarray,
         weights: np.ndarray | None = None,
         *,
+        log_loss: np.ndarray | None = None,
         iterations: int = 100,
         tolerance: float = 1e-12,
     ) -> Solution:
-        """Minimise from every row of ``theta`` (B, p), each with its row of ``weights`` (B, n), in cache-sized chunks.
+        """Minimise from every row of ``theta``, in cache-sized chunks.
+
+        Args:
+            theta: (B, p) starting coordinates.
+            weights: (B, n) weights of the runs for every member, on top of the problem's own; or None for 1.
+            log_loss: (B, n) log losses for every member, or None for the runs' own.
+            iterations: most Newton steps.
+            tolerance: relative decrease at which a member stops.
 
         >>> from scalefed.laws import Law
         >>> n = np.array([1.0, 4.0, 16.0, 64.0])
@@ -144,30 +174,30 @@ class Solver:
         [[1.0, 1.0, 0.5]]
         """
         chunk = max(16, _CACHE_DOUBLES // (8 * self.problem.n))
-        parts = [
-            self._solve_chunk(
-                theta[i : i + chunk], None if weights is None else weights[i : i + chunk], iterations, tolerance
-            )
-            for i in range(0, len(theta), chunk)
-        ]
+        parts = []
+        for i in range(0, len(theta), chunk):
+            rows = slice(i, i + chunk)
+            w = self.weigh(None if weights is None else weights[rows], len(theta[rows]))
+            z = None if log_loss is None else log_loss[rows]
+            parts.append(self._solve_chunk(theta[rows], w, z, iterations, tolerance))
         if len(parts) == 1:
             return parts[0]
         return Solution(*(np.concatenate([getattr(s, f) for s in parts]) for f in Solution.__dataclass_fields__))
 
     def _solve_chunk(
-        self, start: np.ndarray, weights: np.ndarray | None, iterations: int, tolerance: float
+        self, start: np.ndarray, w: np.ndarray | None, z: np.ndarray | None, iterations: int, tolerance: float
     ) -> Solution:
         out = _Progress(np.clip(start, self.problem.lower, self.problem.upper))
-        theta, w = out.theta.copy(), weights
-        r, state = self.residuals(theta)
+        theta = out.theta.copy()
+        r, state = self.residuals(theta, z)
         f = self.loss(r, w)
         damping = np.full(len(theta), 1e-3)
-        tiny = 1e-28 * self.problem.n
+        tiny = _EXACT * self.problem.n
         for _ in range(iterations):
             g, h = self.derivatives(theta, r, state, w)
             step, decrement = self._step(theta, g, h, damping)
             trial = np.clip(theta + step, self.problem.lower, self.problem.upper)
-            r_new, state_new = self.residuals(trial)
+            r_new, state_new = self.residuals(trial, z)
             f_new = self.loss(r_new, w)
             better = f_new < f
             relative = np.abs(f - f_new) / np.maximum(f, 1e-300)
@@ -188,6 +218,7 @@ class Solver:
                 theta, f, r, damping = theta[keep], f[keep], r[keep], damping[keep]
                 state = [x[keep] for x in state]
                 w = None if w is None else w[keep]
+                z = None if z is None else z[keep]
         return out.solution()
 
     def _step(
@@ -199,7 +230,7 @@ class Solver:
             h = np.where(frozen[:, :, None] | frozen[:, None, :], 0.0, h)
             h[:, np.arange(h.shape[1]), np.arange(h.shape[1])] += frozen
         diagonal = np.einsum("bii->bi", h)
-        scale = np.abs(diagonal)
+        scale = np.abs(diagonal) + np.abs(g)
         scale = scale + 1e-8 * scale.max(1, keepdims=True) + 1e-30
         diagonal += damping[:, None] * scale
         step = -np.linalg.solve(h, g[:, :, None])[:, :, 0]

@@ -87,7 +87,7 @@ def global_fit(problem: Problem, *, delta: float = 1e-3, seed: int = 0, extra: n
     solver = Solver(problem, delta=delta)
     found = solver.solve(starts, iterations=200)
     agreeing = _agreeing(found, 1e-9 * problem.n * min(delta, 1e-3) ** 2)
-    if hard or agreeing < 0.5:
+    if problem.n < _SMALL or agreeing < 0.5:
         found = _refine(problem, solver, starts, found, delta, seed)
     return _summarise(problem, found, len(starts), agreeing)
 
@@ -107,9 +107,7 @@ def projected_starts(problem: Problem, *, keep: int, delta: float, seed: int = 0
     theta = np.clip(theta, screen.lower, screen.upper)
     solver = Solver(screen, delta=delta)
     chunk = max(16, 2**19 // screen.n)
-    objective = np.concatenate(
-        [solver.loss(solver.residuals(theta[i : i + chunk])[0], None) for i in range(0, count, chunk)]
-    )
+    objective = np.concatenate([_objective(solver, theta[i : i + chunk]) for i in range(0, count, chunk)])
     best = theta[np.argsort(np.where(np.isfinite(objective), objective, np.inf), kind="stable")[:keep]]
     return problem.to_coordinates(screen.to_values(best)) if screen is not problem else best
 
@@ -314,8 +312,12 @@ def _distinct(theta: np.ndarray, objective: np.ndarray) -> np.ndarray:
 def _evaluate(problem: Problem, delta: float) -> Solution:
     solver = Solver(problem, delta=delta)
     theta = np.zeros((1, 0))
-    value = solver.loss(solver.residuals(theta)[0], None)
+    value = _objective(solver, theta)
     return Solution(theta, value, np.zeros(1, dtype=int), np.ones(1, dtype=bool), np.zeros(1))
+
+
+def _objective(solver: Solver, theta: np.ndarray) -> np.ndarray:
+    return solver.loss(solver.residuals(theta)[0], solver.weigh(None, len(theta)))
 
 
 def _like(problem: Problem, small: Problem) -> Problem:

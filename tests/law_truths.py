@@ -1,0 +1,25 @@
+"""Known truths for every named law, shared by the tests of laws, solver and fits."""
+
+NAMES = (
+    "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
+    "federated-steps federated-drift"
+).split()
+TRUTHS = {
+    "chinchilla": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37},
+    "kaplan": {"A": 5.5e10, "a": 0.8, "B": 3e13, "c": 0.11},
+    "coupled": {"E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.77},
+    "data-constrained": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "R": 12.0},
+    "diloco": {"A": 19.0, "a": 0.0985, "g": 0.0116},
+    "diloco-offset": {"E": 0.97, "A": 30.0, "a": 0.15, "g": 0.0173},
+    "average-compute": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37},
+    "federated": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6},
+    "federated-skew": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6, "h": 0.5},
+    "federated-steps": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "G": 5e4, "c": 0.5, "s": 0.8},
+    "federated-drift": {
+        "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 1.0, "F": 0.3, "h": 0.5, "r": 0.6,
+    },
+}  # fmt: skip
+RUN = {
+    "params": 1e8, "tokens": 4e9, "clients_per_round": 4.0, "skew": 0.3, "local_steps": 50.0, "rounds": 1e4,
+    "unique_tokens": 1e9,
+}  # fmt: skip
