@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 FONT = "Inter, 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b8b8b")
 """Okabe and Ito's colours, told apart by every common kind of colour vision and on light or dark ground."""
-_RAMP = ("#f0a030", "#e0663c", "#c23b75", "#8448b0", "#4a5cc7")
+_RAMP = ("#f0a030", "#e0663c", "#c8427c", "#8f4fb8", "#4155c0")
 MAIN, MARK, QUIET = "#5468d4", "#e0663c", "#8b8b8b"
 """The colours of a chart with one line: the line, what is marked on it, and what stands aside."""
 _SIZES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -26,7 +26,7 @@ def ramp(count: int) -> list[str]:
     """Colours for ``count`` ordered values, light and warm to dark and cool, lightness falling all the way.
 
     >>> ramp(2)
-    ['#f0a030', '#4a5cc7']
+    ['#f0a030', '#4155c0']
     """
     if count == 1:
         return [_RAMP[-1]]
@@ -109,9 +109,9 @@ _MANTISSAS: tuple[tuple[float, ...], ...] = (
 def log_ticks(low: float, high: float, *, most: int = 7) -> list[float]:
     """Round numbers from low to high, evenly spread in logarithms, at most about ``most``.
 
-    >>> log_ticks(1e3, 1e6)
+    >>> log_ticks(1e3, 1e6, most=5)
     [1000.0, 10000.0, 100000.0, 1000000.0]
-    >>> log_ticks(0.4, 0.95)
+    >>> log_ticks(0.4, 0.95, most=6)
     [0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -127,8 +127,8 @@ def log_ticks(low: float, high: float, *, most: int = 7) -> list[float]:
 def log_domain(values: Iterable[float], *, pad: float = 0.05) -> tuple[float, float]:
     """The range of positive values, widened by a share of its length in logarithms.
 
-    >>> log_domain([1.0, 100.0], pad=0.0)
-    (1.0, 100.0)
+    >>> [round(end, 6) for end in log_domain([1.0, 100.0], pad=0.5)]
+    [0.1, 1000.0]
     """
     positive = [value for value in values if value > 0 and math.isfinite(value)]
     low, high = math.log(min(positive)), math.log(max(positive))

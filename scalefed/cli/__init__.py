@@ -11,7 +11,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import typer
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
+    import typer
 
 from scalefed.cli import demo, making, reading
 from scalefed.cli.output import say
