@@ -6,13 +6,26 @@ from scalefed.fitting.data import FitData
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.starts import quasi_random
-from scalefed.fitting.status import listed
+from scalefed.fitting.status import Certificate, listed
 from scalefed.laws.law import Law
 
 _PROBES = 24
 _SINGULAR = 1e-6
 _PROPORTIONAL = 0.05
 _SHOWN_LEVELS = 4
+_LOOSE = 3.0
+
+
+def gaps(data: FitData, problem: Problem, certificate: Certificate) -> tuple[str, ...]:
+    """What the design or the losses leave undetermined, in sentences; empty if nothing."""
+    found = design_gaps(data)
+    if found or certificate.loose_error <= _LOOSE:
+        return found
+    return (
+        f"the losses leave the combination of {certificate.loose} loose (standard error {certificate.loose_error:.2g} "
+        f"where 1 is a factor of e): add runs that vary {listed(data.law.columns)} further, or repeat runs with more "
+        "seeds",
+    )
 
 
 def design_gaps(data: FitData) -> tuple[str, ...]:

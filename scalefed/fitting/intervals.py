@@ -29,6 +29,7 @@ _UNLIKE = 1.5
 _LARGE = 20_000
 _CHUNK_DOUBLES = 2**22
 _FEWEST_DONORS = 15
+_WINDOWS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,12 +196,40 @@ def robust_covariance(solver: Solver, theta: np.ndarray, clusters: np.ndarray) -
     return np.asarray(inverse @ (by_run.T @ by_run) @ inverse * factor)
 
 
-def noise_scale(residuals: np.ndarray, parameters: int) -> float:
+def noise_scale(residuals: np.ndarray, parameters: int, weights: np.ndarray | None = None) -> float:
     """Robust standard deviation of log residuals, corrected for the fitted parameters.
 
-    The larger of 1.4826 times the median absolute residual and half the root mean square.
+    The larger of 1.4826 times the (weighted) median absolute residual and half the root mean square.
     """
     n = len(residuals)
-    spread = 1.4826 * float(np.median(np.abs(residuals)))
-    root = float(np.sqrt(np.mean(residuals**2)))
+    w = np.ones(n) if weights is None else weights
+    size = np.abs(residuals)
+    order = np.argsort(size)
+    half = np.searchsorted(np.cumsum(w[order]), 0.5 * w.sum())
+    spread = 1.4826 * float(size[order][min(half, n - 1)])
+    root = float(np.sqrt(np.average(residuals**2, weights=w)))
     return max(spread, 0.5 * root) * float(np.sqrt(n / max(n - parameters, 1)))
+
+
+def local_noise(
+    fitted: np.ndarray, residuals: np.ndarray, parameters: int, weights: np.ndarray | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Noise as a function of the predicted log loss: centres of windows of similar runs, and the noise in each.
+
+    Args:
+        fitted: (n,) predicted log loss.
+        residuals: (n,) log residuals.
+        parameters: fitted parameters.
+        weights: (n,) weights of the runs in the fit, or None.
+    """
+    n = len(fitted)
+    size = min(max(_FEWEST_DONORS, n // 3), n)
+    order = np.argsort(fitted, kind="stable")
+    starts = np.unique(np.linspace(0, n - size, _WINDOWS).round().astype(int))
+    enlarge = np.sqrt(n / max(n - parameters, 1))
+    centres, levels = [], []
+    for start in starts:
+        rows = order[start : start + size]
+        centres.append(float(np.mean(fitted[rows])))
+        levels.append(float(noise_scale(residuals[rows], 0, None if weights is None else weights[rows]) * enlarge))
+    return tuple(centres), tuple(levels)

@@ -1,0 +1,260 @@
+"""What does a fitted law say? A :class:`Fit`: parameters, intervals, predictions, optimal size, saved and shown."""
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scalefed.errors import ConfigError, DataError, FitError
+from scalefed.fitting.backtest import BackTest, distance, model_error
+from scalefed.fitting.data import read_frame
+from scalefed.fitting.status import Certificate, FitStatus
+from scalefed.laws import Law
+
+if TYPE_CHECKING:
+    from scalefed.fitting.link import Link
+    from scalefed.optimum import Optimum
+
+_CHUNK_DOUBLES = 2**22
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """A law fitted to runs; made by :func:`fit`.
+
+    Attributes:
+        law: the law that was fitted (with parameters fixed that the runs could not inform).
+        params: every parameter's estimate, fixed ones included.
+        covariance: of the free parameters on their natural scale, from the replicates.
+        status: the worst thing to say about the fit.
+        message: full sentences: what the status means here, and which runs would help.
+        certificate: the evidence (objective, Newton decrement, starts agreeing, replicates, bounds hit).
+        run_ids: ids of the runs used.
+        runs: the runs used.
+        resampled: bootstrap replicates of the free parameters, one row each.
+        target: the column that is explained.
+        robust: width of the Huber loss in log units.
+        focus: exponent of scale in the runs' weights.
+        noise: standard deviation of log residuals, corrected for the fitted parameters.
+        noise_by_loss: centres (log target) and noise of windows of similar runs.
+        degrees: degrees of freedom behind the noise.
+        backtest: what the law missed on its own largest runs.
+        notes: what was left out or fixed.
+        runs_hash: hash of the numbers that were fitted.
+        source: the path the runs came from, or None.
+        cluster: the column whose equal values were resampled together, or None for ``run_id``.
+        seed: of starts and bootstrap.
+        link: success counts against loss, for pass@k; see :meth:`with_link`.
+    """
+
+    law: Law
+    params: dict[str, float]
+    covariance: pd.DataFrame
+    status: FitStatus
+    message: str
+    certificate: Certificate
+    run_ids: tuple[str, ...]
+    runs: pd.DataFrame
+    resampled: pd.DataFrame
+    target: str
+    robust: float
+    focus: float
+    noise: float
+    noise_by_loss: tuple[tuple[float, ...], tuple[float, ...]]
+    degrees: int
+    backtest: BackTest
+    notes: tuple[str, ...]
+    runs_hash: str
+    source: str | None
+    cluster: str | None
+    seed: int
+    link: "Link | None" = field(default=None)
+
+    @property
+    def holdout_error(self) -> float:
+        """Median relative error on the largest runs when they are held out (0.02 is 2%); NaN if that cannot be done."""
+        return self.backtest.error
+
+    # -- what it says ------------------------------------------------------------------------------------------------
+    def summary(self, *, level: float = 0.95) -> pd.DataFrame:
+        """Every parameter with ``estimate, std_error, low, high``; fixed ones have no error.
+
+        Args:
+            level: coverage of the intervals.
+        """
+        check_level(level)
+        rows = {}
+        for name, value in self.params.items():
+            if name in self.resampled.columns and len(self.resampled) > 1:
+                sample = self.resampled[name].to_numpy()
+                low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
+                rows[name] = (value, float(sample.std(ddof=1)), min(low, value), max(high, value))
+            else:
+                rows[name] = (value, 0.0 if name in self.law.fixed else np.nan, value, value)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "std_error", "low", "high"])
+
+    def predict(self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: Any) -> pd.DataFrame:
+        """The predicted target, with a band that a new run falls into with probability ``level``.
+
+        The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
+        scale the law's own error, as large as the back-test found it.
+
+        Args:
+            runs: a DataFrame or mapping with the law's columns; or give them by keyword.
+            level: coverage of the band.
+            parts: also return the standard deviations ``parameter``, ``noise`` and ``model`` (log units) and the
+                ``distance`` beyond the runs in decades of scale.
+            columns: columns by keyword, numbers or arrays: ``fit.predict(params=1e9, tokens=2e10)``.
+
+        Returns:
+            ``estimate, low, high`` in the unit of the target, one row a run.
+
+        Raises:
+            DataError: a column is missing or not positive.
+        """
+        check_level(level)
+        frame = self._frame(runs, columns)
+        size = max(1, _CHUNK_DOUBLES // max(len(self.resampled), 1))
+        pieces = [self._predict(frame.iloc[i : i + size], level) for i in range(0, max(len(frame), 1), size)]
+        table = pd.concat(pieces) if len(pieces) > 1 else pieces[0]
+        return table if parts else table[["estimate", "low", "high"]]
+
+    def _predict(self, frame: pd.DataFrame, level: float) -> pd.DataFrame:
+        from scipy.stats import norm, t
+
+        arrays = {c: frame[c].to_numpy(dtype=float) for c in self.law.columns}
+        estimate = np.broadcast_to(self.law.predict(self.params, arrays), len(frame))
+        log = np.log(estimate)
+        sample = np.broadcast_to(log, (1, len(frame)))
+        if len(self.resampled):
+            values = {p: self.resampled[p].to_numpy() for p in self.law.free}
+            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.resampled), len(frame))))
+        tail = (1 + level) / 2
+        down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
+        noise = np.interp(log, *self.noise_by_loss)
+        beyond = np.broadcast_to(distance(self.backtest, arrays), len(frame))
+        model = model_error(self.backtest, beyond)
+        rest = (float(t.ppf(tail, self.degrees)) * noise) ** 2 + (float(norm.ppf(tail)) * model) ** 2
+        return pd.DataFrame(
+            {
+                "estimate": estimate,
+                "low": estimate * np.exp(-np.sqrt(down**2 + rest)),
+                "high": estimate * np.exp(np.sqrt(up**2 + rest)),
+                "parameter": sample.std(axis=0),
+                "noise": noise,
+                "model": model,
+                "distance": beyond,
+            },
+            index=frame.index,
+        )
+
+    def _frame(self, runs: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
+        if runs is None:
+            arrays = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in columns.items()}
+            shape = np.broadcast_shapes(*(a.shape for a in arrays.values()), (1,))
+            frame = pd.DataFrame({k: np.broadcast_to(v, shape) for k, v in arrays.items()})
+        else:
+            frame, _ = read_frame(runs)
+        needed = self.law.columns
+        missing = [c for c in needed if c not in frame.columns]
+        if missing:
+            given = ", ".join(map(str, frame.columns)) or "nothing"
+            raise DataError(f"predict needs the column {', '.join(missing)} for {self.law.name!r}; given: {given}")
+        return frame
+
+    # -- what to train -----------------------------------------------------------------------------------------------
+    def optimal_size(self, **budget: Any) -> "Optimum":
+        """The model size that makes the best of a budget, with intervals; see :func:`planning.optimal_size`.
+
+        Raises:
+            FitError: the runs cannot determine the law, with the reason and the runs that would help.
+        """
+        from scalefed.fitting import planning
+
+        self._must_be_identified("an optimal size")
+        return planning.optimal_size(self, **budget)
+
+    def plan(self, **budgets: Any) -> "Optimum":
+        """The best size, tokens and rounds under any mix of budgets; see :func:`planning.plan`.
+
+        Raises:
+            FitError: the runs cannot determine the law.
+        """
+        from scalefed.fitting import planning
+
+        self._must_be_identified("a plan")
+        return planning.plan(self, **budgets)
+
+    def least_compute(self, **goal: Any) -> "Optimum":
+        """The least compute that reaches a target loss or pass@k; see :func:`planning.least_compute`.
+
+        Raises:
+            FitError: the runs cannot determine the law.
+        """
+        from scalefed.fitting import planning
+
+        self._must_be_identified("the compute for a goal")
+        return planning.least_compute(self, **goal)
+
+    def with_link(self, link: "Link") -> "Fit":
+        """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too."""
+        return replace(self, link=link)
+
+    def _must_be_identified(self, what: str) -> None:
+        if self.status is FitStatus.NOT_IDENTIFIED:
+            raise FitError(f"these runs cannot determine {what}. {self.message}")
+
+    # -- kept and shown ----------------------------------------------------------------------------------------------
+    def save(self, path: "str | PathLike[str]") -> Path:
+        """Write the fit to a JSON file with the ids and a hash of its runs; :func:`load_fit` reads it back."""
+        from scalefed.fitting.store import write_fit
+
+        return write_fit(self, path)
+
+    def equation(self) -> str:
+        """The law's formula with the estimates put in."""
+        import re
+
+        words = {p: f"{v:.4g}" for p, v in self.params.items()}
+        return f"{self.target} = " + re.sub(
+            r"[A-Za-z_]\w*", lambda m: words.get(m.group(0), m.group(0)), self.law.formula
+        )
+
+    def __repr__(self) -> str:
+        return f"<Fit of {self.law.name!r} to {len(self.run_ids)} runs: {self.status.name.lower()}>"
+
+    def __str__(self) -> str:
+        table = self.summary().map(lambda x: f"{x:.4g}").to_string()
+        lines = [f"{self.law.name}: {self.target} = {self.law.formula}", self.equation(), table, *self._footer()]
+        return "\n".join(lines)
+
+    def _footer(self) -> list[str]:
+        test = self.backtest
+        held = "the runs are too few or span too little to hold any out"
+        if test.folds:
+            held = f"held-out error {test.error:.2%} (the {test.held_out} largest runs held out)"
+        return [
+            f"{len(self.run_ids)} runs, noise {self.noise:.2%}, {held}",
+            f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
+            *(f"note: {note}" for note in self.notes),
+        ]
+
+    def _repr_html_(self) -> str:
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self._footer())
+        table = self.summary().to_html(float_format=lambda x: f"{x:.4g}", border=0)
+        return f"<div><p><code>{html.escape(self.equation())}</code></p>{table}{lines}</div>"
+
+
+def check_level(level: float) -> None:
+    """Refuse a coverage outside (0, 1).
+
+    Raises:
+        ConfigError: with what is allowed.
+    """
+    if not 0.0 < level < 1.0:
+        raise ConfigError(f"level must be between 0 and 1, got {level!r}; 0.95 is usual")

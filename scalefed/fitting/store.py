@@ -1,0 +1,175 @@
+"""How is a fit kept? One JSON file with the law, the estimates, the replicates, and the ids and hash of the runs."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalefed.errors import DataError, RunLogWarning, ScalefedError
+from scalefed.fitting.backtest import BackTest
+from scalefed.fitting.data import hash_runs, prepare
+from scalefed.fitting.fitted import Fit
+from scalefed.fitting.status import Certificate, FitStatus
+from scalefed.laws import LAWS, Law
+
+FORMAT = 1
+_KEPT_RUNS = 20_000
+
+
+def write_fit(fit: Fit, path: "str | os.PathLike[str]") -> Path:
+    """Write a fit to a JSON file, whole or not at all; folders are made as needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(to_json(fit), indent=1, allow_nan=True)
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return path
+
+
+def to_json(fit: Fit) -> dict[str, Any]:
+    """Everything that a fit needs to answer again, as plain numbers and words."""
+    law = fit.law
+    kept = fit.runs if len(fit.runs) <= _KEPT_RUNS else fit.runs.iloc[:0]
+    return {
+        "format": FORMAT,
+        "law": {
+            "name": law.name,
+            "formula": law.formula,
+            "fixed": dict(law.fixed),
+            "shared": dict(law.shared),
+            "bounds": {p: list(v) for p, v in law.bounds.items()},
+            "extra_columns": list(law.extra_columns),
+        },
+        "target": fit.target,
+        "params": fit.params,
+        "status": fit.status.name,
+        "message": fit.message,
+        "notes": list(fit.notes),
+        "certificate": asdict(fit.certificate),
+        "robust": fit.robust,
+        "seed": fit.seed,
+        "source": fit.source,
+        "cluster": fit.cluster,
+        "runs_hash": fit.runs_hash,
+        "run_ids": list(fit.run_ids),
+        "backtest": asdict(fit.backtest),
+        "noise": fit.noise,
+        "noise_by_loss": [list(x) for x in fit.noise_by_loss],
+        "degrees": fit.degrees,
+        "focus": fit.focus,
+        "link": None if fit.link is None else fit.link.to_json(),
+        "resampled": {p: [float(f"{x:.12g}") for x in fit.resampled[p]] for p in fit.resampled.columns},
+        "runs": {str(c): [_plain(x) for x in kept[c]] for c in kept.columns if _is_short(kept[c])},
+    }
+
+
+def load_fit(path: "str | os.PathLike[str]") -> Fit:
+    """Read a fit back and check that its runs have not changed, where they can be found.
+
+    Raises:
+        DataError: no such file, or it holds no fit.
+    """
+    content = _read(Path(path))
+    law = _law(content["law"])
+    runs = pd.DataFrame(content["runs"])
+    resampled = pd.DataFrame(content["resampled"], columns=list(law.free), dtype=float)
+    fit = Fit(
+        law=law,
+        params=content["params"],
+        covariance=resampled.cov(),
+        status=FitStatus[content["status"]],
+        message=content["message"],
+        certificate=Certificate(**content["certificate"]),
+        run_ids=tuple(content["run_ids"]),
+        runs=runs,
+        resampled=resampled,
+        target=content["target"],
+        robust=content["robust"],
+        focus=content["focus"],
+        noise=content["noise"],
+        noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
+        degrees=content["degrees"],
+        backtest=BackTest(**{**content["backtest"], "scale": tuple(content["backtest"]["scale"])}),
+        notes=tuple(content["notes"]),
+        runs_hash=content["runs_hash"],
+        source=content["source"],
+        cluster=content["cluster"],
+        seed=content["seed"],
+        link=_link(content["link"]),
+    )
+    _warn_if_changed(fit, Path(path))
+    return fit
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"no fit at {path}; make one with fit.save({str(path)!r})") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not a saved fit ({error}); save the fit again") from error
+    if not isinstance(content, dict) or "law" not in content or "resampled" not in content:
+        raise DataError(f"{path} is JSON but not a saved fit; files made by fit.save(...) are")
+    if content.get("format") != FORMAT:
+        raise DataError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; fit and save again")
+    return content
+
+
+def _law(stored: Mapping[str, Any]) -> Law:
+    named = LAWS.get(stored["name"])
+    if named is None or named.formula != stored["formula"]:
+        named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
+    bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items()}
+    return named.with_(shared=stored["shared"]).with_(fixed=stored["fixed"], bounds=bounds)
+
+
+def _link(stored: Mapping[str, Any] | None) -> Any:
+    if stored is None:
+        return None
+    from scalefed.fitting.link import Link
+
+    return Link.from_json(stored)
+
+
+def _warn_if_changed(fit: Fit, path: Path) -> None:
+    """Compare with the runs on disk: the path that was fitted, as given or next to the fit's own folder."""
+    if fit.source is None:
+        return
+    places = [Path(fit.source), path.parent / fit.source, path.parent.parent / fit.source]
+    found = next((p for p in places if p.exists()), None)
+    if found is None:
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = prepare(found, fit.law, target=fit.target, cluster=fit.cluster, warn=False)
+        same = hash_runs(data.frame, fit.law.columns, fit.target) == fit.runs_hash
+        what = f"{len(fit.run_ids)} runs were fitted, {data.n} are there now"
+    except ScalefedError as error:
+        same, what = False, f"they can no longer be read: {error}"
+    if not same:
+        warnings.warn(
+            f"the runs in {found} have changed since {path.name} was fitted ({what}); fit again",
+            RunLogWarning,
+            stacklevel=4,
+        )
+
+
+def _is_short(column: pd.Series) -> bool:
+    return column.dtype.kind in "iufb" or column.map(lambda x: isinstance(x, (str, int, float)) or x is None).all()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return float(f"{value:.15g}") if isinstance(value, float) else value
