@@ -1,0 +1,53 @@
+"""Paired effects: equal settings are paired, the arithmetic is the mean over pairs, nothing is paired by accident."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scalefed.errors import DataError
+from scalefed.fitting.effects import paired_effects
+
+
+def runs():
+    """Three sizes, iid and skewed, one and four clients; skew adds 10% to the loss and takes 0.1 from pass@1."""
+    rows = []
+    for params in (1_000, 2_000, 4_000):
+        for clients, momentum in ((1, None), (4, 0.5)):
+            for concentration in (np.inf, 0.1):
+                skewed = concentration < 1
+                loss = 100 / params**0.5 * (1.1 if skewed else 1.0) * (1.2 if clients == 4 else 1.0)
+                rows.append({"params": params, "tokens": 1e6, "clients_per_round": clients, "server_momentum": momentum,
+                             "concentration": concentration, "loss": loss, "pass_at_1": 0.3 - 0.1 * skewed})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_constant_effect_is_found_exactly():
+    (row,) = paired_effects(runs(), "concentration").to_dict("records")
+    assert row["pairs"] == 6 and row["from"] == np.inf and row["to"] == 0.1
+    assert row["estimate"] == pytest.approx(0.1) and row["low"] == pytest.approx(0.1) == row["high"]
+    (row,) = paired_effects(runs(), "concentration", of="pass_at_1").to_dict("records")
+    assert row["estimate"] == pytest.approx(-0.1)
+
+
+def test_settings_that_follow_the_factor_do_not_prevent_pairs():
+    table = paired_effects(runs(), "clients_per_round", by="concentration")
+    assert table["pairs"].tolist() == [3, 3] and table["estimate"].tolist() == pytest.approx([0.2, 0.2])
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_pairs():
+    frame = runs()
+    frame["pass_at_1"] += np.random.default_rng(0).normal(0, 0.02, len(frame))
+    (row,) = paired_effects(frame, "concentration", of="pass_at_1").to_dict("records")
+    wide = frame.pivot_table(index=["params", "clients_per_round"], columns="concentration", values="pass_at_1")
+    gaps = (wide[0.1] - wide[np.inf]).to_numpy()
+    draws = np.random.default_rng(1).choice(gaps, (20_000, 6)).mean(axis=1)
+    assert row["estimate"] == pytest.approx(gaps.mean())
+    assert [row["low"], row["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.002)
+
+
+def test_questions_without_an_answer_are_refused():
+    with pytest.raises(DataError, match="no column 'skews'"):
+        paired_effects(runs(), "skews")
+    alone = runs().query("clients_per_round == 1")
+    with pytest.raises(DataError, match="no two runs differ in clients_per_round alone"):
+        paired_effects(alone, "clients_per_round")
