@@ -16,8 +16,9 @@ def runs():
             for concentration in (np.inf, 0.1):
                 skewed = concentration < 1
                 loss = 100 / params**0.5 * (1.1 if skewed else 1.0) * (1.2 if clients == 4 else 1.0)
-                rows.append({"params": params, "tokens": 1e6, "clients_per_round": clients, "server_momentum": momentum,
-                             "concentration": concentration, "loss": loss, "pass_at_1": 0.3 - 0.1 * skewed})  # fmt: skip
+                rows.append({"params": params, "tokens": 1e6, "clients_per_round": clients,
+                             "server_momentum": momentum, "concentration": concentration, "loss": loss,
+                             "pass_at_1": 0.3 - 0.1 * skewed})  # fmt: skip
     return pd.DataFrame(rows)
 
 
