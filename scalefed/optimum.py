@@ -10,7 +10,7 @@ Source: the two-term closed form N* = G (C/6)^(b/(a+b)), G = (a A / (b B))^(1/(a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -92,7 +92,7 @@ def least_compute(
     """The least compute that reaches a loss, under any other limits.
 
     Newton's method on the least loss as a function of log compute, which is convex and whose slope is the price of
-    compute; rows that cannot reach the target get infinite compute and ``bounded`` False.
+    compute; rows that cannot reach the target get infinite compute, params and tokens, and ``bounded`` False.
 
     Args:
         law: a law, its name, or a formula.
@@ -130,7 +130,14 @@ def least_compute(
         step = np.where(settled, 0.0, distance / np.where(rate > 0, rate, 1.0))
         log_compute = log_compute + np.clip(step, -30.0, 30.0)
     lost = out_of_reach | ~settled
-    return replace(found, compute=np.where(lost, np.inf, found.compute), bounded=np.asarray(found.bounded & ~lost))
+    return replace(
+        found,
+        compute=np.where(lost, np.inf, found.compute),
+        params=np.where(lost, np.inf, found.params),
+        tokens=np.where(lost, np.inf, found.tokens),
+        rounds=np.where(lost, np.inf, found.rounds),
+        bounded=np.asarray(found.bounded & ~lost),
+    )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -342,7 +349,9 @@ def _ends(series: Array, level: float) -> tuple[float, float, float]:
     estimate = float(series[0])
     if len(series) < 2 or not np.isfinite(estimate):
         return estimate, np.nan, np.nan
-    low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2])
+    # interpolating between infinite replicates would give nan
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(series).all() else "nearest"
+    low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2], method=method)
     return estimate, min(float(low), estimate), max(float(high), estimate)
 
 

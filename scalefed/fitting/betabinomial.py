@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 PRIOR_MEAN = np.array([0.0, 0.0, 3.0, 1.0, 0.0])
 PRIOR_SD = np.array([8.0, 8.0, 1.5, 5.0, 5.0])
-LOG_SPREAD_LIMIT = 25.0
+LOG_SPREAD_LIMIT = 20.0
 SMALLEST_SHAPE = 1e-30
 
 
@@ -90,8 +90,18 @@ def mean_shape(mean: str, s: Array) -> tuple[Array, Array, Array]:
 
 def failure(a: Array, b: Array, k: Array) -> Array:
     """E[(1 - rate)^k] for rate ~ Beta(a, b): the share of problems that k samples leave unsolved."""
-    log_share: Array = gammaln(b + k) - gammaln(b) - gammaln(a + b + k) + gammaln(a + b)
+    log_share: Array = _log_rise(b, k) - _log_rise(a + b, k)
     return np.exp(log_share)
+
+
+def _log_rise(x: Array, k: Array) -> Array:
+    """Log gamma(x + k) - log gamma(x); by Stirling's series where x is so large that the difference would cancel."""
+    large = x > 1e4
+    big = np.where(large, x, 1e4)
+    series = (big - 0.5) * np.log1p(k / big) + k * np.log(big + k) - k + (1 / (big + k) - 1 / big) / 12
+    small = np.where(large, 1.0, x)
+    found: Array = np.where(large, series, gammaln(small + k) - gammaln(small))
+    return found
 
 
 def trigamma(x: Array) -> Array:

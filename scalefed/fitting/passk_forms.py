@@ -37,6 +37,7 @@ def compare_forms(
     holdout: Sequence[str],
     k: Sequence[int] = (1, 10, 100),
     covariate: str = "loss",
+    resamples: int = 400,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Predict pass@k of held-out runs by the link and by every other form, fitted to the remaining runs.
@@ -47,6 +48,7 @@ def compare_forms(
         holdout: runs to predict.
         k: attempts; the number of samples of every run must reach the largest.
         covariate: its name, for messages.
+        resamples: replicates behind the link's intervals.
         seed: of the link's replicates.
 
     Returns:
@@ -64,7 +66,7 @@ def compare_forms(
     training = counts[~counts["run_id"].isin(holdout)]
     seen, unseen = sorted(training["run_id"].unique()), list(holdout)
     observed = rates(counts, k)
-    link = fit_link(training, x, covariate=covariate, seed=seed)
+    link = fit_link(training, x, covariate=covariate, resamples=resamples, seed=seed)
     linked = link.predict(x.loc[unseen].to_numpy(float), list(k))
     parts = [_rows("link", unseen, k, linked["estimate"].to_numpy(float), linked)]
     at, new = x.loc[seen].to_numpy(float), x.loc[unseen].to_numpy(float)

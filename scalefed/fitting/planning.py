@@ -139,8 +139,7 @@ def least_compute(
         pass_at_1: the target share of problems solved by one sample;
         pass_at_k: the same by ``k`` samples.
         k: samples a problem may take.
-        level: coverage of the intervals; ``params``, ``tokens`` and ``compute_low``, ``compute_high`` in the notes
-            cover what the law and the link leave open.
+        level: coverage of the intervals; that of the compute stands in the notes.
         limits_and_setting: as in :func:`plan`, without compute.
 
     Raises:
@@ -164,7 +163,7 @@ def least_compute(
         )
     low, high = np.quantile(found.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     notes = (*notes, f"compute {found.compute[0]:.4g} FLOPs [{low:.4g}, {high:.4g}]")
-    return _report(fit, values, found, setting, notes, level)
+    return replace(_report(fit, values, found, setting, notes, level), regret=np.nan)
 
 
 def optimal_sizes(
