@@ -69,14 +69,18 @@ def _geometry(before: ServerState, after: ServerState, updates: Sequence[ClientU
 
     Under ``local`` an update is taken from the mean of the clients' weights, since each starts elsewhere.
     """
-    record: dict[str, Any] = {"update_norm": float(torch.linalg.vector_norm(after.weights - before.weights))}
+    norm = torch.linalg.vector_norm
+    record: dict[str, Any] = {"update_norm": float(norm(after.weights - before.weights))}
     if not updates:
         return record
-    changes = torch.stack([update.weights for update in updates]) - before.weights
-    mean = changes.mean(0)
-    norms, size = torch.linalg.vector_norm(changes, dim=1), torch.linalg.vector_norm(mean)
-    if float(size) > 0:
-        record["client_norm"] = float(norms.mean())
-        record["client_drift"] = float(torch.linalg.vector_norm(changes - mean, dim=1).mean() / size)
-        record["cosine"] = float(((changes @ mean) / (norms * size)).mean())
+    changes = [update.weights - before.weights for update in updates]
+    mean = torch.zeros_like(changes[0])
+    for change in changes:
+        mean.add_(change, alpha=1 / len(changes))
+    norms, size = [float(norm(change)) for change in changes], float(norm(mean))
+    if size > 0:
+        record["client_norm"] = sum(norms) / len(norms)
+        record["client_drift"] = sum(float(norm(change - mean)) for change in changes) / len(changes) / size
+        cosines = [float(change @ mean) / (own * size) for change, own in zip(changes, norms, strict=True) if own > 0]
+        record["cosine"] = sum(cosines) / len(cosines)
     return record

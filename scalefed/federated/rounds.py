@@ -18,7 +18,7 @@ from scalefed.federated.participation import cohort, survivors
 from scalefed.federated.records import round_record
 from scalefed.federated.schedule import learning_rate, learning_rates
 from scalefed.federated.server import server_settings, server_step
-from scalefed.federated.state import ClientTask, ClientUpdate, ServerState
+from scalefed.federated.state import ClientTask, ClientUpdate, ServerState, all_finite
 from scalefed.federated.synthetic import mixed, pool_bytes, shares_text, with_pool
 from scalefed.models import Model
 
@@ -134,4 +134,4 @@ def finish_round(config: RunConfig, model: Model, plan: Plan, updates: Sequence[
         memory=before.memory | {update.client: update.memory for update in usable if update.memory},
     )
     record = round_record(config, model, before, following, plan.sampled, done, extra_bytes=plan.extra_bytes)
-    return Round(following, record, diverged=not usable or not bool(torch.isfinite(following.weights).all()))
+    return Round(following, record, diverged=not usable or not all_finite(following.weights))

@@ -113,4 +113,9 @@ class ClientUpdate:
     @cached_property
     def finite(self) -> bool:
         """False when training diverged on this client; the server then leaves it out."""
-        return math.isfinite(self.loss) and bool(torch.isfinite(self.weights).all())
+        return math.isfinite(self.loss) and all_finite(self.weights)
+
+
+def all_finite(vector: Tensor) -> bool:
+    """Whether no element is infinite or not a number; the sum tells, unless finite elements overflow it."""
+    return math.isfinite(float(vector.sum())) or bool(torch.isfinite(vector).all())
