@@ -100,6 +100,7 @@ def fit(
     law: Law = "federated",
     target: Annotated[str, typer.Option(help="Column that the law explains.")] = "loss",
     robust: Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")] = "1e-3",
+    fix: Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")] = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     column: Columns = None,
@@ -111,9 +112,16 @@ def fit(
     from scalefed.fitting.result import fit as make
     from scalefed.runlog import load_runs
 
+    width: Any = (
+        {"none": None, "auto": "auto"}[robust.lower()] if robust.lower() in ("none", "auto") else number(robust)
+    )
+    fixed = {name: number(value) for name, value in columns_from(fix).items()} if fix else None
+    options: dict[str, Any] = {"law": law, "target": target, "robust": width, "resamples": resamples, "seed": seed}
+    if Path(source).suffix == ".toml":
+        source, asked, answer = _question(Path(source))
+        options, fixed, out = options | asked, fixed or asked.pop("fixed", None), out or answer
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
-    width = None if robust.lower() == "none" else number(robust)
-    result = make(frame, law, target=target, robust=width, resamples=resamples, seed=seed)
+    result = make(frame, **options | {"fixed": fixed})
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -121,6 +129,21 @@ def fit(
         tell_json(_fit_as_json(result))
     else:
         tell(str(result))
+
+
+def _question(path: Path) -> tuple[str, dict[str, Any], Path]:
+    """The runs, the options and the place of the answer that a question file names; paths are relative to it."""
+    from scalefed.config import read_toml
+    from scalefed.errors import ConfigError, nearest
+
+    allowed = ("runs", "law", "target", "robust", "fixed", "bounds", "resamples", "seed")
+    asked = read_toml(path)
+    for name in asked:
+        if name not in allowed:
+            raise ConfigError(f"{path}: unknown key {name!r}; {nearest(name, allowed)}")
+    if "runs" not in asked:
+        raise ConfigError(f'{path} names no runs; add a line such as runs = "../runs/pilot"')
+    return str(path.parent / asked.pop("runs")), asked, path.with_suffix(".json")
 
 
 def compare(
@@ -156,7 +179,10 @@ def optimum(
     as_json: Json = False,
 ) -> None:
     """Say which model size to train on a budget, with its interval."""
-    answer = _fit_of(source, law).optimal_size(compute=compute, level=level, **options_from(settings or []))
+    from scalefed.charts.frames import ask
+
+    question = {"compute": compute, "level": level, **options_from(settings or [])}
+    answer = ask(_fit_of(source, law), question)
     if as_json:
         tell_json(answer.to_dict())
     else:
