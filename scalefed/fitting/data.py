@@ -119,7 +119,7 @@ def prepare(
         for note in notes:
             warnings.warn(note, FitWarning, stacklevel=4)
     arrays = {c: frame[c].to_numpy(dtype=float) for c in law.columns}
-    return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), _clusters(frame, cluster), notes, source)
+    return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), clusters_of(frame, cluster), notes, source)
 
 
 def adapt(law: Law, frame: pd.DataFrame) -> tuple[Law, tuple[str, ...]]:
@@ -184,7 +184,8 @@ def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tu
     return (frame[~drop] if drop.any() else frame), tuple(notes)
 
 
-def _clusters(frame: pd.DataFrame, cluster: str | None) -> np.ndarray:
+def clusters_of(frame: pd.DataFrame, cluster: str | None = None) -> np.ndarray:
+    """Integers, (n,), the same for rows that are resampled together: one run, or one value of ``cluster``."""
     name = cluster or ("run_id" if "run_id" in frame.columns else None)
     if name is None or frame[name].isna().any():
         return np.arange(len(frame))

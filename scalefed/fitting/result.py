@@ -79,7 +79,7 @@ def fit(
     _check(resamples, focus)
     law = as_law(law).with_(fixed=fixed, bounds=bounds, shared=shared)
     data = prepare(runs, law, target=target, columns=columns, cluster=cluster)
-    problem = Problem(data.law, data.columns, np.log(data.target), _weights(data, focus))
+    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, focus))
     best = global_fit(problem, delta=delta, seed=seed)
     if robust == "auto":
         for _ in range(3):
@@ -138,11 +138,12 @@ def _residuals(problem: Problem, best: GlobalFit) -> np.ndarray:
     return np.asarray(Solver(problem).residuals(best.theta[None])[0][0])
 
 
-def _weights(data: FitData, focus: float) -> np.ndarray | None:
-    names = scale_columns(data.columns, data.law.columns)
+def weights_for(columns: Mapping[str, np.ndarray], law: Law, focus: float) -> np.ndarray | None:
+    """Weights of the runs, (n,) with mean 1, that grow as scale to the power ``focus``; None for all alike."""
+    names = scale_columns(columns, law.columns)
     if focus == 0.0 or not names:
         return None
-    logs = focus * np.log(10.0) * decades(data.columns, names)
+    logs = focus * np.log(10.0) * decades(columns, names)
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.mean())
 

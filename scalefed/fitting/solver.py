@@ -89,11 +89,17 @@ class Solver:
 
     def loss(self, r: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """The objective, (B,)."""
-        c = np.clip(r, -self.delta, self.delta)
+        v = self.huber(r, self.delta)
+        return np.asarray(v.sum(1) if weights is None else np.einsum("bn,bn->b", v, weights))
+
+    @staticmethod
+    def huber(r: np.ndarray, delta: float) -> np.ndarray:
+        """Huber's loss of every residual: r^2/2 up to delta, then delta |r| - delta^2/2."""
+        c = np.clip(r, -delta, delta)
         v = c * -0.5
         v += r
         v *= c
-        return np.asarray(v.sum(1) if weights is None else np.einsum("bn,bn->b", v, weights))
+        return np.asarray(v)
 
     def derivatives(
         self, theta: np.ndarray, r: np.ndarray, state: State, weights: np.ndarray | None
