@@ -122,6 +122,10 @@ def prepare(
     return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), clusters_of(frame, cluster), notes, source)
 
 
+SAME = {"skew": 0.02}
+"""Differences that are chance: iid clients measure a skew near zero, each deal another."""
+
+
 def adapt(law: Law, frame: pd.DataFrame) -> tuple[Law, tuple[str, ...]]:
     """Fix at 0 the parameters that only multiply a column such as skew which is absent or the same in every run."""
     idle = {}
@@ -131,8 +135,8 @@ def adapt(law: Law, frame: pd.DataFrame) -> tuple[Law, tuple[str, ...]]:
         values = frame[column].dropna().unique() if column in frame.columns else np.array([])
         if len(values) == 0:
             idle[column] = f"the runs have no {column}"
-        elif len(values) == 1:
-            idle[column] = f"{column} is {values[0]:.4g} in every run"
+        elif values.max() - values.min() <= SAME.get(column, 0.0):
+            idle[column] = f"{column} is {values.mean():.4g} in every run"
     fixed, notes = {}, []
     for column, why in idle.items():
         names = [p for p in law.free if _only_with(law, p, column)]
