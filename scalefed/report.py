@@ -11,6 +11,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any
 
 from scalefed.charts import chart
+from scalefed.charts.frames import ask, with_iid
 from scalefed.charts.theme import config, power, si
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.runlog import load_runs, provenance
@@ -90,7 +91,7 @@ def _answer(fit: Any, question: Mapping[str, Any] | None) -> list[str]:
         return []
     asked = f'<p class="asked">{_text(_in_words(question))}</p>'
     try:
-        best = fit.optimal_size(**_full(fit, question))
+        best = ask(fit, question)
     except FitError as error:
         return [asked, f'<div class="card none"><p><b>No size can be recommended.</b> {_text(error)}</p></div>']
     level = f"{best.level:.0%}"
@@ -154,7 +155,7 @@ def _charts(
     """Every chart as two specifications, the data they share, and what cannot be drawn with the reason."""
     wanted: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in kinds]
     if question is not None:
-        wanted.insert(0, ("budget", _full(fit, question)))
+        wanted.insert(0, ("budget", with_iid(fit, question)))
     drawn: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
     refused: list[tuple[str, str]] = []
@@ -240,12 +241,6 @@ def _provenance(fit: Any, frame: "pd.DataFrame") -> list[str]:
 
 
 # ---------------------------------------------------------------------- words
-def _full(fit: Any, question: Mapping[str, Any]) -> dict[str, Any]:
-    """The question, with iid clients where the law asks for skew and nothing is said."""
-    iid = {"skew": 0.0} if "skew" in fit.law.columns and not {"skew", "concentration"} & set(question) else {}
-    return {**question, **iid}
-
-
 def _in_words(question: Mapping[str, Any]) -> str:
     words = [f"{power(float(question['compute']))} FLOPs of training compute over all clients"]
     clients, share = question.get("clients"), question.get("participation")

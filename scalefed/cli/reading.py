@@ -1,5 +1,6 @@
 """Commands that read runs: runs, fit, compare, optimum, next, chart, report."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,16 +113,15 @@ def fit(
     from scalefed.fitting.result import fit as make
     from scalefed.runlog import load_runs
 
-    width: Any = (
-        {"none": None, "auto": "auto"}[robust.lower()] if robust.lower() in ("none", "auto") else number(robust)
-    )
-    fixed = {name: number(value) for name, value in columns_from(fix).items()} if fix else None
+    width = {"none": None, "auto": "auto"}.get(robust.lower(), number(robust))
     options: dict[str, Any] = {"law": law, "target": target, "robust": width, "resamples": resamples, "seed": seed}
-    if Path(source).suffix == ".toml":
-        source, asked, answer = _question(Path(source))
-        options, fixed, out = options | asked, fixed or asked.pop("fixed", None), out or answer
+    if held := columns_from(fix):
+        options["fixed"] = {name: number(value) for name, value in held.items()}
+    if source.suffix == ".toml":
+        source, asked, answer = _question(source)
+        options, out = options | asked, out or answer
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
-    result = make(frame, **options | {"fixed": fixed})
+    result = replace(make(frame, **options), source=str(source))
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -129,21 +129,6 @@ def fit(
         tell_json(_fit_as_json(result))
     else:
         tell(str(result))
-
-
-def _question(path: Path) -> tuple[str, dict[str, Any], Path]:
-    """The runs, the options and the place of the answer that a question file names; paths are relative to it."""
-    from scalefed.config import read_toml
-    from scalefed.errors import ConfigError, nearest
-
-    allowed = ("runs", "law", "target", "robust", "fixed", "bounds", "resamples", "seed")
-    asked = read_toml(path)
-    for name in asked:
-        if name not in allowed:
-            raise ConfigError(f"{path}: unknown key {name!r}; {nearest(name, allowed)}")
-    if "runs" not in asked:
-        raise ConfigError(f'{path} names no runs; add a line such as runs = "../runs/pilot"')
-    return str(path.parent / asked.pop("runs")), asked, path.with_suffix(".json")
 
 
 def compare(
@@ -267,6 +252,21 @@ def _fit_of(source: Path, law: str) -> "Fit":
     from scalefed.runlog import load_runs
 
     return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
+
+
+def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
+    """The runs, the options and the place of the answer that a question file names; paths are relative to it."""
+    from scalefed.config import read_toml
+    from scalefed.errors import ConfigError, nearest
+
+    allowed = ("runs", "law", "target", "robust", "fixed", "bounds", "resamples", "seed")
+    asked = read_toml(path)
+    for name in asked:
+        if name not in allowed:
+            raise ConfigError(f"{path}: unknown key {name!r}; {nearest(name, allowed)}")
+    if "runs" not in asked:
+        raise ConfigError(f'{path} names no runs; add a line such as runs = "../runs/pilot"')
+    return path.parent / asked.pop("runs"), asked, path.with_suffix(".json")
 
 
 def _saved(source: Path) -> "Fit":
