@@ -1,7 +1,6 @@
 """From text to batches: blocks, client streams, whole documents, a cache, and real Python files."""
 
 import math
-import multiprocessing
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalefed.data import micro
-from scalefed.data.corpus import ClientStreams, blocks, cached_corpus, gather, whole_documents
+from scalefed.data.corpus import ClientStreams, blocks, gather
 from scalefed.data.sources import encode, python_source
 from scalefed.data.tokenizer import load_tokenizer, train_tokenizer
 from scalefed.errors import ConfigError, DataError
@@ -102,45 +101,6 @@ def test_more_clients_change_no_other_stream():
 def test_a_client_with_less_than_a_block_is_named():
     with pytest.raises(DataError, match="client 1 holds 1 documents, less than one block of 4000"):
         streams(length=4000, indices=(HALVES[0], np.array([3])))
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(10, 200))
-def test_whole_documents_are_each_there_once_from_their_beginning(length):
-    offsets = TEXT.offsets[:200]
-    rows = whole_documents(TEXT.tokens, offsets, length, eos=0)
-    assert len(rows) == 199
-    for row, (start, end) in zip(rows, pairwise(offsets), strict=True):
-        assert row[0] == 0 and np.array_equal(row[1:], TEXT.tokens[start : min(end, start + length)])
-
-
-def test_whole_documents_need_a_length():
-    with pytest.raises(ConfigError, match="at least 1 token"):
-        whole_documents(TEXT.tokens, TEXT.offsets, 0, eos=0)
-
-
-def _store(folder):
-    return len(cached_corpus(30_000, seed=2, folder=folder).tokens)
-
-
-def test_a_cached_corpus_is_the_corpus_even_with_many_writers(tmp_path):
-    fresh = micro.corpus(30_000, seed=2)
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        assert set(pool.map(_store, [tmp_path] * 3)) == {len(fresh.tokens)}
-    assert len(list(tmp_path.iterdir())) == 1
-    again = cached_corpus(30_000, seed=2, folder=tmp_path)
-    for name in ("tokens", "offsets", "families", "text_bytes"):
-        assert np.array_equal(getattr(again, name), getattr(fresh, name))
-        assert getattr(again, name).dtype == getattr(fresh, name).dtype
-
-
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 broken", b"text"])
-def test_a_damaged_cache_file_is_made_again(tmp_path, damage):
-    cached_corpus(5000, seed=0, folder=tmp_path)
-    (path,) = tmp_path.iterdir()
-    path.write_bytes(damage)
-    assert np.array_equal(cached_corpus(5000, seed=0, folder=tmp_path).tokens, micro.corpus(5000, seed=0).tokens)
-    assert path.stat().st_size > 5000
 
 
 @pytest.fixture

@@ -4,22 +4,15 @@ A client's documents are shuffled anew in every epoch, put end to end, and cut i
 a pure function of (seed, client, visit), so clients keep no state between rounds.
 
 A block may begin inside a document, whose docstring the model then never sees. So a loss over blocks stays above the
-exact entropy of the text; :func:`whole_documents` is what to score when the two are compared.
+exact entropy of the text; :func:`whole_rows` is what held-out loss is measured on.
 """
 
-import hashlib
-import os
-import tempfile
-import zipfile
 from collections.abc import Sequence
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scalefed.data import micro
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import DataError
 from scalefed.seeds import rng
 
 
@@ -118,68 +111,6 @@ class ClientStreams:
             order = rng(self._seed, "batches", client, epoch).permutation(self._indices[client])
             self._arranged[client] = (epoch, blocks(gather(self._tokens, self._offsets, order), self._length))
         return self._arranged[client][1]
-
-
-def whole_documents(
-    tokens: NDArray[np.uint16], offsets: NDArray[np.int64], length: int, *, eos: int
-) -> list[NDArray[np.uint16]]:
-    """One row a document, each seen from its beginning: what to score to compare a loss with the exact entropy.
-
-    Args:
-        tokens: (t,) ids of all documents, each with its end.
-        offsets: (n + 1,) where documents begin.
-        length: most tokens predicted in a row, the model's context; longer documents lose their end.
-        eos: the id that ends a document, which comes first in every row.
-
-    Raises:
-        ConfigError: length below 1.
-
-    >>> rows = whole_documents(np.array([5, 0, 6, 7, 0], dtype=np.uint16), np.array([0, 2, 5]), 2, eos=0)
-    >>> [row.tolist() for row in rows]
-    [[0, 5, 0], [0, 6, 7]]
-    """
-    if length < 1:
-        raise ConfigError(f"length must be at least 1 token, got {length}")
-    first = np.array([eos], dtype=tokens.dtype)
-    spans = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
-    return [np.concatenate([first, tokens[start : min(end, start + length)]]) for start, end in spans]
-
-
-def cached_corpus(tokens: int, *, seed: int, folder: str | Path) -> micro.Corpus:
-    """``micro.corpus(tokens, seed=seed)``, kept in ``folder`` for the next time.
-
-    Safe with parallel processes: a file appears whole or not at all, and one that cannot be read is made again. A
-    change of the benchmark's files changes the name.
-
-    Raises:
-        ConfigError: tokens below 1. OSError: the folder cannot be written.
-    """
-    path = Path(folder) / f"micro-{_fingerprint()}-{seed}-{tokens}.npz"
-    if path.exists():
-        try:
-            with path.open("rb") as stream, np.load(stream) as stored:
-                return micro.Corpus(**{name: stored[name] for name in micro.Corpus.__dataclass_fields__})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # damaged: made again below, and replaced
-    made = micro.corpus(tokens, seed=seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{name: getattr(made, name) for name in micro.Corpus.__dataclass_fields__})
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return made
-
-
-def _fingerprint() -> str:
-    """A hash of the files that make the benchmark's text."""
-    state = hashlib.blake2b(digest_size=6)
-    for name in ("primitives.txt", "tokenizer.json", "primitives.py", "constants.py", "grammar.py", "text.py"):
-        state.update(resources.files(micro).joinpath(name).read_bytes())
-    return state.hexdigest()
 
 
 def gather(tokens: NDArray[np.uint16], offsets: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.uint16]:
