@@ -1,5 +1,6 @@
 """What does a config train on? The model, the clients' text and the held-out text, made from the config alone."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +9,15 @@ from numpy.typing import NDArray
 
 from scalefed.config import RunConfig
 from scalefed.data import micro
-from scalefed.data.corpus import ClientStreams, whole_rows
+from scalefed.data.corpus import ClientStreams, gather, whole_rows
 from scalefed.data.partitions import partition
+from scalefed.data.sources import encode, python_source
 from scalefed.errors import ConfigError
 from scalefed.federated.rounds import ClientData
 from scalefed.models import Decoder, build_model, tokenizer
+
+DOCUMENT_TOKENS = 30  # of a micro document in a large vocabulary, about
+FILE_TOKENS = 2_000  # of a Python file, about
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +62,18 @@ def prepare(config: RunConfig) -> Task:
     Raises:
         ConfigError: settings that do not go together. DataError: a client would hold no text.
     """
-    if config.data != "micro":
-        raise ConfigError(f"data={config.data!r} needs a checkpoint; set checkpoint=... or data='micro'")
-    model = build_model(config)
-    text = micro.corpus(config.corpus_tokens, seed=config.data_seed)
+    words = tokenizer(config)
+    text, held_out, entropy = _texts(config, words)
     dealt = partition(
         text.families, clients=config.clients, concentration=config.concentration, scheme=config.partition,
-        families_per_client=config.families_per_client, weights=np.diff(text.offsets), seed=config.seed,
+        families_per_client=config.families_per_client, weights=np.diff(text.offsets), groups=text.families,
+        seed=config.seed,
     )  # fmt: skip
     data = ClientStreams(
         text.tokens, text.offsets, dealt.indices, length=config.sequence_length, batch_size=config.batch_size,
         visit_steps=config.local_steps, seed=config.seed,
     )  # fmt: skip
-    words = tokenizer(config)
-    held_out = micro.validation(config.validation_tokens, seed=config.data_seed)
+    model = build_model(config)
     return Task(
         model=model,
         data=data,
@@ -79,8 +82,50 @@ def prepare(config: RunConfig) -> Task:
         tokenizer=words,
         skew=dealt.skew,
         unique_tokens=len(text.tokens),
-        entropy_per_token=micro.entropy().nats_per_token,
+        entropy_per_token=entropy,
         shape=_shape(model),
+    )
+
+
+def _texts(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, float]:
+    """Training text, held-out text, and the entropy per token where it is known."""
+    if config.data == "python":
+        return *_python(config, words), math.nan
+    if not config.checkpoint:
+        text = micro.corpus(config.corpus_tokens, seed=config.data_seed)
+        held_out = micro.validation(config.validation_tokens, seed=config.data_seed)
+        return text, held_out, micro.entropy().nats_per_token
+    documents = micro.documents(config.corpus_tokens // DOCUMENT_TOKENS, seed=config.data_seed)
+    families = np.array([document.family for document in documents], dtype=np.int16)
+    made = encode([document.text for document in documents], words, groups=families)
+    return *_held_out(made, config), micro.entropy().nats_per_document * len(documents) / len(made.tokens)
+
+
+def _python(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus]:
+    """Real Python files, natural clients by package, in the checkpoint's tokens."""
+    if not config.checkpoint:
+        raise ConfigError("data='python' needs a pretrained model; set checkpoint=smollm2-135m-instruct or data=micro")
+    found = python_source(max_files=max(10 * config.clients, config.corpus_tokens // FILE_TOKENS))
+    return _held_out(encode(found.texts, words, groups=found.groups), config)
+
+
+def _held_out(text: micro.Corpus, config: RunConfig) -> tuple[micro.Corpus, micro.Corpus]:
+    """Every tenth document is held out, as many of them as ``validation_tokens`` asks for."""
+    number = np.arange(len(text.families))
+    spared = number[number % 10 == 0]
+    sizes = np.cumsum(np.diff(text.offsets)[spared])
+    return _some(text, number[number % 10 > 0]), _some(
+        text, spared[: 1 + int((sizes < config.validation_tokens).sum())]
+    )
+
+
+def _some(text: micro.Corpus, documents: NDArray[np.int64]) -> micro.Corpus:
+    sizes = np.diff(text.offsets)[documents]
+    return micro.Corpus(
+        tokens=gather(text.tokens, text.offsets, documents),
+        offsets=np.concatenate([[0], np.cumsum(sizes)]),
+        families=text.families[documents],
+        text_bytes=text.text_bytes[documents],
     )
 
 
