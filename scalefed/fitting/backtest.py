@@ -1,9 +1,9 @@
 """How far off are predictions beyond the runs? Refit without the largest runs and see what the law misses.
 
-The largest runs of the training range are held out, half a decade and a whole decade of compute, the law is fitted to
-the rest, and its misses are compared with what its own parameters and noise allow. What is left over is the law's own
-error. It is carried beyond all runs as a standard deviation that grows with the distance: zero at the largest run, and
-as large as the back-test found at the distance of the back-test.
+The largest runs of the training range are held out, half a decade and a whole decade of scale, the law is fitted to the
+rest, and its misses are compared with what its own parameters and noise allow. What is left over is the law's own
+error. It is carried beyond all runs in proportion to the distance relative to the span of the runs: predicting half a
+span ahead, expect the error found half a span ahead.
 
 Source: hold-out by scale as in BNSL (arXiv 2210.14891); carrying the miss into the band is this project's own.
 """
@@ -22,8 +22,8 @@ from scalefed.fitting.starts import global_fit
 
 _CUTS = (0.5, 1.0)
 _FEWEST_SPARE = 2
-_GROWTH = 0.5
 _LARGE = 5_000
+_SHORTEST_SPAN = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class BackTest:
         held_out: runs held out at the widest cut.
         error: median absolute relative error of the held-out runs, mean over the folds; NaN without folds.
         bias: mean relative error over the same runs, positive where runs are worse than predicted.
-        discrepancy: standard deviation of the law's own error one decade of scale beyond the runs, in log units.
+        discrepancy: standard deviation of the law's own error one whole span of the runs beyond them, in log units.
         scale: the columns whose product is the scale.
         low, high: decades (log10) of the smallest and the largest run.
     """
@@ -76,7 +76,7 @@ def distance(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFram
 def model_error(backtest: BackTest, beyond: np.ndarray) -> np.ndarray:
     """Standard deviation of the law's own error at a distance in decades, in log units."""
     size = backtest.discrepancy if np.isfinite(backtest.discrepancy) else 0.0
-    return np.asarray(size * np.asarray(beyond) ** _GROWTH)
+    return np.asarray(size * np.asarray(beyond) / max(backtest.high - backtest.low, _SHORTEST_SPAN))
 
 
 def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, folds: bool = True) -> BackTest:
@@ -106,7 +106,7 @@ def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, f
         held_out=max(f.size for f in done),
         error=float(np.mean([f.error for f in done])),
         bias=float(np.mean([f.bias for f in done])),
-        discrepancy=float(np.sqrt(np.mean([f.excess for f in done]))),
+        discrepancy=float(np.sqrt(max(f.excess for f in done))),
         scale=names,
         low=ends[0],
         high=ends[1],
@@ -144,8 +144,9 @@ def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, delta: float, s
     predicted = np.log(law.predict(dict(zip(reduced.names, values[0], strict=True)), held.columns))
     missed = held.z - predicted
     allowed = _parameter_variance(solver, best.theta, held, residuals) + noise_scale(residuals, reduced.p) ** 2
-    beyond = np.maximum(scale[outside] - scale[inside].max(), 1e-3)
-    excess = np.mean(missed**2 - allowed) / np.mean(beyond ** (2 * _GROWTH))
+    span = max(float(np.ptp(scale[inside])), _SHORTEST_SPAN)
+    beyond = (scale[outside] - scale[inside].max()) / span
+    excess = np.mean(missed**2 - allowed) / np.mean(beyond**2)
     return _Fold(
         len(outside),
         float(np.median(np.abs(np.expm1(missed)))),

@@ -13,6 +13,7 @@ import pandas as pd
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.fitting.backtest import BackTest, distance, model_error
 from scalefed.fitting.data import read_frame
+from scalefed.fitting.rival import disagreement
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from scalefed.optimum import Optimum
 
 _CHUNK_DOUBLES = 2**22
+_RIVAL = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,6 +46,7 @@ class Fit:
         noise_by_loss: centres (log target) and noise of windows of similar runs.
         degrees: degrees of freedom behind the noise.
         backtest: what the law missed on its own largest runs.
+        rival: parameters of the next richer law, whose disagreement widens bands beyond the runs; or None.
         notes: what was left out or fixed.
         runs_hash: hash of the numbers that were fitted.
         source: the path the runs came from, or None.
@@ -68,6 +71,7 @@ class Fit:
     noise_by_loss: tuple[tuple[float, ...], tuple[float, ...]]
     degrees: int
     backtest: BackTest
+    rival: dict[str, float] | None
     notes: tuple[str, ...]
     runs_hash: str
     source: str | None
@@ -102,7 +106,7 @@ class Fit:
         """The predicted target, with a band that a new run falls into with probability ``level``.
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
-        scale the law's own error, as large as the back-test found it.
+        scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
 
         Args:
             runs: a DataFrame or mapping with the law's columns; or give them by keyword.
@@ -138,7 +142,8 @@ class Fit:
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), len(frame))
-        model = model_error(self.backtest, beyond)
+        apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * (beyond > 0)
+        model = np.hypot(model_error(self.backtest, beyond), apart)
         rest = (float(t.ppf(tail, self.degrees)) * noise) ** 2 + (float(norm.ppf(tail)) * model) ** 2
         return pd.DataFrame(
             {

@@ -14,6 +14,7 @@ from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identify import gaps
 from scalefed.fitting.intervals import Replicates, bootstrap, local_noise, noise_scale
 from scalefed.fitting.problem import Problem
+from scalefed.fitting.rival import fit_rival
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.starts import GlobalFit, global_fit
 from scalefed.fitting.status import FitStatus, certify, judge
@@ -63,7 +64,7 @@ def fit(
         shared: parameter -> the parameter whose value it takes.
         intervals: how replicates are made: ``"auto"``, ``"exchange"`` or ``"pairs"``
             (see :mod:`scalefed.fitting.intervals`).
-        backtest: whether to hold out the largest runs once, which widens bands beyond the runs by what the law missed.
+        backtest: whether to hold out the largest runs and fit a richer law, which widens bands beyond the runs.
 
     Raises:
         DataError: the runs cannot be used.
@@ -126,6 +127,7 @@ def _assemble(
         noise_by_loss=local_noise(problem.z - residuals, residuals, problem.p, problem.weights),
         degrees=max(runs - problem.p, 1),
         backtest=back_test(data, problem, delta=delta, seed=seed, folds=backtest),
+        rival=fit_rival(problem, best.theta, delta=delta) if backtest else None,
         notes=data.notes,
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
