@@ -1,0 +1,72 @@
+"""The README is true: its sessions run as written, its two commands are complete, its picture is there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the committed runs and fits, in which sessions may write."""
+    for name in ("runs", "fits"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "runs" / "pilot").symlink_to(ROOT / "runs" / "pilot")
+    (tmp_path / "fits" / "pilot.toml").write_text((ROOT / "fits" / "pilot.toml").read_text())
+    monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def run(command, place):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_python_sessions_run_as_written(place):
+    sessions = blocks("python")
+    assert len(sessions) == 2
+    printed = run([sys.executable, "-W", "ignore", "-c", "\n".join(sessions)], place)
+    assert "federated: loss = E + A/params^a" in printed
+    low, high = map(float, re.search(r"^[\d.e+]+ ([\d.e+]+) ([\d.e+]+)$", printed, flags=re.MULTILINE).groups())
+    assert 1e3 < low < high
+    assert (place / "participation.png").stat().st_size > 10_000
+    assert len(list((place / "runs" / "mine").glob("*/run.json"))) == 1
+
+
+def test_the_shell_session_runs_as_written(place):
+    (session,) = blocks("console")
+    commands = [line.removeprefix("$ ") for line in session.splitlines()]
+    assert len(commands) == 6 and all(command.startswith("scalefed ") for command in commands)
+    for command in commands:
+        run([sys.executable, "-W", "ignore", "-m", *shlex.split(command)], place)
+    assert (place / "loss.png").stat().st_size > 10_000
+    assert "<svg" in (place / "page.html").read_text() or "vega" in (place / "page.html").read_text()
+
+
+def test_the_first_screen_has_two_complete_commands_and_a_picture():
+    first = TEXT.split("## ")[0]
+    commands = re.findall(r"```sh\n(.*?)```", first, flags=re.DOTALL)
+    assert len(commands) == 2
+    for command in commands:
+        assert "python3 -m venv" in command and "pip install" in command and "-c constraints.txt" in command
+    assert commands[0].strip().endswith("scalefed demo") and "pytest" in commands[1]
+    (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", first)
+    assert (ROOT / picture).stat().st_size > 10_000
+
+
+def test_files_that_the_readme_names_are_there():
+    for name in ("runs/LOG.md", "runs/pilot", "fits/pilot.toml", "constraints.txt", "tests/benchmarks"):
+        assert (ROOT / name).exists(), name
