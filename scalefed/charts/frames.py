@@ -39,7 +39,9 @@ SHORT: Mapping[str, str] = {
 }
 TINY: Mapping[str, str] = {"params": "Parameters", "tokens": "Tokens", "compute": "FLOPs"}
 """Titles for narrow panels, and for very narrow ones."""
-_SAME_SIZE = 0.05
+_SAME_SIZE, _MOST_SIZES, _BINS = 0.05, 9, 7
+_MOST_ROWS = 2500
+"""A chart of more runs than this draws every n-th of them, and says so."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,13 @@ class Shown:
         runs: completed runs with finite values, and the helper columns ``size`` and ``mixture`` where they can be made.
         fit: the fit behind the lines, or None when only runs were given.
         left_out: how many runs were not completed or had no value.
+        every: one run in so many is drawn.
     """
 
     runs: "pd.DataFrame"
     fit: Any
     left_out: int
+    every: int = 1
 
     @property
     def target(self) -> str:
@@ -69,6 +73,7 @@ class Shown:
     def note(self, text: str) -> list[str]:
         """A subtitle, with a word on what was left out."""
         extra = f"; {self.left_out} diverged or unmeasured left out" if self.left_out else ""
+        extra += f"; one run in {self.every} is drawn" if self.every > 1 else ""
         return [f"{text}{extra}"] if text or extra else []
 
 
@@ -95,21 +100,24 @@ def shown(source: Any, needed: Iterable[str]) -> Shown:
     if "status" in frame:
         frame = frame[frame["status"].fillna("completed") == "completed"]
     numeric = [name for name in needed if name in COLUMNS and COLUMNS[name].dtype in ("int", "float")]
-    finite = frame[numeric].map(lambda value: value is not None and math.isfinite(value)).all(axis=1)
-    frame = frame[finite].copy()
+    finite = np.isfinite(frame[numeric].to_numpy(dtype=float, na_value=np.nan)).all(axis=1)
+    frame = frame[finite]
     if frame.empty:
         raise DataError(
             f"no run can be drawn: of {total} none is completed with a finite {', '.join(numeric) or 'value'}"
         )
+    complete = len(frame)
+    every = math.ceil(complete / _MOST_ROWS)
+    frame = frame.iloc[::every].copy()
     if "params" in frame:
         frame["size"] = same_size(frame["params"].to_numpy(dtype=float))
     if "concentration" in frame or "skew" in frame:
         frame["mixture"] = mixture(frame)
-    return Shown(frame, fit, total - len(frame))
+    return Shown(frame, fit, total - complete, every)
 
 
 def same_size(values: np.ndarray) -> np.ndarray:
-    """Values that differ by less than 5% as one, their geometric mean.
+    """Values that differ by less than 5% as one, their geometric mean; more than nine of them in seven equal steps.
 
     >>> same_size(np.array([100.0, 102.0, 200.0])).round(1).tolist()
     [101.0, 101.0, 200.0]
@@ -117,6 +125,9 @@ def same_size(values: np.ndarray) -> np.ndarray:
     order = np.argsort(values, kind="stable")
     logs = np.log(values[order])
     group = np.concatenate([[0], np.cumsum(np.diff(logs) > _SAME_SIZE)])
+    if group[-1] >= _MOST_SIZES:
+        steps = np.linspace(logs[0], logs[-1], _BINS + 1)[1:-1]
+        group = np.unique(np.searchsorted(steps, logs), return_inverse=True)[1]
     means = np.exp(np.bincount(group, logs) / np.bincount(group))
     result = np.empty_like(values)
     result[order] = means[group]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _TOLD = ("run_id", "size_name", "tokens", "compute", "clients_per_round", "mixture", "loss", "estimate", "pass_at_1")
 _SIZES = "Model size (parameters)"
 _DATA = "Clients' data"
+_MOST_ROUNDS = 4000
 
 
 def loss(source: Any, *, x: str = "tokens", width: int = 680, headline: str | None = None) -> Any:
@@ -178,7 +180,10 @@ def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | No
     if frame.empty:
         raise DataError(f"no round has a {y}; set evaluate_every=1 when training, or draw train_loss")
     frame["run_id"] = frame.get("run_id", "run")
-    many = frame["run_id"].nunique() > len(CATEGORIES)
+    runs = frame["run_id"].nunique()
+    many = runs > len(CATEGORIES)
+    every = math.ceil(len(frame) / _MOST_ROUNDS)  # the last round of each run stays
+    frame = frame[(frame.groupby("run_id").cumcount(ascending=False) % every) == 0].copy()
     color: Any = alt.Color("run_id:N", legend=None if many else alt.Legend(title=None, orient="top", columns=2))
     if "params" in frame and frame["params"].nunique() > 1:
         frame["size"] = frame["params"].astype(float)
@@ -186,7 +191,7 @@ def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | No
     cut = Panels(None, None, max(width - 70, 200), 300, 1)
     layer = (
         alt.Chart()
-        .mark_line(opacity=0.85, strokeWidth=1.5)
+        .mark_line(opacity=0.5 if many else 0.9, strokeWidth=1.0 if many else 1.8)
         .encode(
             x=x_log(x, frame[x][frame[x] > 0], width=cut.width, style="si"),
             y=y_log(y, frame[y], height=cut.height),
@@ -222,7 +227,7 @@ def _largest_budget(view: Shown) -> tuple[float, Shown]:
     budgets = same_size(view.runs["tokens"].to_numpy(dtype=float))
     values, counts = np.unique(budgets, return_counts=True)
     budget = max(zip(counts.tolist(), values.tolist(), strict=True))[1]
-    return budget, Shown(view.runs[budgets == budget].copy(), view.fit, view.left_out)
+    return budget, replace(view, runs=view.runs[budgets == budget].copy())
 
 
 def _with_lines(view: Shown, *, x: str, color: str, cut: Panels, y: str | None = None) -> "pd.DataFrame":
@@ -277,7 +282,10 @@ def _group(view: Shown) -> list[str]:
 
 
 def _layers(frame: "pd.DataFrame", *, across: Any, up: Any, color: Any, fitted: bool) -> Sequence["alt.Chart"]:
-    """Band, line, interval and point over the frame of :func:`_with_lines`."""
+    """Band, line, interval and point over the frame of :func:`_with_lines`.
+
+    Without a fit, runs of the same size are joined; sizes that were put together into steps are not.
+    """
     import altair as alt
 
     base = alt.Chart().encode(x=across, color=color)
@@ -292,7 +300,7 @@ def _layers(frame: "pd.DataFrame", *, across: Any, up: Any, color: Any, fitted: 
             .encode(y=same_axis(up, "y_low"))
         )
         drawn.append(of_line.mark_line(strokeWidth=1.8, clip=True, interpolate="monotone").encode(y=up))
-    else:
+    elif "params" not in frame or frame.groupby("size")["params"].agg(lambda p: p.max() / p.min()).max() < 1.2:
         drawn.append(points.mark_line(strokeWidth=1.2, opacity=0.5).encode(y=_mean(up), detail="group:N"))
     if frame.loc[frame["part"] == "run", "y_low"].notna().any():
         drawn.append(points.mark_rule(strokeWidth=1.2, opacity=0.6).encode(y=same_axis(up, "y_low"), y2="y_high:Q"))

@@ -178,12 +178,12 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
     at = predicted(view, rows.iloc[:1].assign(params=size))["estimate"].iloc[0]
     mark = pd.DataFrame({"part": ["best"], "params": [size], "x_low": [low], "x_high": [high], "y": [at],
                          "measure": [f"{si(size)} ({si(low)} to {si(high)})"]})  # fmt: skip
-    measured = pd.DataFrame({"part": "run", "params": np.unique(same_size(view.runs["params"].to_numpy(dtype=float)))})
+    measured = pd.DataFrame({"part": "run", "params": view.runs["params"].unique()})
     frame = pd.concat([line, mark, measured], ignore_index=True)
     cut = Panels(None, None, max(width - 70, 200), 280, 1)
-    top = float(np.interp(np.log(max(high, size) * 6), np.log(line["params"]), line["y"]))
+    reach = [float(line["y_low"].min()), min(float(line["y_high"].max()), 1.6 * at)]
     across = x_log("params", [*line["params"], *measured["params"]], width=cut.width)
-    up = y_log("y", [at / 1.05, max(top, at * 1.25)], height=cut.height, name=TITLES.get(view.target, view.target))
+    up = y_log("y", reach, height=cut.height, name=TITLES.get(view.target, view.target))
     base = alt.Chart().encode(x=across)
     curve = base.transform_filter(alt.datum.part == "line")
     chosen = base.transform_filter(alt.datum.part == "best")
