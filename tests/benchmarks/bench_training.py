@@ -128,8 +128,8 @@ def batching(seconds: float) -> None:
                               for size in (2, 4, 8, 16))  # fmt: skip
             picked = chosen_size(model, tasks[0], RunConfig())
             alone = 1e3 * min(times["1"]) / 32
-            print(f"batching  {model.params:>7,} parameters {tokens:>5} tokens: loop {alone:6.2f} ms a step; loop / groups "
-                  f"of {gains}; chosen {picked}: {ratio(times, '1', '0')}", flush=True)  # fmt: skip
+            print(f"batching  {model.params:>7,} parameters {tokens:>5} tokens: loop {alone:6.2f} ms a step; over "
+                  f"groups of {gains}; chosen {picked}: {ratio(times, '1', '0')}", flush=True)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- ceiling
