@@ -77,6 +77,8 @@ def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, 
     import altair as alt
 
     slim = _slim(frame, layers, [name for name in (cut.column, cut.row) if name])
+    if cut.column and cut.row:
+        slim = _every_panel(slim, cut.column, cut.row)
     chart: Any = alt.layer(*layers, data=slim).properties(width=cut.width, height=cut.height)
     if cut.column and cut.row:
         chart = chart.facet(
@@ -90,6 +92,21 @@ def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, 
         if frame[cut.column].nunique() > cut.wrap:
             chart = chart.resolve_axis(x="independent")
     return chart.properties(**properties)
+
+
+def _every_panel(frame: "pd.DataFrame", column: str, row: str) -> "pd.DataFrame":
+    """The frame with an empty row for each panel that has none: Vega-Lite would put later panels in its place."""
+    import pandas as pd
+
+    there = set(zip(frame[column], frame[row], strict=True))
+    gaps = [(a, b) for a in frame[column].unique() for b in frame[row].unique() if (a, b) not in there]
+    if not gaps:
+        return frame
+    fill = frame.iloc[[0] * len(gaps)].copy()
+    numbers = [name for name in fill.select_dtypes("number").columns if name not in (column, row)]
+    fill[numbers] = fill[numbers].astype(float) * float("nan")
+    fill[column], fill[row] = [a for a, _ in gaps], [b for _, b in gaps]
+    return pd.concat([frame, fill], ignore_index=True)
 
 
 def title(text: str, subtitle: Sequence[str] = (), *, width: int = 680) -> "alt.TitleParams":

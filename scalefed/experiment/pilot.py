@@ -13,7 +13,7 @@ from scalefed.federated.preparation import prepare
 from scalefed.federated.rounds import initial_state, one_round
 from scalefed.sweeps import sweep
 
-SIZES = (3_500, 7_000, 14_000, 24_000, 55_000)
+SIZES = (3_500, 14_000, 24_000, 40_000, 55_000)
 SKEWED = 0.1
 FIRST_SECONDS = 8.0  # a worker's start: imports and the first corpus
 EVALUATION_SECONDS = 3.0  # a run's evaluation: held-out loss, sampling, judging
