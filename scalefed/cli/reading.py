@@ -134,7 +134,7 @@ def fit(
 def compare(
     source: Source,
     law: Annotated[list[str] | None, typer.Option(help="A law to compare; may be repeated.")] = None,
-    holdout: Annotated[str | None, typer.Option(help="Which runs to hold out; the largest when left out.")] = None,
+    holdout: Annotated[str | None, typer.Option(help="Runs to hold out: a share, or a column such as tokens.")] = None,
     target: Annotated[str, typer.Option(help="Column that the laws explain.")] = "loss",
     resamples: Resamples = 200,
     seed: Seed = 0,
@@ -152,7 +152,7 @@ def compare(
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
     fits = [make(frame, one, target=target, resamples=resamples, seed=seed) for one in laws]
     options = {} if holdout is None else {"holdout": number(holdout)}
-    tell_frame(judge_laws(*fits, **options), as_json=as_json)
+    tell_frame(judge_laws(*fits, **options), as_json=as_json, index="law")
 
 
 def optimum(

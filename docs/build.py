@@ -1,0 +1,62 @@
+"""Write docs/settings.md and docs/columns.md from the code, so that they cannot drift: ``python docs/build.py``."""
+
+import math
+from pathlib import Path
+
+from scalefed.config import _CHOICES, RunConfig
+from scalefed.schema import COLUMNS, ROUND_COLUMNS
+
+HERE = Path(__file__).parent
+SETTINGS = """# Every setting of a run
+
+Fields of `scalefed.RunConfig`, keys of a TOML file, and `key=value` words of `scalefed train` and `scalefed sweep`.
+`participation` may stand for `clients_per_round`: a share of the clients in (0, 1].
+
+"""
+COLUMNS_HEAD = """# Every column of the run log
+
+One row a run (`sf.load_runs`), then one row a round (`rounds=True`). Settings are in [settings.md](settings.md).
+Columns marked *timing* may differ between two runs of the same settings; no other may.
+"""
+
+
+def settings() -> str:
+    """The table of every setting of a run."""
+    rows = ["| setting | default | unit | meaning |", "|---|---|---|---|"]
+    meanings = COLUMNS["params_asked"].meaning, COLUMNS["tokens_asked"].meaning
+    said = {"params": meanings[0], "tokens": meanings[1]}
+    for name, value in RunConfig().items():
+        meaning = said.get(name, COLUMNS[name].meaning)
+        if name in _CHOICES:
+            meaning += ": " + ", ".join(f"`{choice}`" for choice in _CHOICES[name])
+        rows.append(f"| `{name}` | {_default(name, value)} | {COLUMNS[name].unit.replace('-', '')} | {meaning} |")
+    return SETTINGS + "\n".join(rows) + "\n"
+
+
+def columns() -> str:
+    """The tables of every column of the run log."""
+    parts = [COLUMNS_HEAD]
+    for title, table in (("A run", COLUMNS), ("A round", ROUND_COLUMNS)):
+        parts += [f"## {title}\n", "| column | type | unit | meaning |", "|---|---|---|---|"]
+        for column in table.values():
+            if column.kind != "setting":
+                mark = " (*timing*)" if column.kind == "timing" else ""
+                unit = "" if column.unit == "-" else column.unit
+                parts.append(f"| `{column.name}` | {column.dtype} | {unit} | {column.meaning}{mark} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _default(name: str, value: object) -> str:
+    if value is None:
+        return "by rule"
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    if isinstance(value, int) and value >= 1000 and "seed" not in name:
+        return f"{value:_}"
+    return f"`{value}`" if isinstance(value, str) and value else str(value) or "none"
+
+
+if __name__ == "__main__":
+    (HERE / "settings.md").write_text(settings(), encoding="utf-8")
+    (HERE / "columns.md").write_text(columns(), encoding="utf-8")
