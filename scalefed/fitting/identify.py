@@ -13,6 +13,8 @@ _PROBES = 24
 _SINGULAR = 1e-6
 _PROPORTIONAL = 0.05
 _SHOWN_LEVELS = 4
+_ENOUGH = 20_000
+_PROBED = 1_000
 _LOOSE = 3.0
 
 
@@ -45,7 +47,7 @@ def design_gaps(data: FitData) -> tuple[str, ...]:
 
 def _too_few(law: Law, data: FitData) -> list[str]:
     table = np.stack([data.columns[c] for c in law.columns], axis=1) if law.columns else np.zeros((data.n, 1))
-    distinct, free = len(np.unique(table, axis=0)), len(law.free)
+    distinct, free = len(np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)), len(law.free)
     if distinct >= free:
         return []
     runs = f"{data.n} runs at {distinct} different settings" if distinct < data.n else f"{data.n} runs"
@@ -60,12 +62,18 @@ def _constant_columns(law: Law, data: FitData) -> list[str]:
     for column in law.columns:
         levels = np.unique(data.columns[column])
         users = exponents_of(law, column)
+        users = [p for p in users if _only_with(law, p, column)] or users
         if len(levels) == 1 and users:
             gaps.append(
                 f"{column} is {levels[0]:.4g} in every run, so {listed(users)} cannot be determined: "
                 f"add runs with another {column}"
             )
     return gaps
+
+
+def _only_with(law: Law, parameter: str, column: str) -> bool:
+    parts = [p for t in law.bound_terms for p in t.all_parts() if parameter in p.parameters]
+    return all(any(column in a.columns for a in p.atoms) for p in parts)
 
 
 def exponents_of(law: Law, column: str) -> list[str]:
@@ -107,7 +115,10 @@ def _proportional(law: Law, data: FitData) -> list[str]:
 
 def _rank(law: Law, data: FitData) -> list[str]:
     """The Jacobian at generic parameters: where it loses rank, some combination never shows in the losses."""
-    problem = Problem(law, data.columns, np.zeros(data.n))
+    table = np.stack([data.columns[c] for c in law.columns], axis=1)
+    distinct = np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)[:: max(1, min(data.n, _ENOUGH) // _PROBED)]
+    columns = {c: distinct[:, i] for i, c in enumerate(law.columns)}
+    problem = Problem(law, columns, np.zeros(len(distinct)))
     singular, direction = _weakest(problem)
     if singular > _SINGULAR:
         return []
@@ -126,6 +137,8 @@ def _rank(law: Law, data: FitData) -> list[str]:
 def _weakest(problem: Problem) -> tuple[float, np.ndarray]:
     """Median over generic parameters of the smallest singular value, and the direction that belongs to it."""
     jacobian = generic_jacobian(problem)
+    if problem.n < problem.p:
+        return 0.0, np.ones(problem.p)
     _, singular, right = np.linalg.svd(jacobian, full_matrices=False)
     order = np.argsort(singular[:, -1])
     middle = order[len(order) // 2]
