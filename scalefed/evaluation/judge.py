@@ -15,8 +15,8 @@ from typing import Any
 
 from scalefed.data.problems import Problem
 from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.evaluation.sandbox.link import Outcome
 from scalefed.evaluation.sandbox.pool import Pool
-from scalefed.evaluation.sandbox.tester import Outcome
 
 ISOLATION = ("auto", "ns", "landlock", "seccomp", "none")
 """Allowed isolation: the strongest sandbox there is, or a level by name; the last two are not sandboxes."""

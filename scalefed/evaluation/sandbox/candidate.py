@@ -16,19 +16,22 @@ from typing import Any, NoReturn
 
 _ITEMS = 100_000  # most items taken from an iterator that is a result
 _DEPTH = 100  # deepest result
+_CHUNK = 1 << 13
 
 
 def serve(handle: int) -> NoReturn:
     """Answer frames from ``handle`` until it closes; see ``session.py`` for what they hold."""
     function: Any = None
     trouble: BaseException | None = None
+    frames = Frames(handle)
     while True:
-        frame = _read(handle, struct.unpack("I", _read(handle, 4))[0])
+        frame = frames.next()
         if frame[:1] == b"P":
             function = None
             function, trouble = _load(frame[1:])
             continue
-        _send(handle, _failure(trouble) if trouble is not None else _answer(function, frame[:1] == b"M", frame[1:]))
+        watched, call = frame[:1] == b"M", frame[1:]
+        send_frame(handle, _failure(trouble) if trouble is not None else _answer(function, watched, call))
 
 
 def _load(program: bytes) -> tuple[Any, BaseException | None]:
@@ -128,18 +131,35 @@ def _described(value: Any, module: str, name: str, depth: int) -> Any:
     return Ellipsis
 
 
-def _read(handle: int, count: int) -> bytes:
-    parts = []
-    while count:
-        part = os.read(handle, min(count, 1 << 20))
+class Frames:
+    """Length-prefixed frames from a descriptor, read with as few calls as can be."""
+
+    def __init__(self, handle: int):
+        """Args: handle: a stream socket; its end ends this process."""
+        self._handle, self._data = handle, b""
+
+    def next(self) -> bytes:
+        """The next frame."""
+        while len(self._data) < 4:
+            self._data += self._more(_CHUNK)
+        end = 4 + struct.unpack_from("I", self._data)[0]
+        parts, missing = [self._data], end - len(self._data)
+        while missing > 0:
+            parts.append(self._more(min(max(missing, _CHUNK), 1 << 20)))
+            missing -= len(parts[-1])
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        frame, self._data = data[4:end], data[end:]
+        return frame
+
+    def _more(self, size: int) -> bytes:
+        part = os.read(self._handle, size)
         if not part:
             os._exit(0)
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+        return part
 
 
-def _send(handle: int, data: bytes) -> None:
+def send_frame(handle: int, data: bytes) -> None:
+    """Write one frame."""
     rest = memoryview(struct.pack("I", len(data)) + data)
     while rest:
         rest = rest[os.write(handle, rest) :]

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalefed.errors import SandboxError
-from scalefed.evaluation.sandbox.session import Usage, command
-from scalefed.evaluation.sandbox.tester import Link, Outcome
+from scalefed.evaluation.sandbox.launcher import command
+from scalefed.evaluation.sandbox.link import Link, Outcome, Usage
 
 _IN_FLIGHT = 32
-_ATTEMPTS = 3  # times that a sample may end its tester
-_PATIENCE = 8  # times its limit that a sample may keep its tester busy, tests included
+_ATTEMPTS = 2  # times that a sample, alone with its tester, may end it
+_TESTS_CPU, _TESTS_WALL = 8, 32  # times its limit that a sample may keep its tester computing, and busy at all
+_GRACE = 30.0  # seconds more, for tests that have much to do themselves
+_NONE = Usage(0.0, None)
 _LEVELS = {"auto": ("ns", "landlock")}
 
 Problem = tuple[str, str, str, str]
@@ -34,6 +36,7 @@ class _Job:
     ticket: int
     key: str
     completion: str
+    alone: bool = False  # its tester died once: it is given out with no other
     deaths: int = 0
 
 
@@ -45,7 +48,12 @@ class _Worker:
     known: set[str] = field(default_factory=set)
     jobs: dict[int, _Job] = field(default_factory=dict)
     moved: float = 0.0
+    cpu_before: float = 0.0
     overdue: bool = False
+
+    def move(self) -> None:
+        """It was heard of, or has just got something to do."""
+        self.moved, self.cpu_before = time.monotonic(), _cpu_seconds(self.process.pid)
 
 
 class Pool:
@@ -106,11 +114,7 @@ class Pool:
         source = (_Job(ticket, key, completion) for ticket, (key, completion) in enumerate(samples))
         while True:
             for worker in self._workers:
-                while len(worker.jobs) < _IN_FLIGHT and not worker.link.closed:
-                    job = self._again.popleft() if self._again else next(source, None)
-                    if job is None:
-                        break
-                    self._give(worker, job)
+                self._fill(worker, source)
             busy = [worker for worker in self._workers if worker.jobs]
             if not busy:
                 return
@@ -120,10 +124,25 @@ class Pool:
                     yield from self._bury(worker)
             self._end_overdue()
 
+    def _fill(self, worker: _Worker, source: Iterator[_Job]) -> None:
+        """Keep a worker busy; samples that may have ended another one go out singly, when no other is in flight."""
+        while len(worker.jobs) < _IN_FLIGHT and not worker.link.closed:
+            if any(job.alone for job in worker.jobs.values()):
+                return
+            if self._again:
+                if worker.jobs:
+                    return
+                self._give(worker, self._again.popleft())
+                continue
+            job = next(source, None)
+            if job is None:
+                return
+            self._give(worker, job)
+
     def _give(self, worker: _Worker, job: _Job) -> None:
         """Send one sample, and its problem first if the worker has not met it."""
         if not worker.jobs:
-            worker.moved = time.monotonic()
+            worker.move()
         worker.jobs[job.ticket] = job
         try:
             if job.key not in worker.known:
@@ -131,7 +150,7 @@ class Pool:
                 worker.known.add(job.key)
             worker.link.send(("sample", job.ticket, job.key, job.completion))
         except OSError:  # it is gone: its end of the socket will say so
-            worker.moved = time.monotonic()
+            worker.move()
 
     def _ready(self, busy: list[_Worker]) -> list[_Worker]:
         readable = select.select(busy_links := [worker.link for worker in busy], [], [], 0.5)[0]
@@ -141,7 +160,7 @@ class Pool:
         """What a worker has to say."""
         done = []
         for message in worker.link.arrived():
-            worker.moved = time.monotonic()
+            worker.move()
             if message[0] == "ready":
                 self._facts = worker.facts = message[1]
             elif message[0] == "refused":
@@ -155,27 +174,28 @@ class Pool:
         return done
 
     def _bury(self, worker: _Worker) -> list[tuple[int, Outcome]]:
-        """Replace a dead worker. The sample it was at may have caused it; all others are given out again."""
+        """Replace a dead worker. Its samples are given out again one by one; one that ends it again is the cause."""
         _end(worker)
         jobs = list(worker.jobs.values())
         self._workers[self._workers.index(worker)] = self._start()
-        lost = []
-        if jobs:
-            jobs[0].deaths += 1
-            if worker.overdue:
-                reason = "the tests did not finish on what it returned"
-                lost.append((jobs.pop(0).ticket, Outcome("timeout", reason, Usage(0.0, None), "none")))
-            elif jobs[0].deaths >= _ATTEMPTS:
-                reason = f"the tests ended their process {_ATTEMPTS} times on what it returned"
-                lost.append((jobs.pop(0).ticket, Outcome("crash", reason, Usage(0.0, None), "none")))
+        for job in jobs:
+            job.deaths += job.alone
+            job.alone = True
+        if len(jobs) == 1 and worker.overdue:
+            return [(jobs[0].ticket, Outcome("timeout", "the tests did not finish on what it returned", _NONE, "none"))]
+        if len(jobs) == 1 and jobs[0].deaths >= _ATTEMPTS:
+            return [(jobs[0].ticket, Outcome("crash", "the tests broke down on what it returned", _NONE, "none"))]
         self._again.extend(jobs)
-        return lost
+        return []
 
     def _end_overdue(self) -> None:
         """Kill workers that the tests of one sample keep busy far too long; their end is then heard as any other."""
-        limit = time.monotonic() - _PATIENCE * self._timeout - 30
+        now = time.monotonic()
         for worker in self._workers:
-            if worker.jobs and worker.moved < limit:
+            if not worker.jobs or now - worker.moved < _GRACE:
+                continue
+            computing = _cpu_seconds(worker.process.pid) - worker.cpu_before > _TESTS_CPU * self._timeout + _GRACE
+            if computing or now - worker.moved > _TESTS_WALL * self._timeout + 2 * _GRACE:
                 worker.overdue = True
                 worker.process.kill()
 
@@ -197,6 +217,14 @@ def _end(worker: _Worker) -> None:
         except subprocess.TimeoutExpired:
             stop()
     worker.process.wait()
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a child so far, 0 where the system has no such clock."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return 0.0
 
 
 def _refusal(isolation: str, refused: dict[str, str]) -> str:

@@ -1,38 +1,27 @@
-"""The trusted end of one zygote: start it at the best level, run a candidate, keep its time, read its end.
+"""One candidate as its tester sees it: give it a sample, call its function, keep its time, read its end.
 
 Time limits are CPU seconds of the candidate, read from outside; wall time only bounds waiting (a sample that sleeps
 is over time too). Time that the tests themselves take is not counted.
 """
 
-import json
+import builtins
 import marshal
 import os
 import select
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from scalefed.errors import SandboxError
 from scalefed.evaluation.sandbox import wire
-from scalefed.evaluation.sandbox.zygote import REPLY
+from scalefed.evaluation.sandbox.launcher import CREDENTIALS, Zygote
+from scalefed.evaluation.sandbox.link import Usage
 
 _LARGEST_REPLY = 32 << 20
 _BATCH, _BATCH_BYTES = 64, 1 << 15  # calls sent before their answers are read; answers to them fit in a socket
-_WALL = 4  # a sample that gets its CPU time slowly may take this many times its limit on the clock
-_CREDENTIALS = sys.platform == "linux"  # the kernel says which process a message is from
-_SHELL = """
-import sys, types
-for name, path in {packages!r}:
-    sys.modules[name] = module = types.ModuleType(name)
-    module.__path__ = [path]
-import importlib
-importlib.import_module({module!r}).main(sys.argv[1:])
-"""
+_WALL = 4  # times its limit that a sample of several threads may take on the clock to use its CPU time
+_LONGEST = 30  # times its limit that any sample may take on the clock, however busy the machine
 
 
 class Ended(BaseException):
@@ -41,127 +30,6 @@ class Ended(BaseException):
     def __init__(self, verdict: str, reason: str):
         super().__init__(verdict, reason)
         self.verdict, self.reason = verdict, reason
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a candidate used: CPU seconds, peak MB (None if it is shared or unknown)."""
-
-    cpu_s: float
-    peak_mb: float | None
-
-
-def command(module: str, *, slim: bool) -> list[str]:
-    """The command that runs one module of this package in a fresh interpreter without importing the package."""
-    top = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    parts = ["", "evaluation", "evaluation.sandbox"]
-    packages = [
-        (".".join(filter(None, ("scalefed", part))), os.path.join(top, *filter(None, part.split("."))))
-        for part in parts
-    ]
-    flags = ["-s", "-P", "-B", *(["-S", "-X", "no_debug_ranges"] if slim else [])]
-    return [sys.executable, *flags, "-c", _SHELL.format(packages=packages, module=module)]
-
-
-def environment() -> dict[str, str]:
-    """All that a sandboxed process inherits: nothing of the caller's, and a fixed hash seed."""
-    fixed = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-    fixed |= {"HOME": "/tmp", "USER": "sandbox"}  # without them, readline and others ask the user database
-    loader = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
-    return fixed | loader
-
-
-class Zygote:
-    """A started zygote; :meth:`ready` waits until it is inside its room."""
-
-    def __init__(self, role: str, levels: tuple[str, ...], *, memory_mb: int, cpu_s: float, scratch_mb: int):
-        self._config = {"role": role, "memory_mb": memory_mb, "cpu_s": cpu_s, "scratch_mb": scratch_mb}
-        self._config["uid"] = 1_500_000_000 + 4 * os.getpid() + {"run": 0, "shared": 1, "compile": 2}[role]
-        self._config["role"] = "compile" if role == "compile" else "run"
-        self._left, self.refused = list(levels), dict[str, str]()
-        self.facts: dict[str, Any] = {}
-        self._start()
-
-    def _start(self) -> None:
-        self.level = self._left.pop(0)
-        self.control, inner = socket.socketpair()
-        self._poll = select.poll()
-        self._poll.register(self.control.fileno(), select.POLLIN)
-        arguments = [str(inner.fileno()), json.dumps(self._config | {"level": self.level})]
-        self.process = subprocess.Popen(
-            command("scalefed.evaluation.sandbox.zygote", slim=True) + arguments,
-            pass_fds=(inner.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env=environment(),
-        )
-        inner.close()
-
-    def ready(self) -> None:
-        """Wait for the room; a level that cannot be had is recorded and the next one tried."""
-        while True:
-            head = self._exactly(4)
-            text = self._exactly(struct.unpack("I", head)[0]) if head else b""
-            if text[:1] == b"R":
-                self.facts = json.loads(text[1:])
-                return
-            self.close()
-            self.refused[self.level] = text[1:].decode("utf-8", "replace") or f"ended with {self.process.returncode}"
-            if not self._left:
-                raise SandboxError(json.dumps(self.refused))
-            self._start()
-
-    def _exactly(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            try:
-                part = self.control.recv(count - len(data))
-            except ConnectionResetError:
-                part = b""
-            if not part:
-                return b""
-            data += part
-        return data
-
-    def launch(self) -> socket.socket:
-        """Fork a candidate; the socket to talk to it."""
-        ours, theirs = socket.socketpair()
-        if _CREDENTIALS:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        socket.send_fds(self.control, [b"S"], [theirs.fileno()])
-        theirs.close()
-        return ours
-
-    def cpu_seconds(self) -> float | None:
-        """CPU time of the running candidate; None if it has just ended or the system cannot tell."""
-        self.control.send(b"Q")
-        reply = self._exactly(REPLY)
-        if reply[:1] == b"C":
-            seconds = float(struct.unpack("d", reply[1:9])[0])
-            return seconds if seconds >= 0 else None
-        self._ending = reply
-        return None
-
-    _ending = b""
-
-    def reap(self, *, kill: bool) -> tuple[int, Usage]:
-        """The wait status and usage of the candidate; one that stays 10 ms after its socket closed is killed."""
-        reply, self._ending = self._ending, b""
-        if not reply and kill:
-            self.control.send(b"K")
-        while reply[:1] != b"D":
-            if not self._poll.poll(10):
-                self.control.send(b"K")
-                continue
-            reply = self._exactly(REPLY)
-            if not reply:
-                raise SandboxError("the sandbox process is gone")
-        status, cpu, peak = struct.unpack("=idq", reply[1:21])
-        return status, Usage(cpu, peak / 1024)
-
-    def close(self) -> None:
-        """End the zygote and whatever it runs."""
-        self.control.close()
-        self.process.wait()
 
 
 class Candidate:
@@ -175,6 +43,7 @@ class Candidate:
         self.used = 0
         self.cpu_before = 0.0
         self._pid = 0  # learned from the kernel with the first answer
+        self._record: int | None = None
 
     def load(self, code: bytes, entry: str) -> None:
         """Give the next sample; it is run together with its first call."""
@@ -183,8 +52,9 @@ class Candidate:
         self.used += 1
         program = b"P" + marshal.dumps((code, entry))
         self._pending = struct.pack("I", len(program)) + program
-        self._buffer = b""
-        self._waited = 0.0
+        self._buffer = bytearray()
+        self._waited = self._credit = self._looked = self._looked_cpu = 0.0
+        self._queued_before = self._queued_so_far() if self.used > 1 else 0.0
         self.outstanding = 0
         self.ended: Ended | None = None
 
@@ -238,6 +108,18 @@ class Candidate:
         raise self.ended
 
     def _send(self, data: bytes, calls: int = 1) -> None:
+        self.outstanding += calls
+        try:
+            data = data[self._socket.send(data, socket.MSG_DONTWAIT) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._end("died", "")
+        if data:
+            self._send_slowly(data)
+
+    def _send_slowly(self, data: bytes) -> None:
+        """The rest of a send that the candidate has to make room for; that counts as its time."""
         start = time.monotonic()
         try:
             while data:
@@ -248,38 +130,61 @@ class Candidate:
         except OSError:
             self._end("died", "")
         self._waited += time.monotonic() - start
-        self.outstanding += calls
+        self._socket.settimeout(None)
 
     def _receive(self) -> bytes:
-        """The next whole reply; waiting counts, on a busy machine only as far as CPU time was used."""
+        """The next whole reply; waiting counts, but not its waiting for a core of a busy machine."""
         start = time.monotonic()
-        granted, asked, asked_at = self.timeout - self._waited, 0.0, start
-        while True:
-            if len(self._buffer) >= 4:
-                size = struct.unpack("I", self._buffer[:4])[0]
-                if size > _LARGEST_REPLY:
-                    self._end("fail", f"a result of {size} bytes; allowed are {_LARGEST_REPLY}")
-                if len(self._buffer) >= 4 + size:
-                    self.outstanding -= 1
-                    reply, self._buffer = self._buffer[4 : 4 + size], self._buffer[4 + size :]
-                    self._waited += time.monotonic() - start
-                    return reply
-            left = start + granted - time.monotonic()
-            if not self._poll.poll(max(0.0, left) * 1000):
-                now = time.monotonic()
-                own = self.cpu_seconds()
-                moving = own - asked > 0.05 * (now - asked_at)
-                if own >= 0.99 * self.timeout or not moving or self._waited + now - start > _WALL * self.timeout:
-                    self._end("timeout", f"more than {self.timeout:g} s")
-                granted, asked, asked_at = now - start + self.timeout - own, own, now
+        limit = start + self.timeout + self._credit - self._waited
+        while (reply := self._whole()) is None:
+            if self._poll.poll(max(0.0, limit - time.monotonic()) * 1000):
+                self._buffer += self._arrived()
                 continue
-            try:
-                part = self._socket.recv(1 << 16) if self._pid or not _CREDENTIALS else self._first()
-            except ConnectionResetError:
-                part = b""
-            if not part:
-                self._end("died", "")
-            self._buffer += part
+            more = self._more(self._waited + time.monotonic() - start)
+            if more <= 0:
+                self._end("timeout", f"more than {self.timeout:g} s")
+            limit = time.monotonic() + more
+        self._waited += time.monotonic() - start
+        self.outstanding -= 1
+        return reply
+
+    def _more(self, waited: float) -> float:
+        """Seconds until the next look at a sample that was waited for so long, 0 if its time is up."""
+        if not self._pid and CREDENTIALS:
+            self._pid = self._zygote.pid()
+        limit, cpu = self.timeout, self.cpu_seconds()
+        self._credit = max(self._credit, self._queued() - self._queued_before)
+        charged = waited - self._credit
+        moving = cpu - self._looked_cpu > 0.05 * (waited - self._looked)
+        self._looked, self._looked_cpu = waited, cpu
+        if cpu >= 0.99 * limit or waited > _LONGEST * limit:
+            return 0.0
+        if charged < 0.99 * limit:
+            return limit - charged
+        # several threads, or a system that does not say: it gets its CPU time, within reason
+        return limit - cpu if moving and charged < _WALL * limit else 0.0
+
+    def _whole(self) -> bytes | None:
+        """The first reply in the buffer, if all of it is there."""
+        if len(self._buffer) < 4:
+            return None
+        size = struct.unpack_from("I", self._buffer)[0]
+        if size > _LARGEST_REPLY:
+            self._end("fail", f"a result of {size} bytes; allowed are {_LARGEST_REPLY}")
+        if len(self._buffer) < 4 + size:
+            return None
+        reply = bytes(self._buffer[4 : 4 + size])
+        del self._buffer[: 4 + size]
+        return reply
+
+    def _arrived(self) -> bytes:
+        try:
+            part = self._socket.recv(1 << 16) if self._pid or not CREDENTIALS else self._first()
+        except ConnectionResetError:
+            part = b""
+        if not part:
+            self._end("died", "")
+        return part
 
     def reusable(self) -> bool:
         """True if another sample can follow: it still answers, and no answer is on its way."""
@@ -288,6 +193,26 @@ class Candidate:
     def cpu_seconds(self) -> float:
         """CPU time of the present sample so far."""
         return (self._clock() or self.cpu_before) - self.cpu_before
+
+    def _queued_so_far(self) -> float:
+        """The same for a process of one thread, read often: its record is kept open."""
+        try:
+            if self._record is None:
+                self._record = os.open(f"/proc/{self._pid}/schedstat", os.O_RDONLY)
+            return int(os.pread(self._record, 100, 0).split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
+    def _queued(self) -> float:
+        """Seconds that one of its threads was ready but had no core, the longest; 0 where the system does not say."""
+        longest = 0
+        try:
+            for thread in os.listdir(f"/proc/{self._pid}/task"):
+                with open(f"/proc/{self._pid}/task/{thread}/schedstat", "rb") as line:
+                    longest = max(longest, int(line.read().split()[1]))
+        except (OSError, IndexError):  # it has just ended, or this system keeps no such record
+            pass
+        return longest / 1e9
 
     def _clock(self) -> float | None:
         """CPU time of the whole process: read at once if its pid is known, else asked for."""
@@ -308,6 +233,8 @@ class Candidate:
 
     def close(self, *, kill: bool) -> tuple[int, Usage]:
         """End the process: its wait status and what it used."""
+        if self._record is not None:
+            os.close(self._record)
         self._socket.close()
         return self._zygote.reap(kill=kill)
 
@@ -321,8 +248,6 @@ _REMOTE: dict[str, type[RemoteError]] = {}
 
 def remote_error(name: str, text: str) -> RemoteError:
     """A RemoteError that is also an instance of the builtin exception ``name``, so that tests can expect it."""
-    import builtins
-
     kind = _REMOTE.get(name)
     if kind is None:
         base = getattr(builtins, name, None)

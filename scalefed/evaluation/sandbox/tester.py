@@ -7,23 +7,25 @@ samples are done.
 """
 
 import json
-import marshal
 import os
 import random
 import resource
 import signal
 import socket
-import struct
 import sys
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import CodeType
 from typing import Any, NoReturn
 
 from scalefed.errors import SandboxError
-from scalefed.evaluation.sandbox.session import Candidate, Ended, RemoteError, Usage, Zygote
+from scalefed.evaluation.sandbox.compiling import TOGETHER, Compiler
+from scalefed.evaluation.sandbox.launcher import Zygote
+from scalefed.evaluation.sandbox.link import Link, Outcome, Usage
+from scalefed.evaluation.sandbox.session import Candidate, Ended, RemoteError
 
 _NONE = Usage(0.0, None)
 _BY_EXCEPTION = {
@@ -38,19 +40,8 @@ _BY_SIGNAL = {
     signal.SIGXCPU: ("timeout", "the CPU limit of the process"),
     signal.SIGXFSZ: ("violation", "a file larger than allowed"),
 }
-_TOGETHER, _TOGETHER_BYTES = 16, 1 << 16  # samples compiled and reported at once
 _OUT_OF_MEMORY = 101
 """Exit status by which a candidate says that it ran out of memory between calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One judged sample: the verdict and its reason, what it used, and in which tier it ran."""
-
-    verdict: str
-    reason: str
-    usage: Usage
-    tier: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +75,7 @@ def main(arguments: list[str]) -> None:
         tester.close()
 
 
-def _serve(link: "Link", tester: "Tester") -> None:
+def _serve(link: Link, tester: "Tester") -> None:
     """Judge what arrives, several at once; verdicts are sent together, but none waits for a slow sample."""
     done: list[tuple[Any, ...]] = []
     sent = time.monotonic()
@@ -98,61 +89,9 @@ def _serve(link: "Link", tester: "Tester") -> None:
         for ticket, outcome in tester.judge(jobs):
             used = outcome.usage
             done.append((ticket, outcome.verdict, outcome.reason, used.cpu_s, used.peak_mb, outcome.tier))
-            if len(done) >= _TOGETHER or time.monotonic() - sent > 0.02 or ticket == jobs[-1][0]:
+            if len(done) >= TOGETHER or time.monotonic() - sent > 0.02 or ticket == jobs[-1][0]:
                 link.send(("verdicts", done))
                 done, sent = [], time.monotonic()
-
-
-class Link:
-    """Length-prefixed marshal frames between the caller and its worker, which trust each other."""
-
-    def __init__(self, connection: socket.socket):
-        """Args: connection: one end of a stream socket pair."""
-        self.connection, self.closed = connection, False
-        self._buffer = bytearray()
-
-    def fileno(self) -> int:
-        """For poll and select."""
-        return self.connection.fileno()
-
-    def send(self, message: tuple[Any, ...]) -> None:
-        """Send one message; raises OSError if the other end is gone."""
-        data = marshal.dumps(message)
-        self.connection.sendall(struct.pack("Q", len(data)) + data)
-
-    def receive(self) -> Any:
-        """The next message, waiting for it; None at the end."""
-        while not (found := self._next()):
-            self._fill()
-            if self.closed:
-                return None
-        return found[0]
-
-    def arrived(self) -> list[Any]:
-        """All messages that are here after one read; sets ``closed`` at the end."""
-        self._fill()
-        messages = []
-        while found := self._next():
-            messages += found
-        return messages
-
-    def _fill(self) -> None:
-        try:
-            part = self.connection.recv(1 << 18)
-        except ConnectionResetError:
-            part = b""
-        self.closed = not part
-        self._buffer += part
-
-    def _next(self) -> list[Any]:
-        if len(self._buffer) < 8:
-            return []
-        size = struct.unpack_from("Q", self._buffer)[0]
-        if len(self._buffer) < 8 + size:
-            return []
-        message = marshal.loads(bytes(self._buffer[8 : 8 + size]))
-        del self._buffer[: 8 + size]
-        return [message]
 
 
 class Tester:
@@ -162,21 +101,17 @@ class Tester:
         """Args: shared: how many tame samples may use one process, 0 for a fresh process for every sample."""
         _limit_self()
         self._timeout, self._share = timeout, shared
-        self._patience = max(10.0, 4 * timeout)  # with the compiler, on the clock: the machine may be busy
-        self._make = {"levels": tuple(levels), "memory_mb": memory_mb, "scratch_mb": scratch_mb}
-        roles = {"run": timeout, "compile": 1e6} | ({"shared": timeout * 50} if shared else {})
-        zygotes = {role: self._zygote(role, cpu_s) for role, cpu_s in roles.items()}
-        for zygote in zygotes.values():  # all were started at once
+        start = partial(Zygote, levels=tuple(levels), memory_mb=memory_mb, scratch_mb=scratch_mb)
+        compiling = partial(start, "compile", cpu_s=1e6)
+        zygotes = [start("run", cpu_s=timeout), compiling()] + ([start("shared", cpu_s=timeout * 50)] if shared else [])
+        for zygote in zygotes:  # all were started at once
             zygote.ready()
-        self._run, self._compiler, self._shared = zygotes["run"], zygotes["compile"], zygotes.get("shared")
-        weakest = max((z.level for z in zygotes.values()), key=lambda name: list(levels).index(name))
+        self._run, self._shared = zygotes[0], zygotes[2] if shared else None
+        self._compiler = Compiler(compiling, zygotes[1], max(10.0, 4 * timeout))
+        weakest = max((zygote.level for zygote in zygotes), key=levels.index)
         self.facts = self._run.facts | {"level": weakest, "refused": self._run.refused}
         self._group: Candidate | None = None
         self._tests: dict[str, Tests] = {}
-
-    def _zygote(self, role: str, cpu_s: float) -> Zygote:
-        make: dict[str, Any] = self._make
-        return Zygote(role, make["levels"], memory_mb=make["memory_mb"], cpu_s=cpu_s, scratch_mb=make["scratch_mb"])
 
     def add(self, key: str, prompt: str, reference: str, test: str, entry: str) -> None:
         """Compile the tests of one problem. The prompt's own helpers are part of them, for tests that use these."""
@@ -192,11 +127,11 @@ class Tester:
 
     def judge(self, jobs: list[tuple[int, str, str]]) -> Iterator[tuple[int, Outcome]]:
         """The outcomes of (ticket, key, completion), one by one; the problems must have been added before."""
-        for start in range(0, len(jobs), _TOGETHER):
-            part = jobs[start : start + _TOGETHER]
+        for start in range(0, len(jobs), TOGETHER):
+            part = jobs[start : start + TOGETHER]
             known = [self._tests.get(key) for _, key, _ in part]
             sources = [t.prompt + text + "\n" for t, (_, _, text) in zip(known, part, strict=True) if t is not None]
-            compiled = iter(self._compile(sources))
+            compiled = self._compiler.compile(sources)
             for tests, (ticket, _, _) in zip(known, part, strict=True):
                 if tests is None:
                     yield (
@@ -256,67 +191,22 @@ class Tester:
         except RemoteError as error:
             found = candidate.ended or Ended(_BY_EXCEPTION.get(error.__dict__["name"], "fail"), f"it raised {error}")
             return found.verdict, found.reason
+        except MemoryError:
+            candidate.ended = candidate.ended or Ended("memory", "what it returned is too large to be compared")
         except Exception as error:
+            if _raised_by_judge(error):
+                raise  # a fault of the judge must never count as one of the sample
             if candidate.ended is None:
                 return "fail", _explain(error, tests)
         if candidate.ended is not None:  # the tests caught it
             return candidate.ended.verdict, candidate.ended.reason
         return "pass", ""
 
-    def _compile(self, sources: list[str]) -> Iterator[bytes | Outcome]:
-        """For each source ``T`` or ``W`` and its code object, or the outcome if it has none.
-
-        A sandboxed process compiles them and never runs any. Small ones are sent together, to wait only once.
-        """
-        todo = [source.encode("utf-8", "surrogatepass") for source in sources]
-        while todo:
-            count, size = 1, len(todo[0])
-            while count < len(todo) and size + len(todo[count]) < _TOGETHER_BYTES:
-                size, count = size + len(todo[count]), count + 1
-            trouble = self._send_sources(todo[:count])
-            for _ in range(count):
-                reply = trouble or self._code()
-                todo.pop(0)
-                yield reply
-                if isinstance(reply, Outcome) and reply.verdict in ("crash", "timeout"):
-                    trouble = None
-                    break  # the compiler was replaced: the others are sent again
-
-    def _send_sources(self, sources: list[bytes]) -> Outcome | None:
-        self._compiler.control.settimeout(self._patience)
-        try:
-            self._compiler.control.sendall(b"".join(struct.pack("I", len(data)) + data for data in sources))
-        except OSError as error:
-            return self._new_compiler(error)
-        return None
-
-    def _code(self) -> bytes | Outcome:
-        """The next answer of the compiling process."""
-        control = self._compiler.control
-        try:
-            reply = _exactly(control, struct.unpack("I", _exactly(control, 4))[0])
-        except (OSError, EOFError) as error:
-            return self._new_compiler(error)
-        if reply[:1] == b"X":
-            name, text = json.loads(reply[1:])
-            return Outcome("memory" if name == "MemoryError" else "syntax_error", f"{name}: {text}", _NONE, "none")
-        return reply
-
-    def _new_compiler(self, error: Exception) -> Outcome:
-        """Replace a compiling process that hangs or is gone; the outcome of the source that it was at."""
-        self._compiler.process.kill()
-        self._compiler.close()
-        self._compiler = self._zygote("compile", 1e6)
-        self._compiler.ready()
-        if isinstance(error, TimeoutError):
-            return Outcome("timeout", f"compiling it took more than {self._patience:g} s", _NONE, "none")
-        return Outcome("crash", "compiling it crashed the compiler", _NONE, "none")
-
     def close(self) -> None:
         """End all processes."""
         if self._group is not None:
             self._group.close(kill=True)
-        for zygote in (self._run, self._compiler, self._shared):
+        for zygote in (self._run, self._compiler.zygote, self._shared):
             if zygote is not None:
                 zygote.close()
 
@@ -333,15 +223,10 @@ def _limit_self() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
-def _exactly(control: socket.socket, count: int) -> bytes:
-    parts = []
-    while count:
-        part = control.recv(min(count, 1 << 20))
-        if not part:
-            raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+def _raised_by_judge(error: Exception) -> bool:
+    """True if the innermost frame is the judge's own, and not the tests' or a library's that they called."""
+    innermost = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
+    return os.path.dirname(innermost) == os.path.dirname(__file__)
 
 
 def _explain(error: Exception, tests: Tests) -> str:

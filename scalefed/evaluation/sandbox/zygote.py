@@ -4,6 +4,7 @@ It holds no tests and no samples, so a fork of it has none either. One control s
 
 * ``S`` with a descriptor: fork a candidate that serves that descriptor;
 * ``K``: kill the candidate; ``Q``: how much CPU time has it used? (answered ``C`` and a double);
+* ``F``: which process is it? (answered ``F`` with a descriptor of it);
 * when a candidate ends: ``D``, its wait status, CPU seconds, peak KB.
 
 Answers are 32 bytes. In the compiling role the socket carries length-prefixed sources and code objects instead.
@@ -102,15 +103,16 @@ def _limit(config: dict[str, object], scratch_mb: int) -> None:
 def _compile_loop(control: socket.socket) -> NoReturn:
     """Never runs anything: a source in; ``T`` or ``W`` (tame or wild) and its code object, or ``X`` and why, out."""
     handle = control.fileno()
+    frames = candidate.Frames(handle)
     while True:
-        source = candidate._read(handle, struct.unpack("I", candidate._read(handle, 4))[0])
+        source = frames.next()
         try:
             code = compile(source.decode("utf-8", "surrogatepass"), "<sample>", "exec", dont_inherit=True)
             answer = (b"T" if tameness.is_tame(code) else b"W") + marshal.dumps(code)
         except BaseException as error:
             text = str(error)[:200].encode("utf-8", "replace").decode()
             answer = b"X" + json.dumps([type(error).__name__, text]).encode()
-        candidate._send(handle, answer)
+        candidate.send_frame(handle, answer)
 
 
 def _fork_loop(control: socket.socket, config: dict[str, object]) -> NoReturn:
@@ -177,6 +179,8 @@ def _watch(control: socket.socket, child: int) -> bytes:
                 os._exit(0)
             if command == b"K":
                 os.kill(child, signal.SIGKILL)
+            elif command == b"F" and ended >= 0:
+                socket.send_fds(control, [b"F".ljust(REPLY, b"\0")], [ended])
             elif command == b"Q":
                 control.sendall((b"C" + struct.pack("d", _cpu_seconds(child))).ljust(REPLY, b"\0"))
     if ended >= 0:
