@@ -233,7 +233,6 @@ def test_least_compute_says_what_cannot_be_reached():
     assert np.isinf(float(held.compute))
 
 
-
 @settings(deadline=None, max_examples=30)
 @given(
     a=st.floats(0.1, 0.9),
