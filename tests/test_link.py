@@ -157,7 +157,7 @@ def test_the_interval_of_the_curve_covers():
         nu = np.exp(TRUTH["spread"] + TRUTH["spread_slope"] * 0.6)
         truth = 1 - failure(np.array(mu * nu), np.array((1 - mu) * nu), np.array([1.0, 10.0]))
         inside.extend(((found["low"] <= truth) & (truth <= found["high"])).tolist())
-    assert 0.80 <= np.mean(inside) <= 0.99
+    assert 0.80 <= np.mean(inside) <= 0.98
 
 
 def test_inverse_gives_the_loss_back(link):

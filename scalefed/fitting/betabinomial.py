@@ -12,8 +12,7 @@ logarithm of, PassUntil's form).
 A weak normal prior (standard deviation 5; for the ceiling's logit 3 +- 1.5) keeps what the counts say nothing about
 from running off; where the counts speak it is far below their weight.
 
-Source: beta-binomial likelihood, Skellam (1948); bootstrap weights on two crossed factors, Owen (2007), with
-exponential weights (Rubin 1981) so that no replicate loses a run altogether.
+Source: beta-binomial likelihood, Skellam (1948).
 """
 
 from dataclasses import dataclass
@@ -312,30 +311,6 @@ def _newton_step(gradient: Array, hessian: Array, damping: Array) -> Array:
     damped = curvature + (scale * lift[:, None])[:, :, None] * np.eye(5)
     step: Array = np.linalg.solve(damped, gradient[..., None])[..., 0]
     return step
-
-
-def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logistic", chunk: int = 64) -> Maximum:
-    """Refit on (b, rows) weights by Newton's method from the estimate, in chunks that stay in the cache."""
-    parts = []
-    for first in range(0, len(weights), chunk):
-        many = cells.multiplicity(weights[first : first + chunk])
-        parts.append(maximise(cells, np.repeat(best.theta, len(many), axis=0), many, mean=mean, tolerance=1e-7))
-    return Maximum(
-        np.concatenate([part.theta for part in parts]),
-        np.concatenate([part.value for part in parts]),
-        np.concatenate([part.hessian for part in parts]),
-        np.concatenate([part.converged for part in parts]),
-    )
-
-
-def newton_offsets(cells: Cells, theta: Array, *, mean: str = "logistic", prior_sd: float = 1.0) -> Array:
-    """(r, 2) how far each run lies from the curve in (logit mean, log spread): one shrunken Newton step a run."""
-    _, gradient, hessian = run_derivatives(theta[None], cells, cells.multiplicity(), mean)
-    pick = np.ix_([0, 2], [0, 2])
-    curvature = np.stack([-h[pick] for h in hessian[0]]) + np.eye(2) / prior_sd**2
-    least = np.linalg.eigvalsh(curvature).min(-1)
-    curvature = curvature + np.maximum(1e-6 - least, 0)[:, None, None] * np.eye(2)
-    return np.linalg.solve(curvature, gradient[0][:, [0, 2], None])[..., 0]
 
 
 def check_counts(counts: pd.DataFrame) -> None:

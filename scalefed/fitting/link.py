@@ -35,10 +35,9 @@ from scalefed.fitting.betabinomial import (
     check_counts,
     failure,
     maximise,
-    newton_offsets,
     objective,
-    replicate,
 )
+from scalefed.fitting.crossed import newton_offsets, replicate, two_way_shrinkage
 from scalefed.seeds import rng
 
 Array = NDArray[np.float64]
@@ -212,11 +211,12 @@ def fit_link(
     of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
     of_task = stream.exponential(size=(resamples, cells.tasks))
     refits = replicate(cells, best, of_run[:, cells.row_run] * of_task[:, cells.row_task], mean=mean)
+    moved = best.theta + (refits.theta - best.theta) @ two_way_shrinkage(cells, best, mean).T
     runs = len(cells.run_ids)
     return Link(
         covariate=covariate,
         curve=Curve(center, scale, best.theta, mean),
-        replicates=Curve(center, scale, refits.theta, mean),
+        replicates=Curve(center, scale, moved, mean),
         scatter=newton_offsets(cells, best.theta[0], mean=mean) * np.sqrt(runs / max(runs - 2.0, 1.0)),
         observed=(float(x.min()), float(x.max())),
         runs=runs,
