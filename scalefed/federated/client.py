@@ -21,6 +21,7 @@ BATCHED_TOKENS = 1_024  # in a step of all clients of a batch together; more fal
 BATCHED_CLIENTS = 16
 BATCHED_MAX_TOKENS = 512  # in one client's step
 BATCHED_MAX_PARAMS = 200_000
+BATCHED_MAX_WORK = 20_000_000  # tokens of one client's step times trained parameters; beyond, arithmetic is what costs
 
 _compiled: WeakKeyDictionary[Model, Callable[[Tensor, Tensor], Tensor]] = WeakKeyDictionary()
 
@@ -76,7 +77,7 @@ def _group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
     if config.client_batching == "batched":
         return max(2, fitting)
     small = task.step_tokens <= BATCHED_MAX_TOKENS and model.params_trained <= BATCHED_MAX_PARAMS
-    return fitting if small else 1
+    return fitting if small and task.step_tokens * model.params_trained <= BATCHED_MAX_WORK else 1
 
 
 # ---------------------------------------------------------------------- training
