@@ -150,8 +150,8 @@ def _ask(link: _Link, config: RunConfig, plan: Plan) -> dict[int, ClientUpdate]:
     """Send every task of a round to a node; the updates that came back, by client."""
     flower, nodes = _flower(), _await_nodes(link)
     messages = [
-        flower.Message(_task_record(plan, task), dst_node_id=nodes[task.client % len(nodes)], message_type="train")
-        for task in plan.tasks
+        flower.Message(_task_record(plan, task), dst_node_id=nodes[place % len(nodes)], message_type="train")
+        for place, task in enumerate(plan.tasks)
     ]
     waiting, updates, complaints = set(link.grid.push_messages(messages)), {}, []
     deadline = time.monotonic() + link.timeout_s
@@ -282,7 +282,7 @@ def _simulated(
     def serve(grid: Any, context: Any) -> None:
         del context
         torch.set_num_threads(threads)
-        rounds = _rounds(_Link(grid, config.clients, 3600.0, stopped), config, model, data, state)
+        rounds = _rounds(_Link(grid, config.clients_per_round, 3600.0, stopped), config, model, data, state)
         while wanted.get() and (done := next(rounds, None)) is not None:
             finished.put(done)
 
@@ -324,7 +324,7 @@ def _run_simulation(server: Any, client: Any, config: RunConfig, workers: int) -
         run_simulation(
             server_app=server,
             client_app=client,
-            num_supernodes=config.clients,
+            num_supernodes=config.clients_per_round,  # any of them serves any client
             backend_config={
                 "client_resources": {"num_cpus": 1, "num_gpus": 1.0 / workers if on_gpu else 0.0},
                 "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,16 +173,20 @@ def loopback(*, nodes: int = 2, home: str | os.PathLike[str] | None = None) -> I
            str(port), "--node-config", f"partition-id={node} num-partitions={nodes}"]
           for node, port in enumerate(ports[1:])),
     ]  # fmt: skip
-    with contextlib.ExitStack() as stack:
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
         for index, command in enumerate(commands):
-            log = stack.enter_context((where / f"process-{index}.log").open("wb"))
-            process = subprocess.Popen(
-                command, env=environment, cwd=where, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            stack.callback(_end, process)
+            with (where / f"process-{index}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    command, env=environment, cwd=where, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            processes.append(process)
             if index == 0:
                 _await_port(ports[0], process, where / "process-0.log")
         yield Loopback(address, where, environment)
+    finally:
+        _end(processes[1:])
+        _end(processes[:1])
 
 
 def require_flower() -> None:
@@ -229,14 +233,17 @@ def _await_port(port: int, process: "subprocess.Popen[bytes]", log: Path, *, sec
     raise DataError(f"Flower's SuperLink did not come up: {log.read_text(errors='replace')[-2000:]}")
 
 
-def _end(process: "subprocess.Popen[bytes]", *, seconds: float = 10.0) -> None:
-    """End a process of ours and what it started: politely, then for good."""
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _end(processes: Sequence["subprocess.Popen[bytes]"], *, seconds: float = 10.0) -> None:
+    """End processes of ours and what they started: politely and all at once, then for good."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 _APP = '''"""A federated run of scalefed as a Flower app; its settings are in pyproject.toml."""
