@@ -315,10 +315,10 @@ def summarise(
         )
     here = columns_at(law, found, setting)
     losses = law.predict(values, here)
-    (params, params_low, params_high) = _ends(found.params, level)
-    (tokens, tokens_low, tokens_high) = _ends(found.tokens, level)
-    (rounds, rounds_low, rounds_high) = _ends(found.rounds, level)
-    (loss, loss_low, loss_high) = _ends(losses, level)
+    ends = _ends(np.stack([found.params, found.tokens, found.rounds, losses]), level)
+    (params, tokens, rounds, loss), lows, highs = ends
+    params_low, tokens_low, rounds_low, loss_low = lows
+    params_high, tokens_high, rounds_high, loss_high = highs
     loose = float(np.mean(~found.bounded[1:])) if len(losses) > 1 else 0.0
     return Optimum(
         params=params,
@@ -344,15 +344,15 @@ def summarise(
     )
 
 
-def _ends(series: Array, level: float) -> tuple[float, float, float]:
-    """The estimate (first of the series) with the percentiles of the replicates (the others)."""
-    estimate = float(series[0])
-    if len(series) < 2 or not np.isfinite(estimate):
-        return estimate, np.nan, np.nan
+def _ends(series: Array, level: float) -> tuple[list[float], list[float], list[float]]:
+    """Estimates (first column), low and high ends (percentiles of the other columns), one a row."""
+    estimate = series[:, 0]
+    if series.shape[1] < 2:
+        return estimate.tolist(), [np.nan] * len(series), [np.nan] * len(series)
     # interpolating between infinite replicates would give nan
-    method: Literal["linear", "nearest"] = "linear" if np.isfinite(series).all() else "nearest"
-    low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2], method=method)
-    return estimate, min(float(low), estimate), max(float(high), estimate)
+    method: Literal["linear", "nearest"] = "nearest" if np.isinf(series).any() else "linear"
+    low, high = np.quantile(series[:, 1:], [(1 - level) / 2, (1 + level) / 2], axis=1, method=method)
+    return estimate.tolist(), np.minimum(low, estimate).tolist(), np.maximum(high, estimate).tolist()
 
 
 def _finish(question: program.Program, found: Minimum) -> Solution:

@@ -150,8 +150,9 @@ def _common(values: Array) -> float | None:
 def _known(runs: pd.DataFrame, name: str) -> Array:
     if name not in runs:
         return np.empty(0)
-    values: Array = runs[name].dropna().to_numpy(dtype=np.float64)
-    return values
+    values: Array = runs[name].to_numpy(dtype=np.float64)
+    known: Array = values[~np.isnan(values)]
+    return known
 
 
 def _batch_tokens(runs: pd.DataFrame) -> float | None:
