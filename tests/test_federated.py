@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -241,6 +242,28 @@ def test_a_bfloat16_batch_agrees_with_the_loop() -> None:
     full = train(config())[-1].state.weights
     assert not torch.equal(ways[0], full)
     assert float((ways[0] - full).norm() / full.norm()) < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch warns about its own parts
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_kernels_agree_with_eager_ones() -> None:
+    eager = train(config(inner_optimizer="sgd", client_batching="loop"))[-1].state.weights
+    for how in ("loop", "batched"):
+        chosen = config(inner_optimizer="sgd", client_batching=how, kernels="compiled")
+        torch.testing.assert_close(eager, train(chosen)[-1].state.weights, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "feddyn", "gc-fed", "local", "synthetic-sharing"])
+@pytest.mark.parametrize("how", ["loop", "batched"])
+def test_a_gpu_agrees_with_the_processor(algorithm: str, how: str) -> None:
+    ways = [
+        train(config(algorithm=algorithm, device=device, inner_optimizer="sgd", client_batching=how))[-1].state.weights
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(ways[0], ways[1].cpu(), atol=1e-4, rtol=1e-3)
 
 
 def test_runs_advanced_together_are_the_runs_alone() -> None:

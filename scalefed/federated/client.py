@@ -17,8 +17,8 @@ from scalefed.models import Model, Tensor
 
 __all__ = ["ClientTask", "ClientUpdate", "Correction", "InnerOptimizer", "keeps_inner_state", "local_updates"]
 
-BATCHED_TOKENS = 1_024  # in a step of all clients of a batch together; more falls out of the cache
-BATCHED_CLIENTS = 16
+BATCHED_TOKENS = 1_024  # in a step of all clients of a batch together; much more falls out of the cache
+BATCHED_CLIENTS = (4, 16)  # least and most clients of a full batch
 BATCHED_MAX_TOKENS = 512  # in one client's step
 BATCHED_MAX_PARAMS = 200_000
 BATCHED_MAX_WORK = 20_000_000  # tokens of one client's step times trained parameters; beyond, arithmetic is what costs
@@ -73,11 +73,11 @@ def _group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
     """How many clients to train at once, by what was measured to pay (``tests/benchmarks/bench_training.py``)."""
     if config.client_batching == "loop" or not model.batched:
         return 1
-    fitting = max(1, min(BATCHED_CLIENTS, BATCHED_TOKENS // task.step_tokens))
-    if config.client_batching == "batched":
-        return max(2, fitting)
     small = task.step_tokens <= BATCHED_MAX_TOKENS and model.params_trained <= BATCHED_MAX_PARAMS
-    return fitting if small and task.step_tokens * model.params_trained <= BATCHED_MAX_WORK else 1
+    if config.client_batching == "auto" and not (small and task.step_tokens * model.params_trained <= BATCHED_MAX_WORK):
+        return 1
+    least, most = BATCHED_CLIENTS
+    return min(most, max(least, BATCHED_TOKENS // task.step_tokens))
 
 
 # ---------------------------------------------------------------------- training
