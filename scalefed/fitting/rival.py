@@ -1,8 +1,9 @@
 """What would the next richer law say? Its disagreement beyond the runs is a sign of how far the law can be trusted.
 
 A law that adds its terms (``E + A/params^a + B/tokens^b``) has as its rival the same terms under a common power
-(``E + (A/params^a + B/tokens^b)^c``), and a law without a floor the same law with one. The rival contains the law, so
-on the runs it fits at least as well; where the two part company beyond them, the runs cannot tell who is right.
+(``E + (A/params^a + B/tokens^b)^c``), a law without a floor the same law with one, and a single term beside a floor the
+same term with an exponent that changes with scale. The rival contains the law, so on the runs it fits at least as well;
+where the two part company beyond them, the runs cannot tell who is right.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from scalefed.fitting.solver import Solver
 from scalefed.laws.law import Law
 from scalefed.laws.terms import Part, Power, Term
 
-_POWER, _FLOOR = "rival_power", "rival_floor"
+_POWER, _FLOOR, _BEND = "rival_power", "rival_floor", "rival_bend"
 _POWER_BOUNDS = (0.1, 5.0)
+_BEND_BOUNDS = (-0.2, 0.2)
 _LARGE = 5_000
 
 
@@ -36,21 +38,30 @@ def rival_of(law: Law) -> Law | None:
         return None
     if not constants:
         floor = Term((Part(1.0, (_FLOOR,)),), (), _FLOOR)
-        return _extended(law, (floor, *terms), _FLOOR, positive=True)
-    if len(others) < 2:
-        return None
+        return _extended(law, (floor, *terms), _FLOOR)
+    if len(others) == 1:
+        return _bent(law, constants, others[0])
     group = Term((), (Power(others, (Part(1.0, (_POWER,)),)),), "(...)^" + _POWER)
-    return _extended(law, (*constants, group), _POWER, positive=False)
+    return _extended(law, (*constants, group), _POWER, bounds=_POWER_BOUNDS)
 
 
-def _extended(law: Law, terms: tuple[Term, ...], name: str, *, positive: bool) -> Law:
+def _bent(law: Law, constants: list[Term], term: Term) -> Law | None:
+    logs = [a for part in term.parts for a in part.atoms if a.kind == "log"]
+    if term.powers or not logs:
+        return None
+    scale = next((a for a in logs if a.columns == ("params",)), logs[0])
+    bent = Term((*term.parts, Part(1.0, (_BEND,), (scale, scale))), (), term.text)
+    return _extended(law, (*constants, bent), _BEND, bounds=_BEND_BOUNDS)
+
+
+def _extended(law: Law, terms: tuple[Term, ...], name: str, *, bounds: tuple[float, float] | None = None) -> Law:
     return replace(
         law,
         name=f"rival of {law.name}",
         terms=terms,
         parameters=(*law.parameters, name),
-        positive=law.positive | {name} if positive else law.positive,
-        bounds=law.bounds if positive else {**law.bounds, name: _POWER_BOUNDS},
+        positive=law.positive | {name} if bounds is None else law.positive,
+        bounds=law.bounds if bounds is None else {**law.bounds, name: bounds},
     )
 
 
@@ -71,7 +82,7 @@ def fit_rival(problem: Problem, theta: np.ndarray, *, delta: float) -> dict[str,
     values = dict(zip(problem.names, problem.to_values(theta[None])[0], strict=True))
     starts = [{**values, **extra} for extra in _extras(law, problem)]
     coordinates = richer.to_coordinates(np.array([[s[n] for n in richer.names] for s in starts]))
-    found = Solver(richer, delta=delta).solve(coordinates, iterations=60, tolerance=1e-9)
+    found = Solver(richer, delta=delta).solve(coordinates, cold=True, iterations=100, tolerance=1e-9)
     best = richer.to_values(found.theta[[int(np.argmin(found.objective))]])[0]
     return dict(zip(richer.names, map(float, best), strict=True))
 
@@ -79,6 +90,8 @@ def fit_rival(problem: Problem, theta: np.ndarray, *, delta: float) -> dict[str,
 def _extras(law: Law, problem: Problem) -> list[dict[str, float]]:
     if _POWER in law.parameters:
         return [{_POWER: 1.0}]
+    if _BEND in law.parameters:
+        return [{_BEND: 0.0}]
     return [{_FLOOR: share * float(np.exp(problem.z.min()))} for share in (0.01, 0.3)]
 
 

@@ -21,6 +21,8 @@ from scalefed.fitting.problem import Problem
 _CACHE_DOUBLES = 262144
 _LONGEST_STEP = 2.0
 _EXACT = 1e-28
+_NEAR = 1e-3
+_LOST = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +104,24 @@ class Solver:
         return np.asarray(v)
 
     def derivatives(
-        self, theta: np.ndarray, r: np.ndarray, state: State, weights: np.ndarray | None
+        self,
+        theta: np.ndarray,
+        r: np.ndarray,
+        state: State,
+        weights: np.ndarray | None,
+        far: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Gradient (B, p) and Hessian (B, p, p) of the objective."""
+        """Gradient (B, p) and Hessian (B, p, p) of the objective.
+
+        Members marked in ``far`` (B,) get the Hessian of the quadratic that lies above the Huber loss and touches it
+        at their residuals (iteratively reweighted least squares): positive definite, and right far from the optimum,
+        where most residuals are in the linear zone and the exact Hessian says little.
+        """
         problem = self.problem
         c = np.clip(r, -self.delta, self.delta)
         k = (c == r).astype(float)
+        if far is not None and far.any():
+            k[far] = np.minimum(1.0, self.delta / np.maximum(np.abs(r[far]), 1e-300))
         if weights is not None:
             c *= weights
             k *= weights
@@ -121,6 +135,8 @@ class Solver:
             h[:, -1, -1] = k.sum(1)
             for a, where in enumerate(problem.slices):
                 h[:, -1, where] = h[:, where, -1] = (k * first[a]) @ problem.channels[a].features
+        if far is not None and far.any():
+            c = np.where(far[:, None], 0.0, c)
         for a, b, w in curvature(c, k):
             rows, columns = problem.slices[a], problem.slices[b]
             shape = (size, rows.stop - rows.start, columns.stop - columns.start)
@@ -128,15 +144,20 @@ class Solver:
             h[:, rows, columns] = block
             if a != b:
                 h[:, columns, rows] = block.transpose(0, 2, 1)
-        return self._to_theta(theta, g, h)
+        return self._to_theta(theta, g, h, far)
 
-    def _to_theta(self, theta: np.ndarray, g: np.ndarray, h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _to_theta(
+        self, theta: np.ndarray, g: np.ndarray, h: np.ndarray, far: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         if self.problem.linear:
             s = self.problem.selection
             return g @ s, s.T @ h @ s
         j = self.problem.chain(theta)
         gradient = np.einsum("bk,bkp->bp", g, j)
-        hessian = j.transpose(0, 2, 1) @ h @ j + self.problem.chain_curvature(theta, g)
+        bend = self.problem.chain_curvature(theta, g)
+        if far is not None:
+            bend[far] = 0.0
+        hessian = j.transpose(0, 2, 1) @ h @ j + bend
         return gradient, hessian
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
@@ -160,6 +181,7 @@ class Solver:
         weights: np.ndarray | None = None,
         *,
         log_loss: np.ndarray | None = None,
+        cold: bool = False,
         iterations: int = 100,
         tolerance: float = 1e-12,
     ) -> Solution:
@@ -169,6 +191,7 @@ class Solver:
             theta: (B, p) starting coordinates.
             weights: (B, n) weights of the runs for every member, on top of the problem's own; or None for 1.
             log_loss: (B, n) log losses for every member, or None for the runs' own.
+            cold: whether the starts may be far from the optimum.
             iterations: most Newton steps.
             tolerance: relative decrease at which a member stops.
 
@@ -185,28 +208,30 @@ class Solver:
             rows = slice(i, i + chunk)
             w = self.weigh(None if weights is None else weights[rows], len(theta[rows]))
             z = None if log_loss is None else log_loss[rows]
-            parts.append(self._solve_chunk(theta[rows], w, z, iterations, tolerance))
+            parts.append(self._solve_chunk(theta[rows], w, z, cold, iterations, tolerance))
         if len(parts) == 1:
             return parts[0]
         return Solution(*(np.concatenate([getattr(s, f) for s in parts]) for f in Solution.__dataclass_fields__))
 
     def _solve_chunk(
-        self, start: np.ndarray, w: np.ndarray | None, z: np.ndarray | None, iterations: int, tolerance: float
+        self, start: np.ndarray, w: np.ndarray | None, z: np.ndarray | None, cold: bool, iterations: int, tolerance: float
     ) -> Solution:
         out = _Progress(np.clip(start, self.problem.lower, self.problem.upper))
         theta = out.theta.copy()
         r, state = self.residuals(theta, z)
         f = self.loss(r, w)
         damping = np.full(len(theta), 1e-3)
+        far = np.full(len(theta), cold)
         tiny = _EXACT * self.problem.n
         for _ in range(iterations):
-            g, h = self.derivatives(theta, r, state, w)
+            g, h = self.derivatives(theta, r, state, w, far)
             step, decrement = self._step(theta, g, h, damping)
             trial = np.clip(theta + step, self.problem.lower, self.problem.upper)
             r_new, state_new = self.residuals(trial, z)
             f_new = self.loss(r_new, w)
             better = f_new < f
             relative = np.abs(f - f_new) / np.maximum(f, 1e-300)
+            far = np.where(far, ~(better & (relative < _NEAR)), ~better & (damping > _LOST))
             done = (relative < tolerance) | (~better & (damping > 1e6)) | (f <= tiny)
             damping = np.where(better, np.maximum(damping * 0.1, 1e-13), np.clip(damping * 10.0, 1e-4, 1e10))
             if better.all():
@@ -221,7 +246,7 @@ class Solver:
                 out.finish(done)
                 if not keep.any():
                     break
-                theta, f, r, damping = theta[keep], f[keep], r[keep], damping[keep]
+                theta, f, r, damping, far = theta[keep], f[keep], r[keep], damping[keep], far[keep]
                 state = [x[keep] for x in state]
                 w = None if w is None else w[keep]
                 z = None if z is None else z[keep]

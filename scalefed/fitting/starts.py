@@ -85,7 +85,7 @@ def global_fit(problem: Problem, *, delta: float = 1e-3, seed: int = 0, extra: n
     if extra is not None and len(extra):
         starts = np.concatenate([np.atleast_2d(extra), starts])
     solver = Solver(problem, delta=delta)
-    found = solver.solve(starts, iterations=200)
+    found = solver.solve(starts, cold=True, iterations=200)
     agreeing = _agreeing(found, 1e-9 * problem.n * min(delta, 1e-3) ** 2)
     if problem.n < _SMALL or agreeing < 0.5:
         found = _refine(problem, solver, starts, found, delta, seed)
@@ -263,7 +263,7 @@ def _refine(problem: Problem, solver: Solver, starts: np.ndarray, found: Solutio
     """Continue the starts from a wide Huber zone to the asked one, then jitter the best eight."""
     theta = starts
     for wide in (d for d in _DELTAS if d > delta * 1.01):
-        theta = Solver(problem, delta=wide).solve(theta, iterations=40, tolerance=1e-8).theta
+        theta = Solver(problem, delta=wide).solve(theta, cold=True, iterations=40, tolerance=1e-8).theta
     found = _join(found, solver.solve(theta, iterations=200))
     order = np.argsort(found.objective, kind="stable")[:8]
     jitter = rng(seed, "fit-jitter").standard_normal((8 * len(order), problem.p)) * 0.05

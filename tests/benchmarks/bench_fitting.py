@@ -1,0 +1,317 @@
+"""How fast, how exact and how honest is the fitter? Figures beside scipy, in one process.
+
+Run from the repository root, with one thread for linear algebra:
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_fitting.py [speed] [coverage] [decade] [identify] [diloco]
+
+Without a section all run (several minutes). ``speed`` and ``decade`` need the public tables in ``../shared/data`` and
+say so where those are absent; speed then uses simulated runs of the same size. Times are processor times of one core,
+medians over rounds in which all codes take turns.
+"""
+
+import itertools
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from scalefed.fitting.intervals import bootstrap
+from scalefed.fitting.problem import Problem
+from scalefed.fitting.result import fit
+from scalefed.fitting.solver import Solver
+from scalefed.fitting.starts import global_fit
+from scalefed.fitting.status import FitStatus
+from scalefed.laws import LAWS
+from scalefed.simulation import simulate_runs
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+TRUTH = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
+PUBLISHED = 0.0010182740178006
+
+
+def cpu(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+# -- speed -----------------------------------------------------------------------------------------------------------
+def published_problem() -> Problem:
+    path = DATA / "chinchilla_epoch245.csv"
+    if path.exists():
+        runs = pd.read_csv(path)
+        runs = runs[runs["used_in_published_fit"]]
+    else:
+        print("  (../shared/data is not here: 240 simulated runs instead)")
+        generator = np.random.default_rng(0)
+        grid = pd.DataFrame(
+            {"params": 10 ** generator.uniform(7, 10, 240), "tokens": 10 ** generator.uniform(9, 11, 240)}
+        )
+        runs = simulate_runs("chinchilla", TRUTH, grid, noise=0.006)
+    columns = {c: runs[c].to_numpy(float) for c in ("params", "tokens")}
+    return Problem(LAWS["chinchilla"], columns, np.log(runs["loss"].to_numpy()))
+
+
+class Scipy:
+    """The strongest way we know to ask scipy: least_squares with Huber loss, analytic Jacobian, logarithms."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.n, self.d = (np.log(problem.columns[c]) for c in ("params", "tokens"))
+        self.z = problem.z
+
+    def parts(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
+        terms = np.stack([x[0] - x[1] * self.n, x[2] - x[3] * self.d, np.full_like(self.n, x[4])])
+        top = terms.max(axis=0)
+        shares = np.exp(terms - top)
+        total = shares.sum(axis=0)
+        return np.log(total) + top, shares / total
+
+    def solve(self, start: np.ndarray, rows: np.ndarray | None = None) -> float:
+        keep = slice(None) if rows is None else rows
+
+        def residual(x: np.ndarray) -> np.ndarray:
+            return (self.parts(x)[0] - self.z)[keep]
+
+        def jacobian(x: np.ndarray) -> np.ndarray:
+            q = self.parts(x)[1]
+            return np.stack([q[0], -q[0] * self.n, q[1], -q[1] * self.d, q[2]], axis=1)[keep]
+
+        found = least_squares(residual, start, jac=jacobian, loss="huber", f_scale=1e-3, x_scale="jac",
+                              xtol=1e-15, ftol=1e-15, gtol=1e-15, max_nfev=500)  # fmt: skip
+        return float(found.cost)
+
+
+def speed() -> None:
+    """One global fit, 4,000 bootstraps, and scipy beside them."""
+    problem = published_problem()
+    best = global_fit(problem)
+    print(f"objective {best.objective:.16g} (published optimum {PUBLISHED}, gap {best.objective - PUBLISHED:.1e}), "
+          f"{best.agreeing:.0%} of {best.starts} starts agree, Newton decrement {best.decrement:.1e}")  # fmt: skip
+    solver, generator, scipy = Solver(problem), np.random.default_rng(0), Scipy(problem)
+    counts = generator.multinomial(problem.n, np.full(problem.n, 1 / problem.n), 4000).astype(float)
+    epoch = np.array(list(itertools.product(np.arange(0, 30, 5.0), np.arange(0, 2.5, 0.5), np.arange(0, 30, 5.0),
+                                            np.arange(0, 2.5, 0.5), np.arange(-1, 1.5, 0.5))))  # fmt: skip
+    values = problem.to_values(best.theta[None])[0]
+    warm = np.array([np.log(values[1]), values[2], np.log(values[3]), values[4], np.log(values[0])])
+    ours, boots, scipy_boot, scipy_start = [], [], [], []
+    for turn in range(5):
+        ours.append(cpu(lambda: global_fit(Problem(problem.law, problem.columns, problem.z))))
+        boots.append(cpu(lambda: solver.solve(np.repeat(best.theta[None], 4000, axis=0), counts)))
+        rows = [np.repeat(np.arange(problem.n), counts[20 * turn + i].astype(int)) for i in range(10)]
+        scipy_boot.append(cpu(lambda r=rows: [scipy.solve(warm, x) for x in r]) / len(rows) * 4000)
+        some = epoch[generator.choice(len(epoch), 8, replace=False)]
+        scipy_start.append(cpu(lambda s=some: [scipy.solve(x) for x in s]) / len(some) * len(epoch))
+    fit_s, boot_s, other_s, start_s = (float(np.median(x)) for x in (ours, boots, scipy_boot, scipy_start))
+    print(f"full global fit           {fit_s * 1e3:8.1f} ms")
+    print(f"4,000 bootstraps          {boot_s:8.2f} s")
+    print(f"  scipy least_squares     {other_s:8.2f} s (warm, analytic, extrapolated): ratio {other_s / boot_s:.0f}")
+    print(f"scipy, {len(epoch)} Epoch-style starts {start_s:8.1f} s (extrapolated): ratio {start_s / fit_s:.0f}")
+    check_replicates(problem, solver, best.theta, counts[:50])
+    from_epoch(problem, solver, epoch, start_s, best.objective)
+
+
+def check_replicates(problem: Problem, solver: Solver, theta: np.ndarray, counts: np.ndarray) -> None:
+    """Are replicates at their own optimum? Each against the best of 12 starts."""
+    warm = solver.solve(np.repeat(theta[None], len(counts), axis=0), counts, iterations=200)
+    generator = np.random.default_rng(1)
+    worst = 0.0
+    for b, row in enumerate(counts):
+        starts = theta + 0.2 * generator.standard_normal((12, problem.p))
+        own = solver.solve(starts, np.repeat(row[None], 12, axis=0), iterations=200).objective.min()
+        worst = max(worst, warm.objective[b] / own - 1)
+    print(f"{len(counts)} replicates against the best of 12 own starts: worst gap {worst:.1e}")
+
+
+def from_epoch(problem: Problem, solver: Solver, epoch: np.ndarray, scipy_s: float, optimum: float) -> None:
+    """Our solver on the very starts that Epoch uses."""
+    values = np.stack([np.exp(epoch[:, 4]), np.exp(epoch[:, 0]), epoch[:, 1], np.exp(epoch[:, 2]), epoch[:, 3]], axis=1)
+    starts = problem.to_coordinates(values)
+    start = time.process_time()
+    found = solver.solve(starts, cold=True, iterations=100)
+    ours = time.process_time() - start
+    reached = np.mean(found.objective <= optimum * (1 + 1e-6))
+    print(f"the same {len(epoch)} starts, batched {ours:.1f} s: ratio {scipy_s / ours:.0f}; {reached:.0%} reach the optimum")
+
+
+# -- coverage --------------------------------------------------------------------------------------------------------
+def coverage(data_sets: int = 300, resamples: int = 400) -> None:
+    """Nominal 95% intervals of parameters, optimal size and its loss, where the law is true."""
+    generator = np.random.default_rng(11)
+    designs = {
+        9: (np.geomspace(1e7, 1e9, 3), np.geomspace(5e8, 5e10, 3)),
+        16: (np.geomspace(1e7, 1e9, 4), np.geomspace(5e8, 5e10, 4)),
+        36: (np.geomspace(1e7, 1e9, 6), np.geomspace(5e8, 5e10, 6)),
+        100: None,
+        240: None,
+    }
+    for delta, noise in itertools.product((1e-3, np.inf), (0.003, 0.01)):
+        for n, levels in designs.items():
+            if levels is None:
+                grid = pd.DataFrame(
+                    {"params": 10 ** generator.uniform(7, 9.5, n), "tokens": 10 ** generator.uniform(8.7, 10.7, n)}
+                )
+            else:
+                grid = pd.DataFrame(itertools.product(*levels), columns=["params", "tokens"])
+            start = time.process_time()
+            hits, methods = cover(grid, delta, noise, data_sets, resamples)
+            words = " ".join(f"{k} {v:.3f}" for k, v in hits.items())
+            print(f"delta {delta:5g} noise {noise:.3f} n {n:3d}: mean {np.mean(list(hits.values())):.3f}  {words}  "
+                  f"pairs {methods:.0%}  {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
+
+
+def cover(
+    grid: pd.DataFrame, delta: float, noise: float, data_sets: int, resamples: int
+) -> tuple[dict[str, float], float]:
+    law = LAWS["chinchilla"]
+    columns = {c: grid[c].to_numpy(float) for c in law.columns}
+    clean = np.log(law.predict(TRUTH, columns))
+    truth = answers(np.array([list(TRUTH.values())]))[0]
+    hits, pairs = [], 0
+    generator = np.random.default_rng(5)
+    for seed in range(data_sets):
+        problem = Problem(law, columns, clean + noise * generator.standard_normal(len(clean)))
+        best = global_fit(problem, delta=delta)
+        found = bootstrap(problem, best, np.arange(problem.n), resamples=resamples, delta=delta, seed=seed)
+        pairs += found.method == "pairs"
+        low, high = np.quantile(answers(problem.to_values(found.theta)), [0.025, 0.975], axis=0)
+        hits.append((low <= truth) & (truth <= high))
+    names = [*TRUTH, "size", "loss"]
+    return dict(zip(names, np.mean(hits, axis=0), strict=True)), pairs / data_sets
+
+
+def answers(values: np.ndarray, compute: float = 1e21) -> np.ndarray:
+    """Parameters, logarithm of the optimal size and of its loss."""
+    e, a_size, a, b_size, b = values.T
+    size = (np.log(a * a_size / (b * b_size)) + b * np.log(compute / 6)) / (a + b)
+    loss = e + a_size * np.exp(-a * size) + b_size * np.exp(-b * (np.log(compute / 6) - size))
+    return np.column_stack([values, size, np.log(loss)])
+
+
+# -- one decade out --------------------------------------------------------------------------------------------------
+def public_sets() -> dict[str, pd.DataFrame]:
+    """Public run logs with params, tokens and loss, one table a set."""
+    sets: dict[str, pd.DataFrame] = {}
+    names = ["params", "tokens", "loss"]
+    runs = pd.read_csv(DATA / "chinchilla_epoch245.csv")
+    sets["chinchilla"] = runs[runs["used_in_published_fit"]][names]
+    over = pd.read_csv(DATA / "overtraining_mlfoundations.csv")
+    for name, group in over.groupby("train_set"):
+        sets[f"overtraining {name}"] = group.assign(loss=group["loss_c4_val"])[names]
+    porian = pd.read_parquet(DATA / "porian_isoflop.parquet")
+    porian = porian[porian["tokens"] / porian["params"] > 1]
+    keys = ["dataset", "hparams", "warmup", "decay", "param_count_rule", "loss_kind"]
+    for key, group in porian.groupby(keys):
+        sets["porian " + " ".join(map(str, key))] = group[names]
+    repeats = pd.read_csv(DATA / "datablations_contours.csv")
+    repeats = repeats[repeats["loss"] < 7]
+    sets["datablations to 1 epoch"] = repeats[repeats["epochs"] <= 1.01][names]
+    sets["datablations to 4 epochs"] = repeats[repeats["epochs"] <= 4.01][names]
+    return {name: table.astype(float).reset_index(drop=True) for name, table in sets.items()}
+
+
+def decade() -> None:
+    """Fit at a tenth of the largest compute or less, predict the rest: nominal 90% bands."""
+    if not (DATA / "porian_isoflop.parquet").exists():
+        print("  (../shared/data is not here: nothing to predict)")
+        return
+    for law, focus in (("chinchilla", 0.0), ("chinchilla", 0.5), ("coupled", 0.0), ("coupled", 0.5), ("coupled", 1.0)):
+        covered, widths, errors = [], [], []
+        start = time.process_time()
+        for name, runs in public_sets().items():
+            compute = runs["params"] * runs["tokens"]
+            far = compute > compute.max() / 10
+            found = fit(runs[~far], law, focus=focus, resamples=200)
+            band = found.predict(runs[far])
+            loss = runs.loc[far, "loss"]
+            covered.append(float(((band["low"] <= loss) & (loss <= band["high"])).mean()))
+            widths.append(float(((band["high"] - band["low"]) / band["estimate"]).median()))
+            errors.append(float((loss / band["estimate"] - 1).abs().median()))
+            if (law, focus) == ("coupled", 0.5):
+                print(f"    {name:52s} coverage {covered[-1]:.2f} width {widths[-1]:6.1%} error {errors[-1]:.2%}")
+        print(f"{law:10s} focus {focus:3.1f}: coverage {np.mean(covered):.3f} (least {min(covered):.2f}), median width "
+              f"{np.median(widths):.1%}, error {np.median(errors):.2%} median {np.mean(errors):.2%} mean, "
+              f"{len(covered)} sets, {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
+
+
+# -- what cannot be told ---------------------------------------------------------------------------------------------
+def identify(simulations: int = 200) -> None:
+    """Designs that cannot determine the law must be flagged; sound ones must not."""
+    for label, make in (("undetermined", undetermined), ("sound", sound)):
+        generator = np.random.default_rng(0)
+        flagged = 0
+        for i in range(simulations):
+            law, grid = make(i, generator)
+            truth = TRUTH if law == "chinchilla" else {**TRUTH, "g": 0.5, "s": 0.6}
+            runs = simulate_runs(law, truth, grid, noise=10 ** generator.uniform(-3, -2), seed=i)
+            flagged += fit(runs, law, resamples=100, backtest=False).status is FitStatus.NOT_IDENTIFIED
+        print(f"{label} designs flagged: {flagged} of {simulations}", flush=True)
+
+
+def crossed(**levels: object) -> pd.DataFrame:
+    return pd.DataFrame(itertools.product(*levels.values()), columns=list(levels)).astype(float)  # type: ignore[call-overload]
+
+
+def undetermined(i: int, generator: np.random.Generator) -> tuple[str, pd.DataFrame]:
+    n, d = np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 3)
+    if i % 5 == 0:
+        n = np.geomspace(1e7, 10 ** generator.uniform(9, 10.5), generator.integers(8, 25))
+        return "chinchilla", pd.DataFrame({"params": n, "tokens": 20 * n})
+    if i % 5 == 1:
+        return "chinchilla", crossed(params=[1e8, 1e9], tokens=np.geomspace(1e9, 1e11, generator.integers(2, 7)))
+    if i % 5 == 2:
+        return "chinchilla", crossed(params=n, tokens=d).sample(int(generator.integers(2, 5)), random_state=i)
+    if i % 5 == 3:
+        return "federated", crossed(params=n, tokens=d, clients_per_round=[generator.choice([1, 4, 16])], skew=[0, 0.5])
+    grid = crossed(params=np.geomspace(1e7, 1e10, 8), clients_per_round=[1, 4, 16], skew=[0, 0.5])
+    return "federated", grid.assign(tokens=20 * grid["params"])
+
+
+def sound(i: int, generator: np.random.Generator) -> tuple[str, pd.DataFrame]:
+    n, d = np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 3)
+    if i % 5 == 0:
+        return "chinchilla", crossed(params=np.geomspace(1e7, 1e9, 3), tokens=np.geomspace(5e8, 5e10, 3))
+    if i % 5 == 1:
+        return "chinchilla", pd.DataFrame(10 ** generator.uniform(8, 10, (60, 2)), columns=["params", "tokens"])
+    if i % 5 == 2:
+        return "federated", crossed(params=n, tokens=d, clients_per_round=[1, 4, 16], skew=[0, 0.5])
+    if i % 5 == 3:
+        return "federated", crossed(params=n, tokens=[1e9, 4e9, 1.6e10], clients_per_round=[1, 4], skew=[0, 0.3])
+    n = np.repeat(np.geomspace(1e7, 1e9, 6), 3)
+    return "chinchilla", pd.DataFrame({"params": n, "tokens": n * np.tile([5, 20, 80], 6)})
+
+
+# -- DiLoCo ----------------------------------------------------------------------------------------------------------
+def diloco() -> None:
+    """Fit DiLoCo's published losses up to 2.4B and predict the 4B and 10B runs."""
+    path = DATA / "diloco_eval_loss.csv"
+    if not path.exists():
+        print("  (../shared/data is not here)")
+        return
+    names = {"params": "N", "clients_per_round": "M", "loss": "eval_loss"}
+    runs = pd.read_csv(path, comment="#")
+    runs = runs[runs["algorithm"] == "diloco"]
+    ahead = pd.read_csv(DATA / "diloco_extrapolation_4b_10b.csv", comment="#")
+    ahead = ahead[ahead["algorithm"] == "diloco"].groupby(["N", "M"], as_index=False)["eval_loss"].min()
+    for law, focus in (("diloco", 0.0), ("diloco-offset", 0.0), ("diloco-offset", 0.5)):
+        found = fit(runs, law, focus=focus, columns=names)
+        band = found.predict(params=ahead["N"].to_numpy(), clients_per_round=ahead["M"].to_numpy())
+        loss = ahead["eval_loss"].to_numpy()
+        inside = ((band["low"] <= loss) & (loss <= band["high"])).mean()
+        width = ((band["high"] - band["low"]) / band["estimate"]).mean()
+        print(f"{law:14s} focus {focus:3.1f}: mean error {np.mean(np.abs(loss / band['estimate'] - 1)):.2%}, "
+              f"{inside:.0%} inside the 90% band, width {width:.1%}, "
+              f"g = {found.params['g']:.4f}")  # fmt: skip
+
+
+SECTIONS = {"speed": speed, "coverage": coverage, "decade": decade, "identify": identify, "diloco": diloco}
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    for section in sys.argv[1:] or SECTIONS:
+        print(f"== {section}: {(SECTIONS[section].__doc__ or '').splitlines()[0]}", flush=True)
+        SECTIONS[section]()
