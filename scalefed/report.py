@@ -126,6 +126,7 @@ def _caveats(best: "Optimum") -> list[str]:
 
 def _certainty(fit: Any) -> list[str]:
     told = [_sentence(str(fit.message)), *(_sentence(note) for note in getattr(fit, "notes", ()))]
+    told += [f"{name} was held at {value:.4g}, not fitted." for name, value in fit.law.fixed.items()]
     missed = getattr(fit, "holdout_error", math.nan)
     if missed is not None and math.isfinite(missed):
         told.append(

@@ -349,6 +349,28 @@ def test_train_sweep_evaluate_end_to_end(capsys, tmp_path, monkeypatch):
     assert code == 0 and set(json.loads(out)) == {"pass@1", "pass@2"}
 
 
+@pytest.mark.slow
+def test_demo_ends_with_a_size_its_interval_and_a_page(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("scalefed.cli.demo._pilot", lambda *_: ROOT / "runs" / "pilot")
+    code, out, err = run(capsys, "demo", "--out", tmp_path, "--clients", 16, "--participation", 0.25)
+    assert code == 0 and "its floor E held at the text's exact entropy" in err
+    assert re.search(r"train \S+ parameters \(95% interval \S+ to \S+\) on \S+ tokens in all", out)
+    assert "4 of 16 clients in each round" in out and out.strip().endswith(f"The page: {tmp_path / 'index.html'}")
+    assert "Train " in (tmp_path / "index.html").read_text() and (tmp_path / "fit.json").is_file()
+    assert {path.name for path in (tmp_path / "charts").iterdir()} == {
+        f"{kind}.{suffix}" for kind in (*CHARTS, "budget") for suffix in ("png", "json")}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_demo_that_cannot_tell_says_so_and_still_shows_what_it_measured(capsys, tmp_path, monkeypatch):
+    for seed in range(8):
+        make_run(tmp_path / "runs", seed=seed, loss=2.0 + seed / 100)
+    monkeypatch.setattr("scalefed.cli.demo._pilot", lambda *_: tmp_path / "runs")
+    code, out, err = run(capsys, "demo", "--out", tmp_path, "--law", "chinchilla")
+    assert code == 2 and out == "" and "cannot determine" in err and "a longer demo may tell" in err
+    assert "No size can be recommended" in (tmp_path / "index.html").read_text()
+
+
 def test_tables_are_aligned(capsys):
     from scalefed.cli.output import tell_frame
 

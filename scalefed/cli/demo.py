@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Do it all: pilot runs, law, optimal size, charts and a page."""
     from scalefed.charts.frames import ask
-    from scalefed.errors import ConfigError
+    from scalefed.errors import ConfigError, FitError
 
     if not 0 < participation <= 1:
         raise ConfigError(f"participation must be in (0, 1], got {participation:g}; for example 0.25")
@@ -55,8 +55,13 @@ def demo(
     spent = float((6.0 * fitted.runs["params"] * fitted.runs["tokens"]).max())
     budget = compute or float(f"{10 * spent:.1g}")
     question = {"compute": budget, "clients": clients, "participation": participation}
-    answer = ask(fitted, question)
     page = _page(fitted, question, out)
+    try:
+        answer = ask(fitted, question)
+    except FitError as error:
+        raise FitError(
+            f"{error} What was measured is on {page}; a longer demo may tell: --minutes {3 * minutes:g}"
+        ) from None
     if as_json:
         tell_json({"question": question, "answer": answer.to_dict(), "page": page})
         return
@@ -94,11 +99,18 @@ def _plan(path: Path, minutes: float, workers: int | None) -> "list[RunConfig]":
 
 
 def _fit(runs: Path, law: str, target: Path) -> "Fit":
+    """The law fitted to the pilot runs, with its floor held at the text's entropy, which is known exactly."""
     from scalefed.fitting.result import fit
+    from scalefed.laws import as_law
     from scalefed.runlog import load_runs
 
-    say("Fitting the law ...")
-    fitted = fit(load_runs(runs), law)
+    frame, floor, fixed = load_runs(runs), as_law(law).floor, {}
+    if floor and "entropy_per_token" in frame and frame["entropy_per_token"].nunique() == 1:
+        fixed[floor] = float(frame["entropy_per_token"].iloc[0])
+        say(f"Fitting the law, its floor {floor} held at the text's exact entropy, {fixed[floor]:.4f} nats/token ...")
+    else:
+        say("Fitting the law ...")
+    fitted = fit(frame, law, fixed=fixed)
     fitted.save(target)
     return fitted
 
@@ -107,14 +119,14 @@ def _page(fitted: "Fit", question: dict[str, Any], out: Path) -> Path:
     """Charts as PNG and JSON, and the page."""
     from scalefed.charts import chart
     from scalefed.cli.reading import save_chart
-    from scalefed.errors import DataError
+    from scalefed.errors import DataError, FitError
     from scalefed.report import write_report
 
     say("Drawing ...")
     for kind, options in (CHARTS | {"budget": question}).items():
         try:
             drawn = chart(fitted, kind, **options)
-        except DataError as error:  # a pilot too short for this one
+        except (DataError, FitError) as error:  # a pilot too short for this one
             say(f"warning: no chart {kind!r}: {error}")
             continue
         for suffix in (".png", ".json"):
