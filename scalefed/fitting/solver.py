@@ -214,7 +214,13 @@ class Solver:
         return Solution(*(np.concatenate([getattr(s, f) for s in parts]) for f in Solution.__dataclass_fields__))
 
     def _solve_chunk(
-        self, start: np.ndarray, w: np.ndarray | None, z: np.ndarray | None, cold: bool, iterations: int, tolerance: float
+        self,
+        start: np.ndarray,
+        w: np.ndarray | None,
+        z: np.ndarray | None,
+        cold: bool,
+        iterations: int,
+        tolerance: float,
     ) -> Solution:
         out = _Progress(np.clip(start, self.problem.lower, self.problem.upper))
         theta = out.theta.copy()

@@ -135,7 +135,8 @@ def from_epoch(problem: Problem, solver: Solver, epoch: np.ndarray, scipy_s: flo
     found = solver.solve(starts, cold=True, iterations=100)
     ours = time.process_time() - start
     reached = np.mean(found.objective <= optimum * (1 + 1e-6))
-    print(f"the same {len(epoch)} starts, batched {ours:.1f} s: ratio {scipy_s / ours:.0f}; {reached:.0%} reach the optimum")
+    ratio = scipy_s / ours
+    print(f"the same {len(epoch)} starts, batched {ours:.1f} s: ratio {ratio:.0f}; {reached:.0%} reach the optimum")
 
 
 # -- coverage --------------------------------------------------------------------------------------------------------
