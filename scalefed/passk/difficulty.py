@@ -110,7 +110,7 @@ def fit_beta(samples: ArrayLike, correct: ArrayLike, *, bounds: tuple[float, flo
         bounds: smallest and largest alpha and beta tried.
 
     Raises:
-        DataError: bad counts. FitError: no success or no failure at all, which leaves the spread unknown.
+        DataError: bad counts. FitError: no success, no failure or one sample each, which leaves the spread unknown.
 
     Source: Schaeffer et al. 2025 (arXiv 2502.17578), section 5.
 
@@ -126,6 +126,8 @@ def fit_beta(samples: ArrayLike, correct: ArrayLike, *, bounds: tuple[float, flo
             f"all {len(n)} problems {'fail' if c.sum() == 0 else 'pass'} every time: the counts do not show how "
             "rates spread; draw more samples or use harder or easier problems"
         )
+    if int(n.max()) < 2:
+        raise FitError("one sample per problem does not show how rates spread; draw at least two")
     edge = np.log(np.asarray(bounds))
     rate = float(c.sum() / n.sum())
     starts = [np.clip(np.log([rate * nu, (1 - rate) * nu]), *edge) for nu in (0.3, 3.0, 30.0)]

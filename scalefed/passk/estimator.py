@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed.errors import DataError
 
 _CERTAIN = 40.0  # exp(-40) is below half a unit in the last place of 1: a failure this rare is none
+_NARROW = 16  # up to this k, problems of different n are one small matrix
 _CHUNK = 1 << 22  # factors held in memory at once
 
 
@@ -53,6 +54,19 @@ def failures_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.
 
 def checked_counts(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both counts as whole numbers of one shape (problems,); raises DataError otherwise."""
+    n, c = np.asarray(samples), np.asarray(correct)
+    if not (n.dtype == c.dtype == np.int64 and n.shape == c.shape and n.ndim == 1 and n.size):
+        n, c = _shaped(samples, correct)
+    if c.min() < 0 or n.min() < 1 or (c > n).any():
+        i = int(np.flatnonzero((c < 0) | (c > n) | (n < 1))[0])
+        raise DataError(
+            f"problem {i} has {c[i]} correct of {n[i]} samples; allowed is 0 <= correct <= samples, samples >= 1"
+        )
+    return n, c
+
+
+def _shaped(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Scalars, lists and other types of number as two arrays of one shape."""
     try:
         n_raw, c_raw = np.broadcast_arrays(np.atleast_1d(np.asarray(samples)), np.atleast_1d(np.asarray(correct)))
     except ValueError as error:
@@ -61,14 +75,7 @@ def checked_counts(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.i
         ) from error
     if n_raw.ndim != 1 or n_raw.size == 0:
         raise DataError(f"counts must be one number per problem and at least one problem, got shape {n_raw.shape}")
-    n, c = _whole(n_raw, "samples"), _whole(c_raw, "correct")
-    bad = np.flatnonzero((c < 0) | (c > n) | (n < 1))
-    if bad.size:
-        i = int(bad[0])
-        raise DataError(
-            f"problem {i} has {c[i]} correct of {n[i]} samples; allowed is 0 <= correct <= samples, samples >= 1"
-        )
-    return n, c
+    return _whole(n_raw, "samples"), _whole(c_raw, "correct")
 
 
 def checked_k(k: int, n: NDArray[np.int64]) -> int:
@@ -96,21 +103,26 @@ def _whole(values: NDArray[np.generic], name: str) -> NDArray[np.int64]:
 
 def _log_failure(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """Log of C(n-c, k) / C(n, k), (problems,); -inf where no k failures are left."""
-    if k == 1:
-        with np.errstate(divide="ignore"):
-            return np.log1p(-c / n)
-    if np.all(n == n[0]):
-        return _table(int(n[0]), int(c.max()), k)[np.minimum(c, int(c.max()))]
-    return _ragged(n, c, k)
+    if n.min() == n.max():
+        return _table(int(n[0]), int(c.max()), k)[c]
+    return _narrow(n, c, k) if k <= _NARROW else _ragged(n, c, k)
 
 
 def _table(n: int, most: int, k: int) -> NDArray[np.float64]:
     """Log failure for c = 0..most at one n: the sum of log(1 - k / (n - j)) over j < c."""
     kept = max(0, min(most, n - k, int(_CERTAIN * n / k) + 2))
-    out = np.full(most + 1, -np.inf)
+    out = np.empty(most + 1)
     out[0] = 0.0
-    np.cumsum(np.log1p(-k / (n - np.arange(kept, dtype=np.float64))), out=out[1 : kept + 1])
-    return out
+    np.log1p(-k / np.arange(n, n - kept, -1.0), out=out[1 : kept + 1])
+    out[kept + 1 :] = -np.inf
+    return np.add.accumulate(out, out=out)
+
+
+def _narrow(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """The same for problems of different n and a small k: a product of k factors 1 - c / (n - i)."""
+    shares = c[:, None] / (n[:, None] - np.arange(k, dtype=np.float64))
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log1p(-np.minimum(shares, 1.0)).sum(axis=1))
 
 
 def _ragged(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.errors import ConfigError, DataError, nearest
-from scalefed.passk.difficulty import fit_beta
+from scalefed.passk.difficulty import BetaFit, fit_beta
 from scalefed.passk.estimator import checked_counts, checked_k, failures_at_k, pass_at_k
 from scalefed.seeds import rng
 
+_TABLE = 5000  # samples per problem up to which all outcomes of drawing again are listed
 METHODS = ("studentized", "logit-t", "t", "bca", "percentile")
 """How the interval for new problems is made; see :func:`estimate`."""
 
@@ -212,32 +213,46 @@ def _again(n: NDArray[np.int64], c: NDArray[np.int64], k: int, confidence: float
     total, tail = int(n.sum()), (1 - confidence) / 2
     if c.sum() == 0:  # the rate can be at most this; spread evenly it gives the largest pass@k
         return 0.0, float(-np.expm1(k * np.log(tail) / total))
-    if np.all(c == n):
+    mean = float(pass_at_k(n, c, k).mean())
+    if mean >= 1:
         return tail ** (1 / total), 1.0
     from scipy.special import ndtri
 
-    mean = float(pass_at_k(n, c, k).mean())
     error = float(np.sqrt(_within_variance(n, c, k).sum())) / len(n)
-    if mean >= 1 or error == 0:
+    if error == 0:
         return mean, mean
     return _logit_ends(mean, error, float(ndtri(1 - tail)))
 
 
 def _within_variance(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Variance of each problem's pass@k over repeated sampling, (problems,).
+    """Variance of each problem's pass@k over repeated sampling, (problems,); only the sum is meaningful.
 
     With f_j the unbiased estimate of (1 - p)^j, f_k^2 - f_2k is unbiased for Var f_k. It needs 2k samples; below that
-    the variance of (1 - p)^k under the fitted beta distribution of rates, given the counts, takes its place.
+    the variance expected under the fitted beta distribution of rates, given the counts, takes its place.
     """
     if 2 * k <= int(n.min()):
-        # each term can be negative, their sum is what is used
         return np.asarray(failures_at_k(n, c, k) ** 2 - failures_at_k(n, c, 2 * k))
-    from scipy.special import betaln
-
+    if int(n.max()) == 1:  # one sample each does not tell luck from difficulty: all of the spread is counted as luck
+        rate = float(c.mean())
+        return np.full(len(n), rate * (1 - rate))
     prior = fit_beta(n, c)
+    pairs, place = np.unique(np.stack([n, c]), axis=1, return_inverse=True)
+    return np.array([_expected_variance(int(m), int(x), k, prior) for m, x in pairs.T])[place.reshape(-1)]
+
+
+def _expected_variance(n: int, c: int, k: int, prior: BetaFit) -> float:
+    """Mean over rates, given c of n, of the variance of pass@k in n new samples."""
+    from scipy.special import betaln, gammaln
+
     a, b = prior.alpha + c, prior.beta + n - c
-    once, twice = np.exp(betaln(a, b + k) - betaln(a, b)), np.exp(betaln(a, b + 2 * k) - betaln(a, b))
-    return np.asarray(np.maximum(twice - once**2, 0.0))
+    once, twice = np.exp(betaln(a, b + np.array([k, 2 * k])) - betaln(a, b))
+    if n > _TABLE:
+        return float(max(twice - once**2, 0.0))  # the spread of rates itself, which is close when 2k > n
+    new = np.arange(n + 1)
+    log_ways = gammaln(n + 1) - gammaln(new + 1) - gammaln(n - new + 1)
+    chance = np.exp(log_ways + betaln(a + new, b + n - new) - betaln(a, b))
+    squares = float(np.sum(chance * pass_at_k(np.full(n + 1, n), new, k) ** 2))
+    return max(squares - float(1 - 2 * once + twice), 0.0)
 
 
 def _logit_ends(mean: float, error: float, quantile: float) -> tuple[float, float]:
