@@ -96,7 +96,13 @@ def _refit(solver: Solver, best: GlobalFit, draw: "_Pairs | _Exchange", resample
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
         weights, log_loss = draw(count)
-        found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss, iterations=200)
+        found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss)
+        late = np.flatnonzero(~found.converged)
+        if len(late):
+            w = None if weights is None else weights[late]
+            z = None if log_loss is None else log_loss[late]
+            again = solver.solve(found.theta[late], w, log_loss=z, cold=True, iterations=400)
+            found.theta[late], found.converged[late] = again.theta, again.converged
         theta.append(found.theta)
         converged.append(found.converged)
     return Replicates(np.concatenate(theta), np.concatenate(converged), method)
