@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hostile
 import pytest
 
-import hostile
 from scalefed.data.problems import load_problems
 from scalefed.errors import SandboxError
 from scalefed.evaluation.judge import Verdict, judge
@@ -157,7 +157,8 @@ def test_nothing_reaches_standard_output() -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from hostile import ADD\nfrom scalefed.evaluation.judge import judge\n"
-        "judge([ADD], [('t/add', '    import os\\n    print(1)\\n    os.write(1, b\"x\")\\n    os.write(2, b\"x\")\\n')], workers=1)\n"
+        'text = \'    import os\\n    print(1)\\n    os.write(1, b"x")\\n    os.write(2, b"x")\\n\'\n'
+        "judge([ADD], [('t/add', text)], workers=1)\n"
     )
     root = Path(__file__).parents[1]
     done = subprocess.run(
