@@ -19,6 +19,7 @@ from scalefed.laws import Law
 
 if TYPE_CHECKING:
     from scalefed.fitting.link import Link
+    from scalefed.fitting.profile import Profile, Region
     from scalefed.optimum import Optimum
 
 _CHUNK_DOUBLES = 2**22
@@ -205,6 +206,18 @@ class Fit:
 
         self._must_be_identified("the compute for a goal")
         return planning.least_compute(self, **goal)
+
+    def profile(self, parameter: str, **options: Any) -> "Profile":
+        """The objective along one parameter, and the interval it gives; see :func:`profile.profile`."""
+        from scalefed.fitting.profile import profile
+
+        return profile(self, parameter, **options)
+
+    def region(self, **question: Any) -> "Region":
+        """Sizes that are good enough at a budget, with their regret; see :func:`profile.region`."""
+        from scalefed.fitting.profile import region
+
+        return region(self, **question)
 
     def with_link(self, link: "Link") -> "Fit":
         """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too."""

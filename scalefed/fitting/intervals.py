@@ -8,9 +8,9 @@ resampling runs loses the corners of small designs.
 
 ``pairs``: runs are drawn with replacement. Right also where noise depends on the design, as it does in published logs.
 
-``auto``: exchange, unless there are enough runs and pairs spreads the parameters half as much again, which says that
-noise is not alike across the design. Beyond 20,000 rows replicates are normal draws with the cluster-robust covariance,
-to which the bootstrap tends.
+``auto``: exchange, unless there are enough runs, shuffled residuals say that noise is not alike across the design
+(see :mod:`scalefed.fitting.evenness`), and pairs spreads some parameter a quarter more. Beyond 20,000 rows replicates
+are normal draws with the cluster-robust covariance, to which the bootstrap tends.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalefed.errors import ConfigError
+from scalefed.fitting.evenness import unevenness
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.starts import GlobalFit
@@ -25,7 +26,8 @@ from scalefed.seeds import rng
 
 METHODS = ("auto", "exchange", "pairs")
 _ENOUGH_RUNS = 30
-_UNLIKE = 1.5
+_UNEVEN = 0.01
+_WIDER = 1.25
 _LARGE = 20_000
 _CHUNK_DOUBLES = 2**22
 _FEWEST_DONORS = 15
@@ -78,16 +80,22 @@ def bootstrap(
     solver = Solver(problem, delta=delta)
     if problem.n > _LARGE:
         return _normal(solver, best, clusters, resamples, seed)
-    exchange = pairs = None
-    if method != "pairs":
-        exchange = _refit(solver, best, _Exchange(solver, best, clusters, seed), resamples, "exchange")
-    runs = int(clusters.max()) + 1
-    if method == "pairs" or (method == "auto" and runs >= max(_ENOUGH_RUNS, 6 * problem.p)):
-        pairs = _refit(solver, best, _Pairs(clusters, seed), resamples, "pairs")
-    if exchange is None or (pairs is not None and _spread_ratio(pairs, exchange) > _UNLIKE):
-        assert pairs is not None
-        return pairs
-    return exchange
+    if method == "pairs":
+        return _refit(solver, best, _Pairs(clusters, seed), resamples, "pairs")
+    exchange = _refit(solver, best, _Exchange(solver, best, clusters, seed), resamples, "exchange")
+    if method == "exchange" or not _looks_uneven(solver, best, clusters, seed):
+        return exchange
+    pairs = _refit(solver, best, _Pairs(clusters, seed), resamples, "pairs")
+    return pairs if _most_widened(pairs, exchange) > _WIDER else exchange
+
+
+def _looks_uneven(solver: Solver, best: GlobalFit, clusters: np.ndarray, seed: int) -> bool:
+    problem, runs = solver.problem, int(clusters.max()) + 1
+    if runs < max(_ENOUGH_RUNS, 6 * problem.p):
+        return False
+    residuals = solver.residuals(best.theta[None])[0][0]
+    slopes, block = solver.jacobian(best.theta), donors_among(runs)
+    return unevenness(residuals, problem.z - residuals, slopes, clusters, block=block, seed=seed) <= _UNEVEN
 
 
 def _refit(solver: Solver, best: GlobalFit, draw: "_Pairs | _Exchange", resamples: int, method: str) -> Replicates:
@@ -96,22 +104,21 @@ def _refit(solver: Solver, best: GlobalFit, draw: "_Pairs | _Exchange", resample
     for start in range(0, resamples, chunk):
         count = min(chunk, resamples - start)
         weights, log_loss = draw(count)
-        found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss)
-        late = np.flatnonzero(~found.converged)
-        if len(late):
-            w = None if weights is None else weights[late]
-            z = None if log_loss is None else log_loss[late]
-            again = solver.solve(found.theta[late], w, log_loss=z, cold=True, iterations=400)
-            found.theta[late], found.converged[late] = again.theta, again.converged
+        found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss, iterations=200)
         theta.append(found.theta)
         converged.append(found.converged)
     return Replicates(np.concatenate(theta), np.concatenate(converged), method)
 
 
-def _spread_ratio(left: Replicates, right: Replicates) -> float:
-    """Median over the coordinates of the ratio of interquartile ranges."""
+def _most_widened(left: Replicates, right: Replicates) -> float:
+    """Largest over the coordinates of the ratio of interquartile ranges."""
     wide, narrow = (np.subtract(*np.quantile(r.theta, [0.75, 0.25], axis=0)) for r in (left, right))
-    return float(np.median(wide / np.maximum(narrow, 1e-300)))
+    return float(np.max(wide / np.maximum(narrow, 1e-300)))
+
+
+def donors_among(runs: int) -> int:
+    """How many runs of similar loss lend each other their residuals."""
+    return min(max(_FEWEST_DONORS, runs // 3), runs)
 
 
 class _Pairs:
@@ -155,7 +162,7 @@ class _Exchange:
         self.by_loss = np.argsort(means, kind="stable")
         rank = np.empty(runs, dtype=int)
         rank[self.by_loss] = np.arange(runs)
-        self.donors = min(max(_FEWEST_DONORS, runs // 3), runs)
+        self.donors = donors_among(runs)
         self.window = np.clip(rank - self.donors // 2, 0, runs - self.donors)
         squares = np.bincount(clusters, self.residuals**2, minlength=runs)[self.by_loss]
         totals, counts = (np.concatenate([[0.0], np.cumsum(x)]) for x in (squares, self.sizes[self.by_loss]))
@@ -229,7 +236,7 @@ def local_noise(
         weights: (n,) weights of the runs in the fit, or None.
     """
     n = len(fitted)
-    size = min(max(_FEWEST_DONORS, n // 3), n)
+    size = donors_among(n)
     order = np.argsort(fitted, kind="stable")
     starts = np.unique(np.linspace(0, n - size, _WINDOWS).round().astype(int))
     enlarge = np.sqrt(n / max(n - parameters, 1))

@@ -23,6 +23,8 @@ _LONGEST_STEP = 2.0
 _EXACT = 1e-28
 _NEAR = 1e-3
 _LOST = 0.1
+_FLAT = 1e-16
+_LENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,27 +228,19 @@ class Solver:
         theta = out.theta.copy()
         r, state = self.residuals(theta, z)
         f = self.loss(r, w)
-        damping = np.full(len(theta), 1e-3)
-        far = np.full(len(theta), cold)
-        tiny = _EXACT * self.problem.n
+        damping, far = np.full(len(theta), 1e-3), np.full(len(theta), cold)
         for _ in range(iterations):
             g, h = self.derivatives(theta, r, state, w, far)
             step, decrement = self._step(theta, g, h, damping)
-            trial = np.clip(theta + step, self.problem.lower, self.problem.upper)
-            r_new, state_new = self.residuals(trial, z)
-            f_new = self.loss(r_new, w)
-            better = f_new < f
-            relative = np.abs(f - f_new) / np.maximum(f, 1e-300)
+            before = f.copy()
+            better = self._advance(theta, step, f, r, state, w, z)
+            relative = (before - f) / np.maximum(before, 1e-300)
+            lost = ~better & (damping > 1e6)
             far = np.where(far, ~(better & (relative < _NEAR)), ~better & (damping > _LOST))
-            done = (relative < tolerance) | (~better & (damping > 1e6)) | (f <= tiny)
             damping = np.where(better, np.maximum(damping * 0.1, 1e-13), np.clip(damping * 10.0, 1e-4, 1e10))
-            if better.all():
-                theta, f, r, state = trial, f_new, r_new, state_new
-            else:
-                theta[better], f[better], r[better] = trial[better], f_new[better], r_new[better]
-                for old, new in zip(state, state_new, strict=True):
-                    old[better] = new[better]
             out.record(theta, f, decrement)
+            done = (better & (relative < tolerance)) | lost | (f <= _EXACT * self.problem.n)
+            done |= decrement <= _FLAT * f
             if done.any():
                 keep = ~done
                 out.finish(done)
@@ -254,9 +248,41 @@ class Solver:
                     break
                 theta, f, r, damping, far = theta[keep], f[keep], r[keep], damping[keep], far[keep]
                 state = [x[keep] for x in state]
-                w = None if w is None else w[keep]
-                z = None if z is None else z[keep]
+                w, z = (None if x is None else x[keep] for x in (w, z))
         return out.solution()
+
+    def _advance(
+        self,
+        theta: np.ndarray,
+        step: np.ndarray,
+        f: np.ndarray,
+        r: np.ndarray,
+        state: State,
+        w: np.ndarray | None,
+        z: np.ndarray | None,
+    ) -> np.ndarray:
+        """Move in place along the step, shorter where the whole of it climbs; which members moved, (B,).
+
+        Close to the optimum few residuals lie in the quadratic zone, and a Newton step overshoots the kinks of the
+        others: its direction is good, its length is not.
+        """
+        moved = np.zeros(len(theta), dtype=bool)
+        for length in _LENGTHS:
+            left = np.flatnonzero(~moved)
+            if not len(left):
+                break
+            rows: np.ndarray | slice = slice(None) if len(left) == len(theta) else left
+            w_left, z_left = (None if x is None else x[rows] for x in (w, z))
+            trial = np.clip(theta[rows] + length * step[rows], self.problem.lower, self.problem.upper)
+            r_new, state_new = self.residuals(trial, z_left)
+            f_new = self.loss(r_new, w_left)
+            better = f_new < f[rows]
+            at = left[better]
+            theta[at], f[at], r[at] = trial[better], f_new[better], r_new[better]
+            for old, new in zip(state, state_new, strict=True):
+                old[at] = new[better]
+            moved[at] = True
+        return moved
 
     def _step(
         self, theta: np.ndarray, g: np.ndarray, h: np.ndarray, damping: np.ndarray
