@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
 from scalefed.errors import ConfigError
+from scalefed.evaluation.drawing import draw
 from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Tensor, rotary_tables, rotate
 from scalefed.seeds import rng
 
@@ -69,6 +70,7 @@ def sample(
     seed: int = 0,
     numbers: Sequence[int] | None = None,
     stopped: Callable[[Sequence[int]], bool] | None = None,
+    on_prompt: Callable[[list[Completion]], None] | None = None,
 ) -> list[Completion]:
     """Draw ``samples`` completions for every prompt, ordered by prompt and sample.
 
@@ -84,6 +86,7 @@ def sample(
         seed: of the draws.
         numbers: what keys each prompt's draws; its place in ``prompts`` when None.
         stopped: asked after every new token whether the tokens so far are enough, such as :func:`stop_at`.
+        on_prompt: given a prompt's completions as soon as all of them are written.
 
     Raises:
         ConfigError: no prompts, an empty prompt, or settings out of range.
@@ -99,7 +102,7 @@ def sample(
         first = session.prefill(prompts)
         jobs = [(number, one) for number in numbers or range(len(prompts)) for one in range(samples)]
         luck = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
-        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, luck, stopped)
+        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, luck, stopped, on_prompt)
         return desk.run(min(rows, len(prompts) * samples))
 
 
@@ -138,7 +141,9 @@ class _Desk:
         top_p: float,
         luck: np.ndarray,
         stopped: Callable[[Sequence[int]], bool] | None,
+        on_prompt: Callable[[list[Completion]], None] | None,
     ) -> None:
+        self.on_prompt = on_prompt
         self.session, self.first, self.samples, self.end = session, first, samples, end
         self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -147,6 +152,7 @@ class _Desk:
         self.written = np.full((jobs, self.limit), -1, dtype=np.int64)
         self.count = np.zeros(jobs, dtype=np.int64)
         self.ended = np.zeros(jobs, dtype=bool)
+        self.unwritten = np.full(len(prompts), samples)
 
     def run(self, rows: int) -> list[Completion]:
         total = len(self.written)
@@ -175,21 +181,16 @@ class _Desk:
             position[active] += 1
             token = self._choose(logits, job, steps)
             self._note(job, token, active)
-        return [
-            Completion(index // self.samples, index % self.samples, tuple(self.written[index, :n].tolist()), bool(done))
-            for index, (n, done) in enumerate(zip(self.count, self.ended, strict=True))
-        ]
+        return [self._completion(index) for index in range(total)]
+
+    def _completion(self, index: int) -> Completion:
+        tokens = tuple(self.written[index, : self.count[index]].tolist())
+        return Completion(index // self.samples, index % self.samples, tokens, bool(self.ended[index]))
 
     def _choose(self, logits: Tensor, jobs: Tensor, steps: Tensor) -> Tensor:
-        """Invert the cumulative distribution at each sample's own uniform number."""
-        if self.temperature == 0:
-            return logits.argmax(-1).cpu()
-        chances = torch.softmax(logits.double() / self.temperature, dim=-1).cpu()
-        if self.top_p < 1:
-            chances = _nucleus(chances, self.top_p)
-        cumulative = chances.cumsum(-1)
-        luck = self.luck[jobs, steps.clamp(max=self.limit - 1)] * cumulative[:, -1]
-        return torch.searchsorted(cumulative, luck[:, None], right=True).flatten().clamp(max=chances.shape[-1] - 1)
+        """Each row's next token, from the uniform number of its own sample and step."""
+        luck = self.luck[jobs, steps.clamp(max=self.limit - 1)]
+        return draw(logits, luck, temperature=self.temperature, top_p=self.top_p)
 
     def _note(self, job: Tensor, token: Tensor, rows: Tensor) -> None:
         """Record the rows' tokens, and free the rows that ended or ran out of room."""
@@ -203,14 +204,12 @@ class _Desk:
             for index in np.flatnonzero(~over):
                 over[index] = self.stopped(self.written[jobs[index], : self.count[jobs[index]]].tolist())
             self.ended[jobs[over]] = True
-        job[rows[torch.from_numpy(over | (self.count[jobs] >= self.limit))]] = -1
-
-
-def _nucleus(chances: Tensor, top_p: float) -> Tensor:
-    """Zero all but the most likely tokens that together reach ``top_p``. Source: Holtzman et al. 2020, section 3.1."""
-    ordered, index = chances.sort(-1, descending=True)
-    ordered[(ordered.cumsum(-1) - ordered) >= top_p] = 0
-    return torch.zeros_like(chances).scatter_(-1, index, ordered)
+        over |= self.count[jobs] >= self.limit
+        job[rows[torch.from_numpy(over)]] = -1
+        for prompt in jobs[over] // self.samples:
+            self.unwritten[prompt] -= 1
+            if self.on_prompt is not None and not self.unwritten[prompt]:
+                self.on_prompt([self._completion(prompt * self.samples + one) for one in range(self.samples)])
 
 
 class DecoderSession:

@@ -1,13 +1,13 @@
 """How good is a trained model? Held-out loss, and pass@k from programs that are sampled and really run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scalefed.config import RunConfig
 from scalefed.data.problems import Problem
 from scalefed.evaluation.judge import judge
-from scalefed.evaluation.sampling import DecoderSession, Session, before_stop, sample, stop_at
+from scalefed.evaluation.sampling import Completion, DecoderSession, Session, before_stop, sample, stop_at
 from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss
 from scalefed.federated.preparation import Task, Writer
 from scalefed.models import Decoder, Tensor
@@ -15,6 +15,10 @@ from scalefed.passk import PassAtK, estimate
 
 CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Stop sequences for pretrained models. Source: Chen et al. 2021 (arXiv 2107.03374), section 3.1."""
+LOGITS = 2**25  # scored at once: 128 MiB, where a large vocabulary would otherwise take gigabytes
+
+PROMPT_RULE = "the problem's prompt without its final line break, no chat template"
+"""How a problem is put to a model: the prompt then ends where a token of the training text ends."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,10 @@ class Counts:
 
 def score(task: Task, weights: Tensor) -> HeldOutLoss:
     """Held-out loss on the global mixture."""
-    return held_out_loss(task.model, weights, task.validation, bytes_per_token=task.bytes_per_token)
+    at_once = min(8192, LOGITS // task.tokenizer.vocab_size)
+    return held_out_loss(
+        task.model, weights, task.validation, bytes_per_token=task.bytes_per_token, batch_tokens=at_once
+    )
 
 
 def count_passes(
@@ -97,7 +104,7 @@ def count_passes(
         "level": verdicts[0].level,
     }
     if _stops(task):
-        settings |= {"stops": list(_stops(task)), "prompt_rule": "final line break removed"}
+        settings |= {"stops": list(_stops(task)), "prompt_rule": PROMPT_RULE}
     return Counts(tuple(problem.task_id for problem in problems), samples, tuple(correct), settings)
 
 
@@ -113,15 +120,24 @@ def write_programs(
     rows: int = 512,
     temperature: float | None = None,
     numbers: Sequence[int] | None = None,
+    on_problem: Callable[[str, list[str]], None] | None = None,
 ) -> list[tuple[str, str]]:
     """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`.
 
     ``temperature`` may be given to be 0 (greedy); ``numbers`` are the problems' places in their set, which key the
-    draws.
+    draws; ``on_problem`` is given a problem's task_id and texts as soon as all of them are written.
     """
     prompts = [task.tokenizer.encode(problem.prompt.removesuffix("\n")) for problem in problems]
     stops, decode = _stops(task), task.tokenizer.decode
     rows = min(rows, samples * len(problems))
+
+    def text(completion: Completion) -> str:
+        return before_stop(decode(completion.tokens), stops)
+
+    def tell(written: list[Completion]) -> None:
+        if on_problem is not None:
+            on_problem(problems[written[0].prompt].task_id, [text(one) for one in written])
+
     completions = sample(
         _session(task, weights, rows=rows, length=max(map(len, prompts)) + max_new_tokens),
         prompts,
@@ -134,8 +150,9 @@ def write_programs(
         seed=seed,
         numbers=numbers,
         stopped=stop_at(stops, decode) if stops else None,
+        on_prompt=tell,
     )
-    return [(problems[c.prompt].task_id, before_stop(decode(c.tokens), stops)) for c in completions]
+    return [(problems[one.prompt].task_id, text(one)) for one in completions]
 
 
 def solution_room(task: Writer, problems: Sequence[Problem]) -> int:

@@ -14,10 +14,10 @@ from scalefed.config import RunConfig
 from scalefed.data.problems import load_problems
 from scalefed.errors import DataError
 from scalefed.evaluation.judge import judge
-from scalefed.experiment.evaluation import Counts, write_programs
+from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, write_programs
 from scalefed.federated.preparation import pretrained
 
-CHUNK = 16  # problems sampled together, and lost together when the process is killed
+CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
 
 
 def evaluate_checkpoint(
@@ -54,36 +54,39 @@ def evaluate_checkpoint(
     """
     chosen = load_problems(problems, count=count)
     config = RunConfig(checkpoint=checkpoint, temperature=temperature or 1.0, top_p=top_p)
-    writer = pretrained(config)
-    weights = writer.model.initial(seed)
     settings = {"checkpoint": checkpoint, "temperature": temperature, "top_p": top_p, "seed": seed,
                 "max_new_tokens": max_new_tokens}  # fmt: skip
     path = Path(out)
     done = _done(path, settings, samples)
     missing = [(number, problem) for number, problem in enumerate(chosen) if problem.task_id not in done]
+
+    def keep(name: str, texts: list[str]) -> None:
+        _append(path, name, texts, settings)
+        done[name] = texts
+        if on_problem is not None:
+            on_problem(sum(problem.task_id in done for problem in chosen), len(chosen))
+
+    writer = pretrained(config) if missing else None
+    weights = writer.model.initial(seed) if writer else None
     for start in range(0, len(missing), CHUNK):
         numbers, some = zip(*missing[start : start + CHUNK], strict=True)
-        texts = write_programs(
+        write_programs(
             writer, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
-            temperature=temperature, numbers=numbers,
+            temperature=temperature, numbers=numbers, on_problem=keep,
         )  # fmt: skip
-        _append(path, texts, settings)
-        for name, text in texts:
-            done.setdefault(name, []).append((name, text))
-        if on_problem is not None:
-            on_problem(len(done), len(chosen))
-    written = [pair for problem in chosen for pair in done[problem.task_id]]
-    verdicts = judge(chosen, written)
+    verdicts = judge(chosen, [(problem.task_id, text) for problem in chosen for text in done[problem.task_id]])
     passed = Counter(verdict.task_id for verdict in verdicts if verdict.passed)
     names = tuple(problem.task_id for problem in chosen)
-    return Counts(names, samples, tuple(passed[name] for name in names), settings | {"level": verdicts[0].level})
+    found = {"problems": str(problems), "stops": list(CODEX_STOPS), "prompt_rule": PROMPT_RULE,
+             "level": verdicts[0].level}  # fmt: skip
+    return Counts(names, samples, tuple(passed[name] for name in names), settings | found)
 
 
-def _done(path: Path, settings: dict[str, object], samples: int) -> dict[str, list[tuple[str, str]]]:
+def _done(path: Path, settings: dict[str, object], samples: int) -> dict[str, list[str]]:
     """The problems whose samples are all in the file; a line cut short by a stop is passed over."""
-    found: dict[str, list[tuple[str, str]]] = {}
+    found: dict[str, dict[int, str]] = {}
     if not path.is_file():
-        return found
+        return {}
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
@@ -93,13 +96,15 @@ def _done(path: Path, settings: dict[str, object], samples: int) -> dict[str, li
             raise DataError(
                 f"{path} holds samples drawn with other settings, {row.get('settings')}; choose another file"
             )
-        found.setdefault(row["task_id"], []).append((row["task_id"], row["completion"]))
-    return {name: texts[:samples] for name, texts in found.items() if len(texts) >= samples}
+        found.setdefault(row["task_id"], {})[row["sample"]] = row["completion"]
+    wanted = range(samples)
+    return {name: [texts[one] for one in wanted] for name, texts in found.items() if all(n in texts for n in wanted)}
 
 
-def _append(path: Path, texts: Sequence[tuple[str, str]], settings: dict[str, object]) -> None:
+def _append(path: Path, name: str, texts: Sequence[str], settings: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"task_id": name, "completion": text, "settings": settings} for name, text in texts]
+    rows = [{"task_id": name, "sample": one, "completion": text, "settings": settings}
+            for one, text in enumerate(texts)]  # fmt: skip
     with path.open("a", encoding="utf-8") as file:
         file.write("".join("\n" * (not number) + json.dumps(row) + "\n" for number, row in enumerate(rows)))
         file.flush()
