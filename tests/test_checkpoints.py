@@ -15,6 +15,7 @@ peft = pytest.importorskip("peft")
 from scalefed.config import RunConfig  # noqa: E402
 from scalefed.data.tokenizer import train_tokenizer  # noqa: E402
 from scalefed.errors import ConfigError, DataError, MissingExtraError  # noqa: E402
+from scalefed.federated.preparation import prepare  # noqa: E402
 from scalefed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from scalefed.models import Checkpoint, build_model, files, load_weights, model_flops, save_weights, tokenizer  # noqa: E402
 
@@ -274,6 +275,26 @@ def test_the_tokenizer_gives_text_back_and_makes_no_special_tokens(config) -> No
     assert words.encode_batch([text, "x"]) == [words.encode(text), words.encode("x")]
     assert words.vocab_size <= VOCAB
     assert max(words.encode(text)) < words.vocab_size
+
+
+def test_real_files_are_scored_in_blocks_and_known_text_in_whole_documents(config) -> None:
+    """One long file in one row would take all memory; and a block spoils a known entropy."""
+    length, wanted = config.sequence_length, 640
+    real = prepare(config.replace(data="python", unique_tokens=40_000, validation_tokens=wanted))
+    assert {len(row) for row in real.validation} == {length + 1}
+    assert len(real.validation) == wanted // length
+    assert math.isnan(real.entropy_per_token) and real.skew > 0
+    known = prepare(config.replace(unique_tokens=40_000, validation_tokens=wanted, concentration=1.0))
+    assert max(map(len, known.validation)) > length + 1
+    assert all(row[0] == row[-1] == known.tokenizer.eos for row in known.validation)
+
+
+def test_held_out_files_are_nobodys_and_the_same_for_all_seeds(config) -> None:
+    real = config.replace(data="python", unique_tokens=160_000, validation_tokens=640, partition="natural")
+    one, two = prepare(real), prepare(real.replace(seed=1, clients=8))
+    assert all(np.array_equal(a, b) for a, b in zip(one.validation, two.validation, strict=True))
+    seen = {tuple(row) for client in range(4) for row in one.data.batches(client, visit=0, steps=400).reshape(-1, 17)}
+    assert not seen & {tuple(row) for row in one.validation}
 
 
 # ---------------------------------------------------------------------- bad input

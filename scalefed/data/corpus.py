@@ -4,7 +4,8 @@ A client's documents are shuffled anew in every epoch, put end to end, and cut i
 a pure function of (seed, client, visit), so clients keep no state between rounds.
 
 A block may begin inside a document, whose docstring the model then never sees. So a loss over blocks stays above the
-exact entropy of the text; :func:`whole_rows` is what held-out loss is measured on.
+exact entropy of the text; :func:`whole_rows` is what held-out loss is measured on where that entropy is known, and
+:func:`cut_rows` where it is not.
 """
 
 from collections.abc import Sequence
@@ -53,6 +54,23 @@ def whole_rows(
     rows.append((first, len(offsets) - 1))
     head = np.array([start], dtype=tokens.dtype)
     return [np.concatenate([head, tokens[offsets[a] : offsets[b]]]) for a, b in rows if b > a]
+
+
+def cut_rows(tokens: NDArray[np.uint16], *, length: int, start: int) -> list[NDArray[np.uint16]]:
+    """Rows of at most ``length`` predicted tokens for scoring text of any length; every token is predicted once.
+
+    For text whose entropy nobody knows, such as real files, of which one may be longer than memory allows a row to be.
+
+    Args:
+        tokens: (t,) ids of all documents end to end.
+        length: tokens predicted in a row; the last may have fewer.
+        start: the id before the first token, the end of a document.
+
+    >>> [row.tolist() for row in cut_rows(np.arange(1, 6, dtype=np.uint16), length=3, start=0)]
+    [[0, 1, 2, 3], [3, 4, 5]]
+    """
+    whole = np.concatenate([np.array([start], dtype=tokens.dtype), tokens])
+    return [whole[first : first + length + 1] for first in range(0, len(tokens), length)]
 
 
 class ClientStreams:

@@ -95,18 +95,16 @@ def partition(
     """
     kinds, label, mass = _checked(labels, weights)
     _check_settings(len(label), scheme, clients, concentration, minimum)
-    draw = rng(seed, "partition")
     if scheme == "natural":
         owner = _whole_groups(_groups(groups, label), mass, clients)
     else:
+        draw = rng(seed, "partition")
         totals = np.bincount(label, weights=mass, minlength=len(kinds)).astype(np.float64)
         plan = _plan(scheme, totals, clients, concentration, families_per_client, balanced, draw)
         owner = _deal(label, mass, plan, draw)
         if weights is None and (scheme == "iid" or (scheme == "dirichlet" and balanced)):
             owner = _level(owner, label, clients)
-    if scheme in ("pathological", "natural"):
-        _require_minimum(scheme, owner, clients, minimum)
-    owner = _meet_minimum(owner, label, clients, minimum)
+    owner = _with_minimum(scheme, owner, label, clients, minimum)
     histograms = np.zeros((clients, len(kinds)))
     np.add.at(histograms, (owner, label), mass)
     return Partition(
@@ -214,19 +212,17 @@ def _whole_groups(groups: NDArray[Any], mass: Floats, clients: int) -> NDArray[n
     return np.asarray(home[group])
 
 
-def _require_minimum(scheme: str, owner: NDArray[np.int64], clients: int, minimum: int) -> None:
-    sizes = np.bincount(owner, minlength=clients)
-    if sizes.min() < minimum:
-        raise ConfigError(
-            f"scheme {scheme!r} leaves a client with {sizes.min()} examples, fewer than minimum={minimum}; "
-            "use fewer clients, a smaller minimum or more examples"
-        )
-
-
-def _meet_minimum(owner: NDArray[np.int64], label: NDArray[np.int64], clients: int, minimum: int) -> NDArray[np.int64]:
+def _with_minimum(
+    scheme: str, owner: NDArray[np.int64], label: NDArray[np.int64], clients: int, minimum: int
+) -> NDArray[np.int64]:
     """Move examples from the largest client, of its commonest label, to those with fewer than ``minimum``."""
     owner = owner.copy()
     while (sizes := np.bincount(owner, minlength=clients)).min() < minimum:
+        if scheme in ("pathological", "natural"):
+            raise ConfigError(
+                f"scheme {scheme!r} leaves a client with {sizes.min()} examples, fewer than minimum={minimum}; "
+                "use fewer clients, a smaller minimum or more examples"
+            )
         poorest, richest = int(sizes.argmin()), int(sizes.argmax())
         commonest = np.bincount(label[owner == richest]).argmax()
         rows = np.flatnonzero((owner == richest) & (label == commonest))

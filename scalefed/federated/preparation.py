@@ -1,6 +1,7 @@
 """What does a config train on? The model, the clients' text and the held-out text, made from the config alone."""
 
 import math
+import sysconfig
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from scalefed.config import RunConfig
 from scalefed.data import micro
-from scalefed.data.corpus import ClientStreams, gather, whole_rows
+from scalefed.data.corpus import ClientStreams, cut_rows, gather, whole_rows
 from scalefed.data.partitions import partition
 from scalefed.data.sources import encode, python_source
 from scalefed.errors import ConfigError
@@ -39,7 +40,8 @@ class Task(Writer):
 
     Attributes:
         data: the clients' batches.
-        validation: rows of held-out text of the global mixture, whole documents each.
+        validation: rows of held-out text of the global mixture: whole documents where the text's entropy is known, else
+            blocks of ``sequence_length``.
         bytes_per_token: of the held-out text.
         skew: measured difference of the clients' mixtures.
         unique_tokens: size of the training corpus.
@@ -77,7 +79,7 @@ def prepare(config: RunConfig) -> Task:
     return Task(
         model=model,
         data=data,
-        validation=whole_rows(held_out.tokens, held_out.offsets, length=config.sequence_length, start=words.eos),
+        validation=_rows(config, held_out, words.eos),
         bytes_per_token=float(held_out.text_bytes.sum() / len(held_out.tokens)),
         tokenizer=words,
         skew=dealt.skew,
@@ -85,6 +87,19 @@ def prepare(config: RunConfig) -> Task:
         entropy_per_token=entropy,
         shape=_shape(model),
     )
+
+
+def _rows(config: RunConfig, held_out: micro.Corpus, start: int) -> list[NDArray[np.uint16]]:
+    """What held-out loss is measured on.
+
+    Of real files, whose entropy is unknown and of which one in a row would take all memory, blocks spread evenly over
+    everything that was held out, as many as ``validation_tokens`` asks for.
+    """
+    if config.data == "python":
+        rows = cut_rows(held_out.tokens, length=config.sequence_length, start=start)
+        count = math.ceil(config.validation_tokens / config.sequence_length)
+        return rows[:: max(1, len(rows) // count)][:count]
+    return whole_rows(held_out.tokens, held_out.offsets, length=config.sequence_length, start=start)
 
 
 def _texts(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, float]:
@@ -98,25 +113,28 @@ def _texts(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, f
     documents = micro.documents(config.corpus_tokens // DOCUMENT_TOKENS, seed=config.data_seed)
     families = np.array([document.family for document in documents], dtype=np.int16)
     made = encode([document.text for document in documents], words, groups=families)
-    return *_held_out(made, config), micro.entropy().nats_per_document * len(documents) / len(made.tokens)
+    text, held_out = _held_out(made, config.validation_tokens)
+    return text, held_out, micro.entropy().nats_per_document * len(documents) / len(made.tokens)
 
 
 def _python(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus]:
-    """Real Python files, natural clients by package, in the checkpoint's tokens."""
+    """Python's standard library, natural clients by top-level module, in the checkpoint's tokens.
+
+    Installed packages are left out, so that another machine with the same Python has the same text.
+    """
     if not config.checkpoint:
         raise ConfigError("data='python' needs a pretrained model; set checkpoint=smollm2-135m-instruct or data=micro")
-    found = python_source(max_files=max(10 * config.clients, config.corpus_tokens // FILE_TOKENS))
-    return _held_out(encode(found.texts, words, groups=found.groups), config)
+    files = max(10 * config.clients, config.corpus_tokens // FILE_TOKENS)
+    found = python_source(sysconfig.get_path("stdlib"), max_files=files)
+    return _held_out(encode(found.texts, words, groups=found.groups), math.inf)
 
 
-def _held_out(text: micro.Corpus, config: RunConfig) -> tuple[micro.Corpus, micro.Corpus]:
-    """Every tenth document is held out, as many of them as ``validation_tokens`` asks for."""
+def _held_out(text: micro.Corpus, wanted: float) -> tuple[micro.Corpus, micro.Corpus]:
+    """Every tenth document is spared, and as many of these are held out as give the tokens wanted."""
     number = np.arange(len(text.families))
     spared = number[number % 10 == 0]
     sizes = np.cumsum(np.diff(text.offsets)[spared])
-    return _some(text, number[number % 10 > 0]), _some(
-        text, spared[: 1 + int((sizes < config.validation_tokens).sum())]
-    )
+    return _some(text, number[number % 10 > 0]), _some(text, spared[: 1 + int((sizes < wanted).sum())])
 
 
 def _some(text: micro.Corpus, documents: NDArray[np.int64]) -> micro.Corpus:
