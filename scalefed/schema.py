@@ -41,6 +41,7 @@ sequence_length|int|tokens|tokens in a sequence
 inner_optimizer|str|-|the clients' optimizer
 inner_state|str|-|whether a client's optimizer state is reset or kept between rounds
 learning_rate|float|1/step|peak learning rate of the clients
+learning_rate_scale|float|-|factor on the peak learning rate, given or by rule
 final_learning_rate|float|-|end of the schedule as a share of the peak
 warmup|float|-|share of all steps in which the learning rate rises
 weight_decay|float|-|decoupled weight decay of the clients' optimizer

@@ -1,6 +1,7 @@
 """One config, read and written everywhere the same, that refuses nonsense in words."""
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -119,3 +120,10 @@ def test_the_cache_directory_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("SCALEFED_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_directory() == tmp_path / "scalefed"
+
+
+@pytest.mark.parametrize("rate", [{}, {"learning_rate": 0.02}, {"inner_optimizer": "sgd"}])
+def test_the_scale_multiplies_the_rate_given_or_by_rule(rate: dict[str, Any]) -> None:
+    whole = RunConfig(**rate).client_learning_rate
+    assert RunConfig(learning_rate_scale=0.5, **rate).client_learning_rate == 0.5 * whole
+    assert RunConfig(**rate).replace(learning_rate_scale=1.0).run_id == RunConfig(**rate).run_id
