@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_rel
 
 from scalefed.errors import DataError
 from scalefed.fitting.effects import paired_effects
@@ -35,15 +36,34 @@ def test_settings_that_follow_the_factor_do_not_prevent_pairs():
     assert table["pairs"].tolist() == [3, 3] and table["estimate"].tolist() == pytest.approx([0.2, 0.2])
 
 
-def test_the_interval_is_that_of_a_bootstrap_over_pairs():
+def test_the_interval_is_that_of_a_paired_t_test():
     frame = runs()
     frame["pass_at_1"] += np.random.default_rng(0).normal(0, 0.02, len(frame))
-    (row,) = paired_effects(frame, "concentration", of="pass_at_1").to_dict("records")
+    (row,) = paired_effects(frame, "concentration", of="pass_at_1", level=0.9).to_dict("records")
     wide = frame.pivot_table(index=["params", "clients_per_round"], columns="concentration", values="pass_at_1")
-    gaps = (wide[0.1] - wide[np.inf]).to_numpy()
-    draws = np.random.default_rng(1).choice(gaps, (20_000, 6)).mean(axis=1)
-    assert row["estimate"] == pytest.approx(gaps.mean())
-    assert [row["low"], row["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.002)
+    interval = ttest_rel(wide[0.1], wide[np.inf]).confidence_interval(0.9)
+    assert row["estimate"] == pytest.approx((wide[0.1] - wide[np.inf]).mean())
+    assert [row["low"], row["high"]] == pytest.approx([interval.low, interval.high])
+
+
+def test_one_pair_has_an_estimate_but_no_interval():
+    (row,) = paired_effects(runs().query("params == 1_000 and clients_per_round == 1"), "concentration").to_dict(
+        "records"
+    )
+    assert (
+        row["pairs"] == 1 and row["estimate"] == pytest.approx(0.1) and np.isnan(row["low"]) and np.isnan(row["high"])
+    )
+
+
+def test_a_start_can_be_named_and_settings_can_follow():
+    frame = runs().query("clients_per_round == 1").assign(algorithm="fedavg", synthetic_share=0.1, arm="none")
+    shared = [frame.assign(algorithm="synthetic-sharing", synthetic_share=share, arm=f"{share:.0%}",
+                           loss=frame["loss"] * (1 - share)) for share in (0.05, 0.2)]  # fmt: skip
+    table = paired_effects(pd.concat([frame, *shared]), "arm", start="none", follows=("algorithm", "synthetic_share"))
+    assert table["to"].tolist() == ["20%", "5%"] and table["from"].unique().tolist() == ["none"]
+    assert table["estimate"].tolist() == pytest.approx([-0.2, -0.05]) and table["pairs"].tolist() == [6, 6]
+    with pytest.raises(DataError, match="no run has arm = 'nothing'; there are 20%, 5%, none"):
+        paired_effects(pd.concat([frame, *shared]), "arm", start="nothing")
 
 
 def test_questions_without_an_answer_are_refused():
