@@ -2,7 +2,7 @@
 
 NAMES = (
     "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
-    "federated-steps federated-drift"
+    "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-drift"
 ).split()
 TRUTHS = {
     "chinchilla": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37},
@@ -15,6 +15,11 @@ TRUTHS = {
     "federated": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6},
     "federated-skew": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6, "h": 0.5},
     "federated-steps": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "G": 5e4, "c": 0.5, "s": 0.8},
+    "federated-excess": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6},
+    "federated-excess-skew": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6, "h": -0.5},
+    "federated-excess-steps": {
+        "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "G": 5e4, "c": 0.5, "s": 0.8,
+    },
     "federated-drift": {
         "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 1.0, "F": 0.3, "h": 0.5, "r": 0.6,
     },

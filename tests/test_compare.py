@@ -8,8 +8,10 @@ from law_truths import TRUTHS
 
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.classical import average_compute_test, nested_test
-from scalefed.fitting.compare import blend, compare, split, stacking_weights
+from scalefed.fitting.compare import compare
+from scalefed.fitting.holdout import predict_held, split
 from scalefed.fitting.result import Fit, fit
+from scalefed.fitting.stacking import blend, stacking_weights
 from scalefed.simulation import simulate_runs
 
 TRUTH = {**TRUTHS["federated"], "g": 0.6, "s": 0.3}
@@ -38,6 +40,8 @@ def test_the_true_law_wins_on_larger_runs(fits: tuple[Fit, ...]) -> None:
         assert table["aic"].idxmin() in ("federated", "federated-skew")
         assert table["bic"].idxmin() == "federated"
         assert table["weight"].sum() == pytest.approx(1.0)
+        assert table["coverage"].between(0, 1).all() and (table["width"] > 0).all()
+        assert set(table["training_status"]) <= {"converged", "bound_hit", "not_identified"}
         assert table.loc[["federated", "federated-skew"], "weight"].sum() > 0.9
 
 
@@ -60,12 +64,74 @@ def test_held_out_runs_can_come_from_elsewhere(fits: tuple[Fit, ...]) -> None:
     assert table["holdout_error"].idxmin() == "federated"
 
 
+def test_one_hold_out_can_be_said_in_many_ways(runs: pd.DataFrame) -> None:
+    """A budget that rounds differently from run to run, a condition, a mask, a function, the runs themselves."""
+    asked = runs.assign(tokens=runs["tokens"] * (1 - 0.01 * (runs["params"] > 1e8)))
+    top = asked["tokens"] > 2e10
+    ways = ("tokens", "tokens >= 2e10", top, top.to_numpy(), lambda table: table["tokens"] > 2e10, asked[top])
+    for holdout in ways:
+        train, held = split(asked, holdout, needed=("params", "tokens"), least=7)
+        assert list(held["run_id"]) == list(asked.loc[top, "run_id"])
+        assert len(train) + len(held) == len(asked)
+
+
+def test_the_true_law_has_honest_bands_on_the_largest_budget() -> None:
+    """Four budgets, the largest held out, three draws of the noise: nominal 90%."""
+    truth = {"E": 0.2, "A": 12.0, "a": 0.32, "B": 3000.0, "b": 0.6, "g": 0.4, "s": 0.6}
+    levels = {"params": np.geomspace(3e3, 3e5, 6), "tokens": [2e6, 4e6, 8e6, 16e6]}
+    covered = []
+    for seed in range(3):
+        grid = {**levels, "clients_per_round": [1, 4, 16], "skew": [0.0, 0.4, 0.7]}
+        table = simulate_runs("federated-excess", truth, grid, noise=0.03, seed=seed)
+        found = fit(table, "federated-excess", robust=None, resamples=100, backtest=False)
+        train, held = split(table, "tokens", needed=("params", "tokens"), least=9)
+        ahead = predict_held(found, train, held)
+        assert ahead.width < 0.2
+        assert ahead.band["estimate"].to_numpy() * (1 + ahead.errors) == pytest.approx(held["loss"].to_numpy())
+        covered.append(ahead.coverage)
+    assert np.mean(covered) == pytest.approx(0.9, abs=0.08)
+
+
+def test_a_floor_held_at_a_known_value_stays_there_in_the_comparison(runs: pd.DataFrame) -> None:
+    """The held-out refit keeps what the fit fixed: at a floor far from the truth it must predict worse."""
+    keywords = {"robust": None, "resamples": 20}
+    right, wrong = (fit(runs, "federated", fixed={"E": e}, **keywords) for e in (1.8, 0.5))  # type: ignore[arg-type]
+    train, held = split(runs, "tokens", needed=("params", "tokens"), least=7)
+    assert predict_held(wrong, train, held).fit.params["E"] == 0.5
+    table = compare(right, wrong, holdout="tokens")
+    assert table["holdout_error"].iloc[0] < 0.5 * table["holdout_error"].iloc[1]
+    assert table["weight"].iloc[0] > 0.8
+
+
+def test_success_counts_put_pass_at_1_beside_the_loss(fits: tuple[Fit, ...], runs: pd.DataFrame) -> None:
+    generator = np.random.default_rng(0)
+    mean = 0.9 / (1 + np.exp(4.0 * (runs["loss"].to_numpy() - 3.0)))
+    rate = generator.beta(4 * mean[:, None], 4 * (1 - mean[:, None]), (len(runs), 60))
+    counts = pd.DataFrame(
+        {
+            "run_id": np.repeat(runs["run_id"].to_numpy(), 60),
+            "task_id": np.tile(np.arange(60), len(runs)),
+            "samples": 20,
+            "correct": generator.binomial(20, rate).ravel(),
+        }
+    )
+    table = compare(*fits[:3], holdout="tokens", counts=counts)
+    assert table["pass_at_1_error"].idxmin() == "federated"
+    assert table.loc["federated", "pass_at_1_error"] < 0.05
+    assert table.loc["federated", "pass_at_1_coverage"] >= 0.75
+    with pytest.raises(DataError, match="success counts"):
+        compare(*fits[:2], holdout="tokens", counts=counts.assign(run_id="x"))
+
+
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
         ({"holdout": 1.5}, "a share in \\(0, 1\\)"),
-        ({"holdout": "colour"}, "no column of the runs"),
+        ({"holdout": "colour"}, "no column of numbers among the runs"),
         ({"holdout": True}, "a share in"),
+        ({"holdout": "compute > e"}, "no number"),
+        ({"holdout": np.array([True, False])}, "one True or False for each of 72 runs"),
+        ({"level": 1.0}, "level must be between"),
     ],
 )
 def test_a_wrong_holdout_is_named(fits: tuple[Fit, ...], keywords: dict[str, object], words: str) -> None:

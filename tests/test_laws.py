@@ -34,6 +34,11 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
         return e + a + p["B"] * np.exp(p["s"] * s) / (d / m ** (p["g"] + p["h"] * s)) ** p["b"]
     if name == "federated-steps":
         return e + a + p["B"] / d ** p["b"] + p["G"] * np.exp(p["s"] * s) / (d / m) ** p["c"]
+    if name.startswith("federated-excess"):
+        rise = np.exp(p["s"] * s)
+        if name == "federated-excess-steps":
+            return e + rise * (a + p["B"] / d ** p["b"] + p["G"] / (d / m) ** p["c"])
+        return e + rise * (a + p["B"] / (d / m ** (p["g"] + p.get("h", 0.0) * s)) ** p["b"])
     drift = p["F"] * np.exp(p["s"] * s) * local ** p["h"] / rounds ** p["r"]
     return e + a + p["B"] / (d / m ** p["g"]) ** p["b"] + drift
 

@@ -1,123 +1,119 @@
 """Which law should be believed? Error on held-out larger runs, information criteria, and weights for a blend."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, DataError
-from scalefed.fitting.backtest import decades, scale_columns
-from scalefed.fitting.data import prepare, read_frame
 from scalefed.fitting.fitted import Fit, check_level
-from scalefed.fitting.problem import Problem
-from scalefed.fitting.result import weights_for
+from scalefed.fitting.holdout import Prediction, predict_held, split
+from scalefed.fitting.link import fit_link
+from scalefed.fitting.passk_forms import rates
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import global_fit
-
-_CUTS = (0.25, 0.5, 0.75, 1.0)
-_TOP_SHARE = 0.2
-_MOST_HELD = 0.4
-_SUM_TO_ONE = 1e3
-_TOWARDS_EQUAL = 0.5
+from scalefed.fitting.stacking import stack
 
 
-def compare(*fits: Fit, holdout: Any = None) -> pd.DataFrame:
+def compare(*fits: Fit, holdout: Any = None, level: float = 0.9, counts: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row a fit: how well each law, refitted without the held-out runs, predicts them.
 
-    All laws are fitted to the same runs and predict the same runs, each with its own robustness and focus.
+    All laws are fitted to the same runs and predict the same runs, each with its own robustness, focus and fixed
+    parameters.
 
     Args:
         fits: two fits or more of the same target.
         holdout: which runs to hold out: None for the largest decade of scale (params x tokens), or the largest fifth
-            where a decade is too much; a share in (0, 1) of the largest runs; the name of a column, whose largest
-            value is held out (``"tokens"`` for the largest budget); or the held-out runs themselves.
+            where a decade is too much; a share in (0, 1) of the largest runs; the name of a column, of which values
+            within 2% of the largest are held out (``"tokens"`` for the largest budget); a condition such as
+            ``"compute >= 1e13"``; a mask or a function of the runs that gives one; or the held-out runs themselves.
+        level: coverage of the bands whose hits are counted.
+        counts: success counts by run and problem (``run_id, task_id, samples, correct``, from :func:`load_counts`);
+            then each law's predicted losses are also turned into pass@1, by a link fitted to the training runs.
 
     Returns:
         Index: names of the laws. ``holdout_error`` (median absolute relative error), ``holdout_rms``,
-        ``holdout_bias`` (positive where runs are worse than predicted), ``held_out`` (runs), ``parameters``, ``aic``
-        and ``bic`` (all runs, Huber likelihood), ``weight`` (share of each law in the best blend of their
-        out-of-sample predictions), ``status``.
+        ``holdout_bias`` (positive where runs are worse than predicted), ``coverage`` (share of held-out runs inside
+        their band) and ``width`` (median, relative), ``held_out`` (runs), ``parameters``, ``aic`` and ``bic`` (all
+        runs, Huber likelihood), ``weight`` (share of each law in the best blend of their out-of-sample predictions),
+        ``status`` (of the fit) and ``training_status`` (of the law without the held-out runs). With counts also
+        ``pass_at_1_error`` (median absolute, as a share of problems) and ``pass_at_1_coverage``.
 
     Raises:
         ConfigError: fewer than two fits, of different targets, or a holdout that cannot be understood.
         DataError: the fits share no runs, or holding out leaves too few.
     """
+    check_level(level)
     if len(fits) < 2 or not all(isinstance(f, Fit) for f in fits):
         raise ConfigError(f"compare needs at least two fits, got {len(fits)}: compare(fit(...), fit(...))")
     if len({f.target for f in fits}) > 1:
         raise ConfigError(f"the fits explain different columns: {', '.join(sorted({f.target for f in fits}))}")
     runs = _shared_runs(fits)
-    most = max(len(f.law.free) for f in fits)
-    train, held = split(runs, holdout, needed=_columns(fits), least=most + 2)
+    columns, least = _columns(fits), max(len(f.law.free) for f in fits) + 2
+    train, held = split(runs, holdout, needed=columns, least=least)
     rows = {}
     for label, f in zip(_labels(fits), fits, strict=True):
-        missed = _missed(f, train, held)
-        nll = _negative_log_likelihood(f, runs)
-        size = len(f.law.free) + 1
-        rows[label] = {
-            "holdout_error": float(np.median(np.abs(np.expm1(missed)))),
-            "holdout_rms": float(np.sqrt(np.mean(np.expm1(missed) ** 2))),
-            "holdout_bias": float(np.mean(np.expm1(missed))),
-            "held_out": len(held),
-            "parameters": len(f.law.free),
-            "aic": 2.0 * nll + 2.0 * size,
-            "bic": 2.0 * nll + np.log(len(runs)) * size,
-            "weight": 0.0,
-            "status": f.status.name.lower(),
-        }
+        found = predict_held(f, train, held, level=level)
+        rows[label] = _row(f, runs, found)
+        if counts is not None:
+            rows[label] |= _passes(f, found, train, held, counts)
     table = pd.DataFrame.from_dict(rows, orient="index")
-    table["weight"] = _stacking(fits, runs, train, held, least=most + 2)
+    table["weight"] = stack(fits, runs, train, held, columns=columns, least=least)
     return table
 
 
-def split(
-    runs: pd.DataFrame, holdout: Any, *, needed: tuple[str, ...], least: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out runs.
-
-    Args:
-        runs: all runs.
-        holdout: see :func:`compare`.
-        needed: columns of the laws, from which the scale is taken.
-        least: fewest training runs.
-
-    Raises:
-        ConfigError: a holdout that cannot be understood.
-        DataError: nothing is held out or too little is left.
-    """
-    if isinstance(holdout, pd.DataFrame):
-        train = runs[~runs["run_id"].isin(holdout["run_id"])] if {"run_id"} <= set(runs) & set(holdout) else runs
-        held = holdout
-    elif isinstance(holdout, str):
-        if holdout not in runs.columns:
-            raise ConfigError(f"holdout {holdout!r} is no column of the runs; give a column such as 'tokens'")
-        top = runs[holdout] == runs[holdout].max()
-        train, held = runs[~top], runs[top]
-    else:
-        top = _largest(runs, holdout, needed)
-        train, held = runs[~top], runs[top]
-    if len(held) == 0 or len(train) < least:
-        raise DataError(
-            f"holding out leaves {len(train)} of {len(runs)} runs to fit and {len(held)} to predict; the laws need at "
-            f"least {least} and 1: hold out fewer, for example holdout=0.1, or give more runs"
-        )
-    return train, held
+def _row(f: Fit, runs: pd.DataFrame, found: Prediction) -> dict[str, Any]:
+    nll = _negative_log_likelihood(f, runs)
+    size = len(f.law.free) + 1
+    return {
+        "holdout_error": float(np.median(np.abs(found.errors))),
+        "holdout_rms": float(np.sqrt(np.mean(found.errors**2))),
+        "holdout_bias": float(np.mean(found.errors)),
+        "coverage": found.coverage,
+        "width": found.width,
+        "held_out": len(found.runs),
+        "parameters": len(f.law.free),
+        "aic": 2.0 * nll + 2.0 * size,
+        "bic": 2.0 * nll + np.log(len(runs)) * size,
+        "weight": 0.0,
+        "status": f.status.name.lower(),
+        "training_status": found.fit.status.name.lower(),
+    }
 
 
-def _largest(runs: pd.DataFrame, holdout: Any, needed: tuple[str, ...]) -> np.ndarray:
-    scale = decades(runs, scale_columns(runs, needed))
-    if holdout is None:
-        top = scale > scale.max() - 1.0
-        if 0 < top.sum() <= _MOST_HELD * len(runs):
-            return np.asarray(top)
-        holdout = _TOP_SHARE
-    if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0.0 < holdout < 1.0:
-        raise ConfigError(
-            f"holdout must be None, a share in (0, 1), a column's name or a DataFrame of runs, got {holdout!r}"
-        )
-    count = max(1, round(holdout * len(runs)))
-    return np.asarray(scale >= np.sort(scale)[-count])
+def _passes(
+    f: Fit, found: Prediction, train: pd.DataFrame, held: pd.DataFrame, counts: pd.DataFrame
+) -> dict[str, float]:
+    """Pass@1 of the held-out runs from their predicted losses, with the losses' own uncertainty in the band."""
+    if "run_id" not in train.columns or "run_id" not in held.columns:
+        raise DataError("the runs need run_id, which says whose success counts these are")
+    known = set(counts["run_id"])
+    seen = train[train["run_id"].isin(known)]
+    rows = np.flatnonzero(held.loc[found.runs.index, "run_id"].isin(known))
+    if not len(seen) or not len(rows):
+        raise DataError("none of the training runs or none of the held-out runs has success counts; see load_counts")
+    losses = seen.set_index("run_id")[f.target]
+    link = fit_link(counts[counts["run_id"].isin(losses.index)], losses, resamples=200, seed=f.seed)
+    band = found.band.iloc[rows]
+    centre = np.log(band["estimate"].to_numpy(dtype=float))
+    ends = np.log(band[["low", "high"]].to_numpy(dtype=float))
+    shares = (np.arange(len(link.replicates)) + 0.5) / len(link.replicates)
+    draws = np.exp(centre + _spread(shares, found.level)[:, None] * np.nan_to_num(ends[:, 1] - ends[:, 0]) / 2)
+    low, high = np.quantile(link.draw(draws, 1)[:, :, 0], [(1 - found.level) / 2, (1 + found.level) / 2], axis=0)
+    estimate = link.predict(np.exp(centre), 1)["estimate"].to_numpy(dtype=float)
+    ids = held.loc[found.runs.index[rows], "run_id"]
+    observed = rates(counts[counts["run_id"].isin(ids)], [1])[1].loc[list(ids)].to_numpy(dtype=float)
+    return {
+        "pass_at_1_error": float(np.median(np.abs(observed - estimate))),
+        "pass_at_1_coverage": float(np.mean((low <= observed) & (observed <= high))),
+    }
+
+
+def _spread(shares: np.ndarray, level: float) -> np.ndarray:
+    """Normal quantiles of shares, in units of half a band of that level, in an order that has no trend."""
+    from scipy.special import ndtri
+
+    golden = np.argsort((np.arange(len(shares)) * 0.6180339887498949) % 1.0)
+    return np.asarray(ndtri(shares)[golden] / ndtri((1 + level) / 2))
 
 
 def _shared_runs(fits: tuple[Fit, ...]) -> pd.DataFrame:
@@ -146,33 +142,6 @@ def _labels(fits: tuple[Fit, ...]) -> list[str]:
     return labels
 
 
-def _missed(f: Fit, train: pd.DataFrame, held: pd.DataFrame) -> np.ndarray:
-    """Log errors on the held-out runs of the law refitted to the training runs."""
-    data = prepare(train, f.law, target=f.target, warn=False)
-    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, f.focus))
-    best = global_fit(problem, delta=f.robust, seed=f.seed)
-    values = dict(zip(problem.names, problem.to_values(best.theta[None])[0], strict=True))
-    frame, _ = read_frame(held)
-    test = prepare_held(frame, data.law.columns, f.target)
-    return np.asarray(np.log(test[f.target].to_numpy(float)) - np.log(data.law.predict(values, test)))
-
-
-def prepare_held(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> pd.DataFrame:
-    """Held-out runs with everything that is needed to score a prediction.
-
-    Raises:
-        DataError: a column is missing, or no run is left.
-    """
-    missing = [c for c in (*columns, target) if c not in frame.columns]
-    if missing:
-        raise DataError(f"the held-out runs have no column {', '.join(missing)}")
-    kept = frame[[*columns, target]].astype(float)
-    kept = kept[np.isfinite(kept).all(axis=1) & (kept[target] > 0)]
-    if not len(kept):
-        raise DataError(f"none of the {len(frame)} held-out runs has a positive {target} and all of the law's columns")
-    return kept
-
-
 def _negative_log_likelihood(f: Fit, runs: pd.DataFrame) -> float:
     """Under the density exp(-huber(r)/s)/Z(s), its scale s at the maximum; Gauss and Laplace are its ends.
 
@@ -197,94 +166,3 @@ def _negative_log_likelihood(f: Fit, runs: pd.DataFrame) -> float:
 
     centre = np.log(max(total / len(r), 1e-300))
     return float(minimize_scalar(value, bounds=(centre - 10.0, centre + 10.0), method="bounded").fun)
-
-
-# -- blends ----------------------------------------------------------------------------------------------------------
-def _stacking(
-    fits: tuple[Fit, ...], runs: pd.DataFrame, train: pd.DataFrame, held: pd.DataFrame, *, least: int
-) -> np.ndarray:
-    """Weights, at least 0 and summing to 1, with the least squared error of blended out-of-sample predictions."""
-    scale = decades(runs, scale_columns(runs, _columns(fits)))
-    folds = [(train, held)]
-    for cut in _CUTS:
-        top = scale > scale.max() - cut
-        if 0 < top.sum() and (~top).sum() >= max(least, len(runs) // 2):
-            folds.append((runs[~top], runs[top]))
-    errors = []
-    for inside, outside in folds:
-        missed = np.stack([_missed(f, inside, outside) for f in fits], axis=1)
-        errors.append(missed / np.sqrt(len(missed)))
-    return stacking_weights(np.concatenate(errors))
-
-
-def stacking_weights(errors: np.ndarray) -> np.ndarray:
-    """Weights on the simplex that make the blended error smallest, drawn a little towards equal weights.
-
-    Args:
-        errors: (points, laws) out-of-sample errors.
-
-    Source: Breiman 1996, stacked regressions.
-
-    >>> stacking_weights(np.array([[1.0, -1.0], [1.0, -1.0]])).round(3).tolist()
-    [0.5, 0.5]
-    """
-    from scipy.optimize import nnls
-
-    laws = errors.shape[1]
-    size = np.sqrt(np.sum(errors**2, axis=0).min()) + 1e-300
-    ridge = _TOWARDS_EQUAL * size * np.eye(laws)
-    matrix = np.concatenate([errors, ridge, _SUM_TO_ONE * size * np.ones((1, laws))])
-    target = np.concatenate([np.zeros(len(errors)), ridge.sum(axis=1) / laws, [_SUM_TO_ONE * size]])
-    weights, _ = nnls(matrix / size, target / size)
-    return np.asarray(weights / weights.sum())
-
-
-@dataclass(frozen=True, eq=False)
-class Blend:
-    """Several fits with weights; predicts their weighted mean.
-
-    Attributes:
-        fits: the fits.
-        weights: one each, at least 0, summing to 1.
-    """
-
-    fits: tuple[Fit, ...]
-    weights: tuple[float, ...]
-
-    def predict(self, runs: Any = None, *, level: float = 0.9, **columns: Any) -> pd.DataFrame:
-        """The blended prediction with a band: each fit's own band and their disagreement.
-
-        Args:
-            runs: as for :meth:`Fit.predict`.
-            level: coverage of the band.
-            columns: as for :meth:`Fit.predict`.
-        """
-        check_level(level)
-        tables = [np.log(f.predict(runs, level=level, **columns)) for f in self.fits]
-        w = np.array(self.weights)[:, None]
-        logs = {c: np.stack([t[c].to_numpy() for t in tables]) for c in ("estimate", "low", "high")}
-        centre = (w * logs["estimate"]).sum(axis=0)
-        apart = (w * (logs["estimate"] - centre) ** 2).sum(axis=0)
-        down = np.sqrt((w * (logs["estimate"] - logs["low"]) ** 2).sum(axis=0) + apart)
-        up = np.sqrt((w * (logs["high"] - logs["estimate"]) ** 2).sum(axis=0) + apart)
-        table = {"estimate": centre, "low": centre - down, "high": centre + up}
-        return np.exp(pd.DataFrame(table, index=tables[0].index))
-
-
-def blend(*fits: Fit, weights: Any = None, holdout: Any = None) -> Blend:
-    """Fits blended for prediction; by default with the weights that :func:`compare` finds.
-
-    Args:
-        fits: two fits or more of the same target.
-        weights: one each, at least 0; None to stack.
-        holdout: as for :func:`compare`.
-
-    Raises:
-        ConfigError: weights of the wrong number or sign.
-    """
-    if weights is None:
-        weights = compare(*fits, holdout=holdout)["weight"].to_numpy()
-    values = np.asarray(weights, dtype=float)
-    if values.shape != (len(fits),) or (values < 0).any() or not values.sum() > 0:
-        raise ConfigError(f"weights must be {len(fits)} numbers of at least 0, not all 0, got {weights!r}")
-    return Blend(tuple(fits), tuple(map(float, values / values.sum())))

@@ -1,0 +1,123 @@
+"""How should the predictions of several laws be blended? Stacked weights from what each misses out of sample."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalefed.errors import ConfigError
+from scalefed.fitting.backtest import decades, scale_columns
+from scalefed.fitting.fitted import Fit, check_level
+from scalefed.fitting.holdout import missed
+
+_CUTS = (0.25, 0.5, 0.75, 1.0)
+_SUM_TO_ONE = 1e3
+_TOWARDS_EQUAL = 0.5
+
+
+def stack(
+    fits: tuple[Fit, ...],
+    runs: pd.DataFrame,
+    train: pd.DataFrame,
+    held: pd.DataFrame,
+    *,
+    columns: tuple[str, ...],
+    least: int,
+) -> np.ndarray:
+    """Weights, at least 0 and summing to 1, with the least squared error of blended out-of-sample predictions.
+
+    Args:
+        fits: the laws, as fitted.
+        runs: the runs they share.
+        train: runs to fit in one hold-out; other hold-outs are made by scale.
+        held: runs to predict in it.
+        columns: the laws' columns, from which the scale is taken.
+        least: fewest runs that may be fitted.
+    """
+    scale = decades(runs, scale_columns(runs, columns))
+    folds = [(train, held)]
+    for cut in _CUTS:
+        top = scale > scale.max() - cut
+        if 0 < top.sum() and (~top).sum() >= max(least, len(runs) // 2):
+            folds.append((runs[~top], runs[top]))
+    errors = []
+    for inside, outside in folds:
+        found = np.stack([missed(f, inside, outside) for f in fits], axis=1)
+        errors.append(found / np.sqrt(len(found)))
+    return stacking_weights(np.concatenate(errors))
+
+
+def stacking_weights(errors: np.ndarray) -> np.ndarray:
+    """Weights on the simplex that make the blended error smallest, drawn a little towards equal weights.
+
+    Args:
+        errors: (points, laws) out-of-sample errors.
+
+    Source: Breiman 1996, stacked regressions.
+
+    >>> stacking_weights(np.array([[1.0, -1.0], [1.0, -1.0]])).round(3).tolist()
+    [0.5, 0.5]
+    """
+    from scipy.optimize import nnls
+
+    laws = errors.shape[1]
+    size = np.sqrt(np.sum(errors**2, axis=0).min()) + 1e-300
+    ridge = _TOWARDS_EQUAL * size * np.eye(laws)
+    matrix = np.concatenate([errors, ridge, _SUM_TO_ONE * size * np.ones((1, laws))])
+    target = np.concatenate([np.zeros(len(errors)), ridge.sum(axis=1) / laws, [_SUM_TO_ONE * size]])
+    weights, _ = nnls(matrix / size, target / size)
+    return np.asarray(weights / weights.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """Several fits with weights; predicts their weighted mean.
+
+    Attributes:
+        fits: the fits.
+        weights: one each, at least 0, summing to 1.
+    """
+
+    fits: tuple[Fit, ...]
+    weights: tuple[float, ...]
+
+    def predict(self, runs: Any = None, *, level: float = 0.9, **columns: Any) -> pd.DataFrame:
+        """The blended prediction with a band: each fit's own band and their disagreement.
+
+        Args:
+            runs: as for :meth:`Fit.predict`.
+            level: coverage of the band.
+            columns: as for :meth:`Fit.predict`.
+        """
+        check_level(level)
+        tables = [np.log(f.predict(runs, level=level, **columns)) for f in self.fits]
+        w = np.array(self.weights)[:, None]
+        logs = {c: np.stack([t[c].to_numpy() for t in tables]) for c in ("estimate", "low", "high")}
+        centre = (w * logs["estimate"]).sum(axis=0)
+        apart = (w * (logs["estimate"] - centre) ** 2).sum(axis=0)
+        down = np.sqrt((w * (logs["estimate"] - logs["low"]) ** 2).sum(axis=0) + apart)
+        up = np.sqrt((w * (logs["high"] - logs["estimate"]) ** 2).sum(axis=0) + apart)
+        table = {"estimate": centre, "low": centre - down, "high": centre + up}
+        return np.exp(pd.DataFrame(table, index=tables[0].index))
+
+
+def blend(*fits: Fit, weights: Any = None, holdout: Any = None) -> Blend:
+    """Fits blended for prediction; by default with the weights that :func:`compare` finds.
+
+    Args:
+        fits: two fits or more of the same target.
+        weights: one each, at least 0; None to stack.
+        holdout: as for :func:`compare`.
+
+    Raises:
+        ConfigError: weights of the wrong number or sign.
+    """
+    from scalefed.fitting.compare import compare
+
+    if weights is None:
+        weights = compare(*fits, holdout=holdout)["weight"].to_numpy()
+    values = np.asarray(weights, dtype=float)
+    if values.shape != (len(fits),) or (values < 0).any() or not values.sum() > 0:
+        raise ConfigError(f"weights must be {len(fits)} numbers of at least 0, not all 0, got {weights!r}")
+    return Blend(tuple(fits), tuple(map(float, values / values.sum())))
