@@ -1,6 +1,8 @@
 """The ladder of decoders: same arithmetic as transformers' Llama, one flat vector, one pass for many clients."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,9 @@ from scalefed.models import (
     Decoder,
     Layout,
     Shape,
+    _say_far_off,
     build_model,
+    ladder,
     load_weights,
     model_flops,
     save_weights,
@@ -22,7 +26,7 @@ from scalefed.models import (
 )
 
 VOCAB = 512
-LADDER = [Shape.of_width(width, VOCAB) for width in range(8, 601, 8)]
+LADDER = ladder(VOCAB)
 
 
 def tokens(*shape: int, vocab: int = VOCAB, seed: int = 0) -> torch.Tensor:
@@ -50,9 +54,37 @@ def test_ladder_grows_from_a_few_thousand_to_ten_million() -> None:
 @given(target=st.floats(math.log(3e3), math.log(1e7)))
 @settings(deadline=None, max_examples=50)
 def test_every_size_has_a_near_rung(target: float) -> None:
-    """Depth grows in whole layers, so rungs are up to a factor 4 apart below 14k parameters and 2.1 above."""
+    """Depth grows in whole layers, so rungs are up to a factor 2.1 apart."""
     distance = abs(math.log(shape_for(round(math.exp(target)), VOCAB).params) - target)
-    assert distance < (0.7 if target < math.log(14_000) else 0.38)
+    assert distance < 0.38
+
+
+def test_the_rung_between_takes_only_what_was_far_from_its_neighbours() -> None:
+    """Whatever was within 25% of a rung before there was one between still trains that rung."""
+    for params in range(1_000, 60_000, 7):
+        before, now = shape_for(params, VOCAB, between=False), shape_for(params, VOCAB)
+        assert now == before or (now.params == 6_992 and abs(before.params / params - 1) > 0.25)
+    assert shape_for(7_000, VOCAB) == Shape(width=16, layers=2, heads=1, hidden=40, vocab=VOCAB)
+
+
+def test_stored_runs_keep_their_shapes() -> None:
+    stored = [json.loads(path.read_text()) for path in (Path(__file__).parents[1] / "runs").rglob("run.json")]
+    ours = [run for run in stored if not run["config"]["checkpoint"]]
+    assert len(ours) > 60
+    for run in ours:
+        shape = shape_for(run["config"]["params"], run["config"]["vocab_size"])
+        assert shape.params == run["result"]["params"], run["run_id"]
+        assert shape.params_total == run["result"]["params_total"], run["run_id"]
+
+
+def test_a_size_far_off_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    _say_far_off.cache_clear()
+    for params in (14_000, 18_500, 18_500, 1_000):
+        build_model(RunConfig(params=params))
+    assert [record.getMessage() for record in caplog.records] == [
+        "params=18,500 trains 23,200 parameters, +25%: the nearest size there is; the next nearest has 13,944",
+        "params=1,000 trains 1,368 parameters, +37%: the nearest size there is; the next nearest has 3,504",
+    ]
 
 
 def test_head_width_is_constant_over_the_ladder() -> None:

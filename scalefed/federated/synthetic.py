@@ -88,8 +88,8 @@ def pool_bytes(config: RunConfig, state: ServerState) -> int:
 
 # ---------------------------------------------------------------------- generators
 def generator_model(config: RunConfig) -> Decoder:
-    """The small decoder that writes a client's synthetic text."""
-    return Decoder(shape_for(config.generator_params, config.vocab_size))
+    """The small decoder that writes a client's synthetic text, of a rung that runs were made with from the first."""
+    return Decoder(shape_for(config.generator_params, config.vocab_size, between=False))
 
 
 def generators(config: RunConfig, data: ClientText, clients: range) -> list[Tensor]:

@@ -4,12 +4,15 @@ Rungs of a ladder from 3 thousand to 10 million parameters (:class:`Decoder`), o
 whole or with LoRA adapters (:class:`Checkpoint`). :func:`build_model` makes what a config asks for.
 """
 
+import logging
+import math
+from functools import lru_cache
 from typing import Any
 
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError
 from scalefed.models.checkpoint import Checkpoint, CheckpointTokenizer, load_checkpoint, load_tokenizer
-from scalefed.models.decoder import HEAD_WIDTH, NORM_EPS, Decoder, Shape, rotary_tables, rotate, shape_for
+from scalefed.models.decoder import HEAD_WIDTH, NORM_EPS, Decoder, Shape, ladder, rotary_tables, rotate, shape_for
 from scalefed.models.layout import Entry, Layout, Model, Tensor, load_weights, save_weights
 from scalefed.models.session import CheckpointSession
 from scalefed.units import train_flops
@@ -27,6 +30,7 @@ __all__ = [
     "Shape",
     "Tensor",
     "build_model",
+    "ladder",
     "load_weights",
     "model_flops",
     "rotary_tables",
@@ -37,8 +41,15 @@ __all__ = [
 ]
 
 
+logger = logging.getLogger(__name__)
+FAR_OFF = 0.25
+"""A rung further from the size asked for than this share of it is worth a warning."""
+
+
 def build_model(config: RunConfig) -> Model:
     """The model a config asks for: its checkpoint, else the rung of the ladder nearest to ``params``.
+
+    A rung more than 25% off is said in a warning of the log, once for each size.
 
     Raises:
         ConfigError: adapters are asked for and there is no checkpoint to adapt.
@@ -51,7 +62,20 @@ def build_model(config: RunConfig) -> Model:
         raise ConfigError(
             f"lora_rank={config.lora_rank} adapts a pretrained model; give checkpoint= too, or set lora_rank=0"
         )
-    return Decoder(shape_for(config.params, config.vocab_size), precision=config.precision)
+    shape = shape_for(config.params, config.vocab_size)
+    if abs(shape.params / config.params - 1) > FAR_OFF:
+        _say_far_off(config.params, shape.params)
+    return Decoder(shape, precision=config.precision)
+
+
+@lru_cache(maxsize=1_000)
+def _say_far_off(asked: int, trained: int) -> None:
+    others = [shape.params for shape in ladder(1) if shape.params != trained]
+    second = min(others, key=lambda size: abs(math.log(size / asked)))
+    logger.warning(
+        "params=%s trains %s parameters, %+.0f%%: the nearest size there is; the next nearest has %s",
+        f"{asked:,}", f"{trained:,}", 100 * (trained / asked - 1), f"{second:,}",
+    )  # fmt: skip
 
 
 def tokenizer(config: RunConfig) -> Any:

@@ -35,8 +35,8 @@ def main() -> None:
     config = config.replace(tokens=options.rounds * config.tokens_per_round)
     began = time.perf_counter()
     task = prepare(config)
-    print(f"{task.model.params:,} parameters, {task.model.params_trained:,} of them trained; {task.unique_tokens:,} "
-          f"tokens of text, skew {task.skew:.2f}; ready in {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
+    print(f"{task.model.params:,} parameters, {task.model.params_trained:,} trained; {task.unique_tokens:,} "
+          f"tokens, skew {task.skew:.2f}; ready in {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
     before = score(task, task.model.initial(config.seed))
     print(f"held-out loss before: {before.loss:.4f} ({before.std_error:.4f}) nats/token, {before.bits_per_byte:.4f} "
           f"bits/byte, {before.tokens} tokens; {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
