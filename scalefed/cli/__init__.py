@@ -19,6 +19,9 @@ from scalefed.cli import demo, making, reading
 from scalefed.cli.output import say
 from scalefed.cli.plain import Group
 
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+
 app = typer.Typer(
     name="scalefed",
     help="Which model size should you train on this federated budget? Make runs, fit a law, ask it.",
@@ -47,6 +50,8 @@ def main(words: Sequence[str] | None = None) -> int:
         try:
             app(args=None if words is None else list(words), prog_name="scalefed", standalone_mode=True)
         except SystemExit as stop:
+            if stop.code == STOPPED:  # Typer ends so on Ctrl-C, without a word
+                say("stopped; what is stored stays, and the same command goes on from there")
             return stop.code if isinstance(stop.code, int) else 2
         except ScalefedError as error:
             say(f"error: {error}")
@@ -59,9 +64,6 @@ def main(words: Sequence[str] | None = None) -> int:
             where = f" {error.filename}" if error.filename else ""
             say(f"error: cannot use{where}: {error.strerror or error}; check the path and its permissions")
             return 2
-        except KeyboardInterrupt:
-            say("stopped; what is stored stays, and the same command goes on from there")
-            return 130
     return 0
 
 

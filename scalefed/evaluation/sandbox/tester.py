@@ -6,6 +6,7 @@ never near a candidate. Frames on its socket are marshal of ``("problem", key, p
 samples are done.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -68,8 +69,9 @@ def main(arguments: list[str]) -> None:
         link.send(("refused", json.loads(str(error))))
         return
     try:
-        link.send(("ready", tester.facts))
-        _serve(link, tester)
+        with contextlib.suppress(BrokenPipeError):  # the caller has stopped and wants no more verdicts
+            link.send(("ready", tester.facts))
+            _serve(link, tester)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending already
         tester.close()
