@@ -65,6 +65,7 @@ CASES = {
     "loss of runs": ("runs", "loss", {}),
     "loss of a fit": ("fitted", "loss", {}),
     "loss by compute": ("fitted", "loss", {"x": "compute"}),
+    "loss by size": ("fitted", "loss", {"x": "params"}),
     "participation of runs": ("runs", "participation", {"y": "pass_at_1"}),
     "participation of a fit": ("fitted", "participation", {}),
     "passk": ("runs", "passk", {}),
@@ -171,6 +172,22 @@ def test_only_needed_columns_are_needed():
     assert len(data(chart(frame.assign(tokens=1e10 / 6 / frame["params"]), "isoflop"))) == 3
 
 
+def test_runs_of_one_token_budget_are_drawn_against_size():
+    frame = pd.DataFrame({"params": [1e3, 1e4, 1e5], "tokens": [8e6, 8.1e6, 8e6], "loss": [3.0, 2.5, 2.2]})
+    drawn = chart(frame, "loss").to_dict()
+    assert "8.03M tokens each" in drawn["title"]["subtitle"][0]
+    fields = {layer["encoding"]["x"]["field"] for layer in drawn["layer"]}
+    assert fields == {"params"}
+    frame.loc[0, "tokens"] = 2e6
+    assert {layer["encoding"]["x"]["field"] for layer in chart(frame, "loss").to_dict()["layer"]} == {"tokens"}
+
+
+def test_a_chart_of_very_many_rounds_says_that_it_thins_them():
+    frame = pd.DataFrame({"run_id": "a", "round": range(9000), "tokens": range(1, 9001), "loss": 1.0})
+    drawn = chart(frame, "rounds")
+    assert drawn.to_dict()["title"]["subtitle"] == ["One round in 3 is drawn"] and len(data(drawn)) == 3000
+
+
 def test_the_callers_frame_is_not_changed(runs):
     before = runs.copy(deep=True)
     for kind in ("loss", "participation", "passk"):
@@ -189,7 +206,7 @@ def test_mistakes_say_what_is_allowed(runs, fitted):
         chart(runs, "losss")
     with pytest.raises(ConfigError, match="the chart 'loss' takes no 'widht'; did you mean 'width'"):
         chart(runs, "loss", widht=3)
-    with pytest.raises(ConfigError, match="x must be one of tokens, compute, got 'skew'"):
+    with pytest.raises(ConfigError, match="x must be one of tokens, compute, params, got 'skew'"):
         chart(runs, "loss", x="skew")
     for kind in ("optimum", "budget", "residuals"):
         options = {"compute": 1e12} if kind == "budget" else {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalefed.charts.frames import TITLES, Shown, check_choice, is_fit, mixtures, predicted, shown, spread
+from scalefed.charts.frames import TITLES, Shown, check_choice, is_fit, mixtures, predicted, same_size, shown, spread
 from scalefed.charts.parts import (
     Panels,
     assemble,
@@ -31,37 +31,47 @@ if TYPE_CHECKING:
 
 _TOLD = ("run_id", "size_name", "tokens", "compute", "clients_per_round", "mixture", "loss", "estimate", "pass_at_1")
 _SIZES = "Model size (parameters)"
+_BUDGETS = "Training tokens, all clients"
 _DATA = "Clients' data"
 _MOST_ROUNDS = 4000
 
 
-def loss(source: Any, *, x: str = "tokens", width: int = 680, headline: str | None = None) -> Any:
-    """Loss against tokens or compute, one colour a model size, panels by clients per round and the clients' data.
+def loss(source: Any, *, x: str | None = None, width: int = 680, headline: str | None = None) -> Any:
+    """Loss against tokens, compute or size, panels by clients per round and the clients' data.
+
+    One colour is a model size; against size, a token budget.
 
     Args:
         source: runs with params, tokens and loss, or a fit: then its lines with their 90% bands are drawn too.
-        x: ``tokens`` or ``compute``.
+        x: ``tokens``, ``compute`` or ``params``; when None, tokens, or params if all runs have the same tokens.
         width: pixels in all.
         headline: the title.
     """
-    check_choice("x", x, ("tokens", "compute"))
     view = shown(source, ["params", "tokens", _target(source)])
-    sizes = size_names(view.runs)
+    budgets = same_size(view.runs["tokens"].to_numpy(dtype=float))
+    if x is None:
+        x = "tokens" if len(set(budgets)) > 1 or view.runs["size"].nunique() == 1 else "params"
+    check_choice("x", x, ("tokens", "compute", "params"))
+    names, shade, legend = size_names(view.runs), "size_name", _SIZES
+    if x == "params":
+        view.runs["budget_name"], shade, legend = [si(budget) for budget in budgets], "budget_name", _BUDGETS
+        names = [si(budget) for budget in sorted(set(budgets))]
     cut = panels(view.runs, column="clients_per_round", row="mixture", width=width)
-    frame = _with_lines(view, x=x, color="size_name", cut=cut)
+    frame = _with_lines(view, x=x, color=shade, cut=cut)
     layers = _layers(
         frame,
         across=x_log(x, frame[x], width=cut.width, style="power" if x == "compute" else "si"),
         up=y_log("y", _reach(frame), height=cut.height, name=TITLES.get(view.target, view.target)),
-        color=color_by("size_name", sizes, _SIZES, width=width),
+        color=color_by(shade, names, legend, width=width),
         fitted=view.fit is not None,
     )
-    words = "tokens" if x == "tokens" else "compute"
+    words = {"tokens": "training tokens and model size", "compute": "training compute and model size"}
+    told = f"{names[0]} tokens each" if x == "params" and len(names) == 1 else ""
     return assemble(
         layers,
         frame,
         cut,
-        title=title(headline or f"Held-out loss by training {words} and model size", _key(view), width=width),
+        title=title(headline or f"Held-out loss by {words.get(x, 'model size')}", _key(view, told), width=width),
     )
 
 
@@ -201,9 +211,9 @@ def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | No
         )
     )
     kept = frame[frame[x] > 0]
-    return assemble(
-        [layer], kept, cut, title=title(headline or f"{TITLES.get(y, y).split(' (')[0]} while training"), width=width
-    )
+    notes = [f"One round in {every} is drawn"] if every > 1 else []
+    words = f"{TITLES.get(y, y).split(' (')[0]} while training"
+    return assemble([layer], kept, cut, title=title(headline or words, notes, width=width))
 
 
 # ---------------------------------------------------------------------- helpers
@@ -222,8 +232,6 @@ def _plain(column: str) -> str:
 
 def _largest_budget(view: Shown) -> tuple[float, Shown]:
     """The runs of the token budget with most runs (the larger of equals)."""
-    from scalefed.charts.frames import same_size
-
     budgets = same_size(view.runs["tokens"].to_numpy(dtype=float))
     values, counts = np.unique(budgets, return_counts=True)
     budget = max(zip(counts.tolist(), values.tolist(), strict=True))[1]
@@ -250,7 +258,7 @@ def _with_lines(view: Shown, *, x: str, color: str, cut: Panels, y: str | None =
     keys = [
         name
         for name in dict.fromkeys([color, cut.column, cut.row, *_group(view)])
-        if name and name != x and name in runs
+        if name and name != x and name in runs and (name, x) != ("size_name", "params")
     ]
     runs["group"] = runs.groupby(keys, dropna=False).ngroup() if keys else 0
     if view.fit is None or y != view.target:
@@ -300,7 +308,11 @@ def _layers(frame: "pd.DataFrame", *, across: Any, up: Any, color: Any, fitted: 
             .encode(y=same_axis(up, "y_low"))
         )
         drawn.append(of_line.mark_line(strokeWidth=1.8, clip=True, interpolate="monotone").encode(y=up))
-    elif "params" not in frame or frame.groupby("size")["params"].agg(lambda p: p.max() / p.min()).max() < 1.2:
+    elif (
+        "params" not in frame
+        or "budget_name" in frame
+        or frame.groupby("size")["params"].agg(lambda p: p.max() / p.min()).max() < 1.2
+    ):
         drawn.append(points.mark_line(strokeWidth=1.2, opacity=0.5).encode(y=_mean(up), detail="group:N"))
     if frame.loc[frame["part"] == "run", "y_low"].notna().any():
         drawn.append(points.mark_rule(strokeWidth=1.2, opacity=0.6).encode(y=same_axis(up, "y_low"), y2="y_high:Q"))
