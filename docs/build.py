@@ -1,9 +1,10 @@
-"""Write docs/settings.md and docs/columns.md from the code, so that they cannot drift: ``python docs/build.py``."""
+"""Write the tables in docs/ from the code, so that they cannot drift: ``python docs/build.py``."""
 
 import math
 from pathlib import Path
 
 from scalefed.config import _CHOICES, RunConfig
+from scalefed.laws import LAWS
 from scalefed.schema import COLUMNS, ROUND_COLUMNS
 
 HERE = Path(__file__).parent
@@ -17,6 +18,13 @@ COLUMNS_HEAD = """# Every column of the run log
 
 One row a run (`sf.load_runs`), then one row a round (`rounds=True`). Settings are in [settings.md](settings.md).
 Columns marked *timing* may differ between two runs of the same settings; no other may.
+"""
+LAWS_HEAD = """# Every named law
+
+`sf.fit(runs, law="federated")` and `scalefed fit RUNS --law federated` take these names, or a formula of your own: any
+sum of products of powers of columns of the run log, such as `E + A/params^a + B*exp(s*skew)/tokens^b`. Loss is in nats
+per token; `params` without embeddings, `tokens` over all clients and rounds, `skew` from 0 (iid) to 1 (disjoint).
+`scalefed laws NAME` prints one of them.
 """
 
 
@@ -47,6 +55,18 @@ def columns() -> str:
     return "\n".join(parts)
 
 
+def laws() -> str:
+    """Every named law with its formula, parameters and source."""
+    parts = [LAWS_HEAD]
+    for name, law in LAWS.items():
+        parts += [f"## {name}\n", f"    {law.formula}\n", "| parameter | unit | meaning |", "|---|---|---|"]
+        for parameter in law.parameters:
+            unit = law.units[parameter].replace("none", "")
+            parts.append(f"| `{parameter}` | {unit} | {law.meanings[parameter]} |")
+        parts.append(f"\nSource: {law.source}\n")
+    return "\n".join(parts)
+
+
 def _default(name: str, value: object) -> str:
     if value is None:
         return "by rule"
@@ -60,3 +80,4 @@ def _default(name: str, value: object) -> str:
 if __name__ == "__main__":
     (HERE / "settings.md").write_text(settings(), encoding="utf-8")
     (HERE / "columns.md").write_text(columns(), encoding="utf-8")
+    (HERE / "laws.md").write_text(laws(), encoding="utf-8")

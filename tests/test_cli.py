@@ -15,13 +15,27 @@ from scalefed.cli import app, main
 from scalefed.cli.demo import CHARTS
 from scalefed.cli.output import configs_from
 from scalefed.config import RunConfig
+from scalefed.laws import LAWS
 from scalefed.runlog import load_runs, write_run
 from scalefed.simulation import simulate_runs
 
 ROOT = Path(__file__).parents[1]
 TRUTH = {"E": 0.33, "A": 30.0, "a": 0.55, "B": 2500.0, "b": 0.65}
 LAW = "E + A/params^a + B/tokens^b"
-COMMANDS = ("chart", "compare", "demo", "evaluate", "fit", "next", "optimum", "report", "runs", "sweep", "train")
+COMMANDS = (
+    "chart",
+    "compare",
+    "demo",
+    "evaluate",
+    "fit",
+    "laws",
+    "next",
+    "optimum",
+    "report",
+    "runs",
+    "sweep",
+    "train",
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning", "ignore::scalefed.errors.RunLogWarning")
 
@@ -225,6 +239,19 @@ def test_laws_are_compared(files, capsys):
     code, out, _ = run(capsys, *words, "--json")
     rows = json.loads(out)
     assert code == 0 and len(rows) == 2 and {"holdout_error", "aic", "bic", "weight"} <= set(rows[0])
+
+
+def test_laws_are_listed_and_explained(capsys):
+    code, out, _ = run(capsys, "laws")
+    assert code == 0 and {line.split()[0] for line in out.splitlines()} == set(LAWS)
+    code, out, _ = run(capsys, "laws", "federated")
+    assert code == 0 and LAWS["federated"].formula in out and "clients_per_round, params, skew, tokens" in out
+    for name in LAWS["federated"].parameters:
+        assert re.search(rf"^  {name} +\w", out, re.MULTILINE)
+    code, out, _ = run(capsys, "laws", "E + A/params^a", "--json")
+    assert code == 0 and [row["parameter"] for row in json.loads(out)["parameters"]] == ["E", "A", "a"]
+    code, out, err = run(capsys, "laws", "federatd")
+    assert code == 2 and out == "" and "did you mean 'federated'" in err
 
 
 def test_charts_and_pages_are_written(files, capsys, tmp_path):

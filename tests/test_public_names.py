@@ -117,3 +117,4 @@ def test_generated_pages_are_what_the_code_says():
         sys.path.remove(str(ROOT / "docs"))
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == build.settings(), "run: python docs/build.py"
     assert (ROOT / "docs" / "columns.md").read_text(encoding="utf-8") == build.columns(), "run: python docs/build.py"
+    assert (ROOT / "docs" / "laws.md").read_text(encoding="utf-8") == build.laws(), "run: python docs/build.py"

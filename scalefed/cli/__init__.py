@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
     import typer
 
-from scalefed.cli import demo, making, reading
+from scalefed.cli import demo, listing, making, reading
 from scalefed.cli.output import say
 from scalefed.cli.plain import Group
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 demo.register(app)
 making.register(app)
 reading.register(app)
+listing.register(app)
 
 
 def main(words: Sequence[str] | None = None) -> int:
