@@ -155,6 +155,32 @@ def test_a_wrong_rename_is_named(runs: pd.DataFrame) -> None:
         fit(runs, "chinchilla", columns={"params": "N"})
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".jsonl"])
+def test_a_file_may_name_every_column_its_own_way(tmp_path: Path, suffix: str) -> None:
+    """Foreign names for the run log's columns, for a law's own columns, and for the target."""
+    table = simulate_runs("chinchilla", TRUTHS["chinchilla"], {c: FULL[c] for c in ("params", "tokens")})
+    foreign = pd.DataFrame({"N": table["params"], "D": table["tokens"], "L": table["loss"]})
+    path = tmp_path / f"mine{suffix}"
+    if suffix == ".csv":
+        foreign.to_csv(path, index=False)
+    elif suffix == ".parquet":
+        foreign.to_parquet(path)
+    else:
+        foreign.to_json(path, orient="records", lines=True)
+    law = Law.parse("E + A/width^a + B/length^b", columns=("width", "length"))
+    ways = (
+        ("chinchilla", "loss", {"params": "N", "tokens": "D", "loss": "L"}),
+        ("chinchilla", "bits", {"params": "N", "tokens": "D", "bits": "L"}),
+        (law, "loss", {"width": "N", "length": "D", "loss": "L"}),
+        (law, "bits", {"width": "N", "length": "D", "bits": "L"}),
+    )
+    for wanted, target, columns in ways:
+        found = fit(path, wanted, target=target, columns=columns, resamples=0, backtest=False)
+        assert found.params == pytest.approx(TRUTHS["chinchilla"], rel=1e-6)
+    with pytest.raises(DataError, match="'W'"):
+        fit(path, law, columns={"width": "W", "length": "D", "bits": "L"}, target="bits", resamples=0)
+
+
 def test_the_federated_law_works_without_skew() -> None:
     truth = {p: v for p, v in TRUTHS["federated"].items() if p != "s"}
     runs = simulate_runs(LAWS["federated"].with_(fixed={"s": 0.0}), truth, FEDERATED)

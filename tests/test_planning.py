@@ -1,5 +1,8 @@
 """Plans from a fit: what is filled in from the runs, what is refused, and how intervals and pass@k come along."""
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,10 @@ from scalefed.fitting import planning
 from scalefed.fitting.attempts import optimal_size_with_attempts
 from scalefed.fitting.context import question, skew_of
 from scalefed.fitting.link import EXAMPLE, Link
+from scalefed.fitting.result import fit
 from scalefed.laws import LAWS
 from scalefed.optimum import minimise
+from scalefed.simulation import simulate_runs
 
 VALUES = {"E": 0.35, "A": 6.0, "a": 0.34, "B": 200.0, "b": 0.42, "g": 0.5, "s": 1.2}
 
@@ -209,3 +214,23 @@ def test_a_law_without_tokens_is_refused():
     values = {"E": 1.0, "A": 20.0, "a": 0.1, "g": 0.01}
     with pytest.raises(FitError, match="does not say how loss depends on tokens"):
         planning.optimal_size(fitted("diloco-offset", values), compute=1e20, clients_per_round=4)
+
+
+def test_a_saved_fit_answers_where_torch_cannot_be_imported(tmp_path: Path) -> None:
+    """A fresh process without torch, and without the slow imports that an answer does not need."""
+    levels = {"params": [1e7, 1e8, 1e9], "tokens": [1e9, 1e10, 1e11], "clients_per_round": [1, 4, 16]}
+    found = fit(simulate_runs("federated", VALUES, {**levels, "skew": [0.0, 0.5]}, noise=0.002), "federated")
+    path = found.save(tmp_path / "fit.json")
+    code = f"""
+import sys
+sys.modules["torch"] = None  # import torch now raises ImportError
+import scalefed as sf
+best = sf.load_fit({str(path)!r}).optimal_size(compute=1e19, clients_per_round=4, skew=0.2)
+print(best.params, best.loss_low, best.loss_high)
+print([m for m in ("scipy.stats", "statsmodels", "altair", "transformers", "flwr") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    numbers, loaded = done.stdout.splitlines()
+    best = found.optimal_size(compute=1e19, clients_per_round=4, skew=0.2)
+    assert [float(x) for x in numbers.split()] == pytest.approx([best.params, best.loss_low, best.loss_high], rel=1e-9)
+    assert loaded == "[]"

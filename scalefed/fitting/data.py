@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,7 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
     source = None
     renames = dict(columns or {})
     if isinstance(runs, (str, PathLike)):
-        from scalefed.runlog import load_runs
-
-        known = {ours: theirs for ours, theirs in renames.items() if ours in SCHEMA}
-        source, frame = str(runs), load_runs(runs, columns=known or None)
-        renames = {ours: theirs for ours, theirs in renames.items() if ours not in known}
+        source, frame, renames = str(runs), *_from_path(runs, renames)
     elif isinstance(runs, pd.DataFrame):
         frame = runs
     elif isinstance(runs, Mapping):
@@ -79,6 +76,20 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
         clash = [ours for ours, theirs in renames.items() if ours in frame.columns and ours != theirs]
         frame = frame.drop(columns=clash).rename(columns={theirs: ours for ours, theirs in renames.items()})
     return frame, source
+
+
+def _from_path(runs: "str | PathLike[str]", renames: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """A run log with the schema's columns renamed, and the renames that are left: columns of the user's own laws."""
+    from scalefed.runlog import load_runs
+    from scalefed.runtables import read_table
+
+    known = {ours: theirs for ours, theirs in renames.items() if ours in SCHEMA}
+    own = {ours: theirs for ours, theirs in renames.items() if ours not in known}
+    if own and Path(runs).is_file():
+        table = read_table(runs)
+        if not known and not any(name in SCHEMA for name in table.columns):
+            return table, own
+    return load_runs(runs, columns=known or None), own
 
 
 def prepare(

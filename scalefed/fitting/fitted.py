@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,55 +124,63 @@ class Fit:
             DataError: a column is missing or not positive.
         """
         check_level(level)
-        frame = self._frame(runs, columns)
+        arrays, index = self._columns(runs, columns)
+        count = max((len(x) for x in arrays.values()), default=1)
         size = max(1, _CHUNK_DOUBLES // max(len(self.resampled), 1))
-        pieces = [self._predict(frame.iloc[i : i + size], level) for i in range(0, max(len(frame), 1), size)]
-        table = pd.concat(pieces) if len(pieces) > 1 else pieces[0]
-        return table if parts else table[["estimate", "low", "high"]]
+        pieces = [
+            self._band({c: x[i : i + size] for c, x in arrays.items()}, min(size, count - i), level)
+            for i in range(0, max(count, 1), size)
+        ]
+        kept = pieces[0] if parts else ("estimate", "low", "high")
+        return pd.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in kept}, index=index)
 
-    def _predict(self, frame: pd.DataFrame, level: float) -> pd.DataFrame:
-        from scipy.stats import norm, t
+    def _band(self, arrays: Mapping[str, np.ndarray], count: int, level: float) -> dict[str, np.ndarray]:
+        from scipy.special import ndtri, stdtrit
 
-        arrays = {c: frame[c].to_numpy(dtype=float) for c in self.law.columns}
-        estimate = np.broadcast_to(self.law.predict(self.params, arrays), len(frame))
+        estimate = np.broadcast_to(self.law.predict(self.params, arrays), count)
         log = np.log(estimate)
-        sample = np.broadcast_to(log, (1, len(frame)))
+        sample = np.broadcast_to(log, (1, count))
         if len(self.resampled):
-            values = {p: self.resampled[p].to_numpy() for p in self.law.free}
-            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.resampled), len(frame))))
+            values = self._replicates
+            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.resampled), count)))
         tail = (1 + level) / 2
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
-        beyond = np.broadcast_to(distance(self.backtest, arrays), len(frame))
+        beyond = np.broadcast_to(distance(self.backtest, arrays), count)
         apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * (beyond > 0)
         model = np.hypot(model_error(self.backtest, beyond), apart)
-        rest = (float(t.ppf(tail, self.degrees)) * noise) ** 2 + (float(norm.ppf(tail)) * model) ** 2
-        return pd.DataFrame(
-            {
-                "estimate": estimate,
-                "low": estimate * np.exp(-np.sqrt(down**2 + rest)),
-                "high": estimate * np.exp(np.sqrt(up**2 + rest)),
-                "parameter": sample.std(axis=0),
-                "noise": noise,
-                "model": model,
-                "distance": beyond,
-            },
-            index=frame.index,
-        )
+        rest = (float(stdtrit(self.degrees, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
+        return {
+            "estimate": estimate,
+            "low": estimate * np.exp(-np.sqrt(down**2 + rest)),
+            "high": estimate * np.exp(np.sqrt(up**2 + rest)),
+            "parameter": sample.std(axis=0),
+            "noise": noise,
+            "model": model,
+            "distance": beyond,
+        }
 
-    def _frame(self, runs: Any, columns: Mapping[str, Any]) -> pd.DataFrame:
-        if runs is None:
-            arrays = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in columns.items()}
-            shape = np.broadcast_shapes(*(a.shape for a in arrays.values()), (1,))
-            frame = pd.DataFrame({k: np.broadcast_to(v, shape) for k, v in arrays.items()})
-        else:
-            frame, _ = read_frame(runs)
+    @cached_property
+    def _replicates(self) -> dict[str, np.ndarray]:
+        """The free parameters' replicates as plain arrays."""
+        matrix = self.resampled[list(self.law.free)].to_numpy(dtype=float)
+        return {p: np.ascontiguousarray(matrix[:, i]) for i, p in enumerate(self.law.free)}
+
+    def _columns(self, runs: Any, columns: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], pd.Index]:
+        """The law's columns as arrays of one length, and the index of the answer."""
         needed = self.law.columns
-        missing = [c for c in needed if c not in frame.columns]
+        given: Any = columns
+        if runs is not None:
+            given, _ = read_frame(runs)
+        missing = [c for c in needed if c not in given]
         if missing:
-            given = ", ".join(map(str, frame.columns)) or "nothing"
-            raise DataError(f"predict needs the column {', '.join(missing)} for {self.law.name!r}; given: {given}")
-        return frame
+            names = ", ".join(map(str, given)) or "nothing"
+            raise DataError(f"predict needs the column {', '.join(missing)} for {self.law.name!r}; given: {names}")
+        if runs is not None:
+            return {c: given[c].to_numpy(dtype=float) for c in needed}, given.index
+        arrays = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in columns.items()}
+        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()), (1,))
+        return {c: np.broadcast_to(arrays[c], shape) for c in needed}, pd.RangeIndex(shape[0])
 
     # -- what to train -----------------------------------------------------------------------------------------------
     def optimal_size(self, **budget: Any) -> "Optimum":

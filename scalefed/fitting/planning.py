@@ -201,7 +201,8 @@ def optimal_sizes(
 
 def values_of(fit: FitLike) -> dict[str, Array]:
     """Parameter -> (1 + b,): the estimate first, then the bootstrap replicates."""
-    return optimum.stack(fit.law, fit.params, {name: fit.resampled[name].to_numpy(float) for name in fit.resampled})
+    table = fit.resampled.to_numpy(dtype=float)
+    return optimum.stack(fit.law, fit.params, {str(name): table[:, i] for i, name in enumerate(fit.resampled.columns)})
 
 
 def _report(

@@ -57,7 +57,7 @@ def profile(
 
     Source: Venzon and Moolgavkar 1988 for profiles; Schrader and Hettmansperger 1980 for robust likelihood ratios.
     """
-    from scipy.stats import f as f_distribution
+    from scipy.special import fdtri
 
     check_level(level)
     if parameter not in fit.law.free:
@@ -72,7 +72,7 @@ def profile(
     residuals = Solver(problem, delta=fit.robust).residuals(theta)[0][0]
     statistic = 2.0 * (objective - fit.certificate.objective) * _ratio(residuals, fit, weights)
     table = pd.DataFrame({"value": grid, "objective": objective, "statistic": np.maximum(statistic, 0.0)})
-    limit = float(f_distribution.ppf(level, 1, fit.degrees))
+    limit = float(fdtri(1, fit.degrees, level))
     low, high = _crossings(grid, table["statistic"].to_numpy(), limit, fit.params[parameter])
     return Profile(parameter, table, fit.params[parameter], low, high, level)
 
@@ -119,12 +119,12 @@ def _descend(
 
 def _ratio(residuals: np.ndarray, fit: Fit, weights: np.ndarray | None) -> float:
     """E[psi'] / E[psi^2]: what makes twice the objective's rise a likelihood ratio; psi' smoothed by the noise."""
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     w = np.ones(len(residuals)) if weights is None else weights
     n, p = len(residuals), len(fit.law.free)
     width = max(_BANDWIDTH * fit.noise, 1e-300)
-    inside = norm.cdf((fit.robust - residuals) / width) - norm.cdf((-fit.robust - residuals) / width)
+    inside = ndtr((fit.robust - residuals) / width) - ndtr((-fit.robust - residuals) / width)
     psi = np.clip(residuals, -fit.robust, fit.robust)
     return float(np.average(inside, weights=w) / (np.average(psi**2, weights=w) * n / max(n - p, 1) + 1e-300))
 

@@ -8,6 +8,7 @@ where the two part company beyond them, the runs cannot tell who is right.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -22,6 +23,7 @@ _BEND_BOUNDS = (-0.2, 0.2)
 _LARGE = 5_000
 
 
+@lru_cache(maxsize=64)
 def rival_of(law: Law) -> Law | None:
     """The next richer law, or None where there is none.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -158,17 +159,17 @@ class Law:
             shared={**self.shared, **shared},
         )
 
-    @property
+    @cached_property
     def free(self) -> tuple[str, ...]:
         """Parameters that a fit estimates: all but the fixed ones."""
         return tuple(p for p in self.parameters if p not in self.fixed)
 
-    @property
+    @cached_property
     def bound_terms(self) -> tuple[Term, ...]:
         """The terms with fixed parameters put in."""
         return tuple(substitute_term(t, self.fixed, self.positive) for t in self.terms)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """Columns of the run log that the law needs; one that only a parameter fixed at 0 multiplies is not needed."""
         names: dict[str, None] = {}
@@ -178,14 +179,14 @@ class Law:
                     names.update(dict.fromkeys(atom.columns))
         return tuple(names)
 
-    @property
+    @cached_property
     def is_posynomial(self) -> bool:
         """Whether the law is a plain sum of power-law products (no powers of sums, no repeats)."""
         return not any(t.powers for t in self.terms) and not any(
             a.kind == "repeats" for t in self.terms for p in t.parts for a in p.atoms
         )
 
-    @property
+    @cached_property
     def floor(self) -> str | None:
         """The parameter that is the irreducible loss: a term of its own without any column; None if there is none."""
         for term in self.terms:
