@@ -47,7 +47,8 @@ def main() -> None:
           f"skew {task.skew:.2f}; scored in {time.perf_counter() - began:.0f} s")  # fmt: skip
     print(f"held-out loss before: {before.loss:.4f} ({before.std_error:.4f}) nats/token, {before.bits_per_byte:.4f} "
           f"bits/byte, {before.tokens} tokens")  # fmt: skip
-    whole = bytes_on_wire(task.model.params_total, clients_per_round=config.clients_per_round, rounds=config.rounds)
+    frozen = task.model.params_total - task.model.params_trained
+    whole = bytes_on_wire(frozen, clients_per_round=config.clients_per_round, rounds=config.rounds)
     print(
         f"held-out loss after: {run.loss:.4f} ({run.loss_std_error:.4f}) nats/token, {run.bits_per_byte:.4f} bits/byte"
     )
