@@ -241,6 +241,18 @@ def test_laws_are_compared(files, capsys):
     assert code == 0 and len(rows) == 2 and {"holdout_error", "aic", "bic", "weight"} <= set(rows[0])
 
 
+@pytest.mark.slow
+def test_laws_are_compared_with_a_known_floor_and_on_pass_at_1(capsys):
+    words = ["compare", ROOT / "runs" / "pilot", "--law", "chinchilla", "--law", "diloco", "--resamples", 20]
+    code, out, err = run(capsys, *words, "--holdout", "tokens > 4e6", "--fix", "E=0.2009", "--passk", "--json")
+    rows = json.loads(out)
+    assert code == 0 and err == "" and [row["held_out"] for row in rows] == [30, 30]
+    assert [row["parameters"] for row in rows] == [4, 3]  # E is held in the law that has it
+    assert all(0 < row["pass_at_1_error"] < 0.5 for row in rows)
+    code, out, err = run(capsys, *words, "--fix", "F=1")
+    assert code == 2 and "no law here has a parameter 'F' to hold" in err
+
+
 def test_laws_are_listed_and_explained(capsys):
     code, out, _ = run(capsys, "laws")
     assert code == 0 and {line.split()[0] for line in out.splitlines()} == set(LAWS)

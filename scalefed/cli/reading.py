@@ -1,5 +1,6 @@
 """Commands that read runs: runs, fit, compare, optimum, next, chart, report."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,7 @@ from scalefed.cli.plain import add
 
 if TYPE_CHECKING:
     from scalefed.fitting.result import Fit
+    from scalefed.laws import Law as LawType
 
 Source = Annotated[Path, typer.Argument(help="A folder of runs, or a .csv, .parquet or .jsonl file.")]
 FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
@@ -33,6 +35,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="What is held fixed: clients=16 participation=0.25 skew=0 ..."),
 ]
+Fix = Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -50,7 +53,12 @@ def register(app: typer.Typer) -> None:
         "scalefed fit runs/pilot --law federated --out fits/pilot.json",
         "scalefed fit mine.csv --law chinchilla --column params=N --column tokens=D",
     )
-    add(app, compare, "scalefed compare runs/grid --law chinchilla --law average-compute --law federated")
+    add(
+        app,
+        compare,
+        "scalefed compare runs/pilot --law chinchilla --law federated --holdout tokens",
+        "scalefed compare runs/pilot --law chinchilla --law federated --holdout 0.2 --fix E=0.2009 --passk",
+    )
     add(app, optimum, "scalefed optimum fits/pilot.json --compute 1e15 clients=16 participation=0.25")
     add(app, next_, "scalefed next fits/pilot.json --compute 2e13 --count 6 clients_per_round=4", name="next")
     add(
@@ -101,7 +109,7 @@ def fit(
     law: Law = "federated",
     target: Annotated[str, typer.Option(help="Column that the law explains.")] = "loss",
     robust: Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")] = "1e-3",
-    fix: Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")] = None,
+    fix: Fix = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     column: Columns = None,
@@ -134,8 +142,12 @@ def fit(
 def compare(
     source: Source,
     law: Annotated[list[str] | None, typer.Option(help="A law to compare; may be repeated.")] = None,
-    holdout: Annotated[str | None, typer.Option(help="Runs to hold out: a share, or a column such as tokens.")] = None,
+    holdout: Annotated[
+        str | None, typer.Option(help="Runs to hold out: a share, a column such as tokens, or 'tokens > 8e6'.")
+    ] = None,
+    passk: Annotated[bool, typer.Option("--passk", help="Predict pass@1 of the held-out runs too.")] = False,
     target: Annotated[str, typer.Option(help="Column that the laws explain.")] = "loss",
+    fix: Fix = None,
     resamples: Resamples = 200,
     seed: Seed = 0,
     column: Columns = None,
@@ -143,16 +155,27 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare laws by how well they predict larger, unseen runs."""
+    import warnings
+
+    from scalefed.errors import FitWarning
     from scalefed.fitting.compare import compare as judge_laws
     from scalefed.fitting.result import fit as make
     from scalefed.laws import as_law
-    from scalefed.runlog import load_runs
+    from scalefed.runlog import load_counts, load_runs
 
     laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
-    fits = [make(frame, one, target=target, resamples=resamples, seed=seed) for one in laws]
-    options = {} if holdout is None else {"holdout": number(holdout)}
-    tell_frame(judge_laws(*fits, **options), as_json=as_json, index="law")
+    options: dict[str, Any] = {} if holdout is None else {"holdout": number(holdout)}
+    if passk:
+        options["counts"] = load_counts(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)  # the table has a status for every law
+        fits = [
+            make(frame, one, target=target, fixed=held, resamples=resamples, seed=seed)
+            for one, held in zip(laws, _held(fix, laws), strict=True)
+        ]
+        table = judge_laws(*fits, **options)
+    tell_frame(table, as_json=as_json, index="law")
 
 
 def optimum(
@@ -244,6 +267,18 @@ def save_chart(drawn: Any, target: Path) -> None:
         drawn.save(str(target), scale_factor=2)
     else:
         drawn.save(str(target))
+
+
+def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, float]]:
+    """Of the parameters to hold, those that each law has; one that no law has is a mistake."""
+    from scalefed.errors import ConfigError, nearest
+
+    held = {name: number(value) for name, value in (columns_from(fix) or {}).items()}
+    known = {parameter for law in laws for parameter in law.parameters}
+    for name in held:
+        if name not in known:
+            raise ConfigError(f"no law here has a parameter {name!r} to hold; {nearest(name, sorted(known))}")
+    return [{name: value for name, value in held.items() if name in law.parameters} for law in laws]
 
 
 def _fit_of(source: Path, law: str) -> "Fit":
