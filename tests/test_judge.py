@@ -1,4 +1,4 @@
-"""The judge keeps its promises: order, levels, nothing lost when a worker or the caller is stopped, bad input answered."""
+"""The judge keeps its promises: order, levels, nothing lost when anything is stopped, bad input answered."""
 
 import gzip
 import json

