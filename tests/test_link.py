@@ -1,5 +1,6 @@
 """The link from loss to pass@k: derivatives, recovery, limits, intervals, and the Pythia counts where at hand."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,44 @@ def test_an_undetermined_ceiling_is_said():
     assert "ceiling" in fit_link(weak, losses, resamples=2).status
 
 
+def bent(seed: int) -> tuple[pd.DataFrame, pd.Series]:
+    """Counts whose mean curve flattens at low losses, which no shape of the link can follow."""
+    generator = np.random.default_rng(seed)
+    losses = pd.Series(np.linspace(0.4, 1.3, 24), index=[f"r{i:02d}" for i in range(24)])
+    mean = 0.9 / (1 + np.exp(6 * np.maximum(losses.to_numpy() - 0.7, 0.25 * (losses.to_numpy() - 0.7))))
+    rate = generator.beta(3 * mean[:, None], 3 * (1 - mean[:, None]), (24, 200))
+    table = {"run_id": np.repeat(losses.index, 200), "task_id": np.tile(np.arange(200), 24), "samples": 20}
+    return pd.DataFrame({**table, "correct": generator.binomial(20, rate).ravel()}), losses
+
+
+def test_beyond_the_runs_the_interval_holds_the_curves_own_error():
+    """Smaller where the curve is right than where it is wrong, and none among the runs."""
+    right = [fit_link(*simulated(seed=s), resamples=2).discrepancy[0] for s in range(4)]
+    wrong = [fit_link(*bent(s), resamples=2).discrepancy[0] for s in range(4)]
+    assert np.mean(right) < 0.7 * np.mean(wrong)
+    link = fit_link(*bent(0), resamples=100)
+    assert link.beyond([0.4, 1.3, 0.8]).tolist() == [0.0, 0.0, 0.0]
+    assert link.beyond([0.4 - 0.45, 1.3 + 0.9]) == pytest.approx([0.5, 1.0])
+    alone = dataclasses.replace(link, discrepancy=(0.0, 0.0))
+    for loss, widened in ((0.5, False), (0.1, True)):
+        with_error, without = link.predict(loss, (1, 10)), alone.predict(loss, (1, 10))
+        assert ((with_error["high"] - with_error["low"]) > (without["high"] - without["low"]) * 1.1).all() == widened
+    few = simulated(runs=3, problems=40)
+    assert "too few runs to hold any out" in fit_link(*few, resamples=2).status
+
+
+def test_bands_of_runs_beyond_a_bent_curve_cover():
+    """The four best runs held out, four draws: nominal 90%."""
+    inside = []
+    for seed in range(4):
+        counts, losses = bent(seed)
+        held = list(losses.index[:4])
+        link = fit_link(counts[~counts["run_id"].isin(held)], losses, resamples=100)
+        band, seen = link.predict(losses[held].to_numpy(), 1), rates(counts, [1])[1][held].to_numpy()
+        inside.extend(((band["low"] <= seen) & (seen <= band["high"])).tolist())
+    assert np.mean(inside) >= 0.8
+
+
 def test_forms_are_compared_on_held_out_runs():
     counts, losses = simulated(runs=14, problems=800, samples=40)
     table = compare_forms(counts, losses, holdout=["r06", "r10"], k=(1, 10), resamples=20)
@@ -267,6 +306,16 @@ def test_pythia_two_largest_sizes_held_out(pythia):
     large_k = table[table["k"] >= 100].groupby("form")["miss"].mean()
     assert overall["link"] < min(overall["passuntil"], overall["sigmoid"], overall["glm"])
     assert large_k["link"] < 0.1 and large_k["link"] < 0.6 * min(large_k["passuntil"], large_k["sigmoid"])
+
+
+def test_pythia_bands_hold_the_sizes_held_out(pythia):
+    """pass@1, @10, @100 and @1000 of the two largest sizes: eight values, nominal 90%."""
+    counts, log_params = pythia
+    held = ["6.9B", "12B"]
+    link = fit_link(counts[~counts["run_id"].isin(held)], log_params, covariate="log params", resamples=200)
+    ks = (1, 10, 100, 1000)
+    band, seen = link.predict(log_params[held].to_numpy(), ks), rates(counts, ks).loc[held].to_numpy().ravel()
+    assert ((band["low"] <= seen) & (seen <= band["high"])).sum() >= 7
 
 
 def test_pythia_thousand_attempts_from_a_hundred(pythia):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import digamma, expit, gammaln
+from scipy.special import digamma, expit, gammaln, logit
 
 from scalefed.errors import DataError
 
@@ -69,10 +69,9 @@ class Curve:
         b0, b1, t, g0, g1 = (column.reshape((-1,) + (1,) * (z.ndim - 1)) for column in self.theta.T)
         if len(self.theta) == 1:
             b0, b1, t, g0, g1 = (float(column.item()) for column in (b0, b1, t, g0, g1))
-        logit_mean, log_spread = b0 + b1 * z, g0 + g1 * z
+        mean, log_spread = expit(t) * mean_shape(self.mean, b0 + b1 * z)[0], g0 + g1 * z
         if shift is not None:
-            logit_mean, log_spread = logit_mean + shift[:, 0], log_spread + shift[:, 1]
-        mean = expit(t) * mean_shape(self.mean, logit_mean)[0]
+            mean, log_spread = expit(logit(mean) + shift[:, 0]), log_spread + shift[:, 1]
         spread = np.exp(np.clip(log_spread, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT))
         tiny = SMALLEST_SHAPE
         return np.maximum(mean * spread, tiny), np.maximum((1 - mean) * spread, tiny)
@@ -177,7 +176,7 @@ class Cells:
 
 
 def run_derivatives(
-    theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool = True
+    theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool = True, shift: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """Log-likelihood and its derivatives in (logit mean, ceiling logit, log spread), run by run.
 
@@ -187,12 +186,15 @@ def run_derivatives(
         many: (b, u) multiplicities.
         mean: the shape of the mean curve.
         hessian: False leaves the last result empty, at a third of the cost.
+        shift: (r, 2) added to the logit mean and the log spread of each run, or None.
 
     Returns:
         (b,) log-likelihood, (b, r, 3) gradient, (b, r, 3, 3) Hessian.
     """
-    s = theta[:, :1] + theta[:, 1:2] * cells.z
-    w = np.clip(theta[:, 3:4] + theta[:, 4:5] * cells.z, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT)
+    s, w = theta[:, :1] + theta[:, 1:2] * cells.z, theta[:, 3:4] + theta[:, 4:5] * cells.z
+    if shift is not None:
+        s, w = s + shift[:, 0], w + shift[:, 1]
+    w = np.clip(w, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT)
     ceiling, (sigma, first, bend), spread = expit(theta[:, 2:3]), mean_shape(mean, s), np.exp(w)
     tiny = SMALLEST_SHAPE
     a, b = np.maximum(ceiling * sigma * spread, tiny), np.maximum((1 - ceiling * sigma) * spread, tiny)

@@ -9,10 +9,13 @@ replicate loses a run altogether; two-way clustered covariance, Cameron, Gelbach
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
-from scalefed.fitting.betabinomial import Cells, Maximum, maximise, run_derivatives
+from scalefed.fitting.betabinomial import Cells, Maximum, maximise, mean_shape, run_derivatives
 
 Array = NDArray[np.float64]
+
+_NO_CEILING = 40.0
 
 
 def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logistic", chunk: int = 64) -> Maximum:
@@ -73,11 +76,29 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
     return shrink
 
 
-def newton_offsets(cells: Cells, theta: Array, *, mean: str = "logistic", prior_sd: float = 1.0) -> Array:
-    """(r, 2) how far each run lies from the curve in (logit mean, log spread): one shrunken Newton step a run."""
-    _, gradient, hessian = run_derivatives(theta[None], cells, cells.multiplicity(), mean)
+def newton_offsets(
+    cells: Cells, theta: Array, *, mean: str = "logistic", prior_sd: float = 1.0, steps: int = 8
+) -> Array:
+    """(r, 2) how far each run lies from the curve in (logit mean, log spread), drawn towards it by a normal prior.
+
+    Args:
+        cells: the counts.
+        theta: (5,) the curve.
+        mean: the shape of its mean.
+        prior_sd: standard deviation of the prior.
+        steps: Newton steps.
+    """
+    b0, b1, t, g0, g1 = theta
+    centre = np.stack([logit(expit(t) * mean_shape(mean, b0 + b1 * cells.z)[0]), g0 + g1 * cells.z], axis=1)
+    free = np.array([[0.0, 0.0, _NO_CEILING, 0.0, 0.0]])
     pick = np.ix_([0, 2], [0, 2])
-    curvature = np.stack([-h[pick] for h in hessian[0]]) + np.eye(2) / prior_sd**2
-    least = np.linalg.eigvalsh(curvature).min(-1)
-    curvature = curvature + np.maximum(1e-6 - least, 0)[:, None, None] * np.eye(2)
-    return np.linalg.solve(curvature, gradient[0][:, [0, 2], None])[..., 0]
+    offsets, many = np.zeros((len(cells.z), 2)), cells.multiplicity()
+    for _ in range(steps):
+        _, gradient, hessian = run_derivatives(free, cells, many, "logistic", shift=centre + offsets)
+        curvature = np.stack([-h[pick] for h in hessian[0]]) + np.eye(2) / prior_sd**2
+        least = np.linalg.eigvalsh(curvature).min(-1)
+        curvature = curvature + np.maximum(1e-6 - least, 0)[:, None, None] * np.eye(2)
+        uphill = gradient[0][:, [0, 2]] - offsets / prior_sd**2
+        step = np.linalg.solve(curvature, uphill[..., None])[..., 0]
+        offsets = offsets + step * np.minimum(1.0, 1.0 / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
+    return offsets

@@ -10,7 +10,8 @@ covariate x of the run, its loss (fitted or measured) or any other number such a
     pass@k(x) = 1 - B(mu nu, (1 - mu) nu + k) / B(mu nu, (1 - mu) nu)
 
 so pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. Replacing the
-spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen).
+spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen). Beyond the runs the intervals also hold the
+curve's own error, as large as holding out the best runs finds it.
 
 Source: T2 scaling (arXiv 2604.01411, approach 2) for the logistic mean and the spread; PassUntil (arXiv 2310.03262)
 for the power form; the likelihood instead of least squares on pass@k, and the intervals, are ours.
@@ -23,26 +24,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import logit
+from scipy.special import stdtrit
 
-from scalefed.errors import ConfigError, DataError, FitError
+from scalefed.errors import DataError, FitError
 from scalefed.fitting.betabinomial import (
     PRIOR_MEAN,
     PRIOR_SD,
     Cells,
     Curve,
-    Maximum,
     check_counts,
     failure,
-    maximise,
-    objective,
 )
 from scalefed.fitting.crossed import newton_offsets, replicate, two_way_shrinkage
+from scalefed.fitting.linkfit import best_curve, discrepancy
+from scalefed.fitting.starts import quasi_random
 from scalefed.seeds import rng
 
 Array = NDArray[np.float64]
 
-MEANS = ("logistic", "power")
 NAMES = ("middle", "slope", "ceiling", "spread", "spread_slope")
 
 
@@ -55,17 +54,22 @@ class Link:
         curve: the estimate.
         replicates: (b,) curves refitted on clustered reweightings of problems and runs.
         scatter: (runs, 2) how far single runs lie from the curve, in logit mean and log spread.
+        discrepancy: logit mean and log spread: standard deviation of the curve's own error one span of the runs beyond
+            them, from holding out the best runs; 0 where they are too few to hold any out.
+        held_out: how many runs that is taken from: degrees of freedom (at least 2) of the Student's t it is drawn from.
         observed: lowest and highest covariate among the runs.
         runs, problems: how many went in.
         unconverged: replicates whose refit did not reach the tolerance (kept, and counted here).
         log_likelihood: at the estimate, without binomial coefficients.
-        status: "ok", or the names of what these counts cannot determine.
+        status: "ok", or what these counts cannot determine.
     """
 
     covariate: str
     curve: Curve
     replicates: Curve = field(repr=False)
     scatter: Array = field(repr=False)
+    discrepancy: tuple[float, float]
+    held_out: int
     observed: tuple[float, float]
     runs: int
     problems: int
@@ -110,12 +114,18 @@ class Link:
         """(b, n, len(k)) plausible values of pass@k, one a replicate; ``loss`` may be (n,) or (b, n)."""
         x = np.asarray(loss, float)
         x = np.broadcast_to(x, (len(self.replicates), x.shape[-1])) if x.ndim == 2 else x[None]
-        shift = np.zeros((len(self.replicates), 2))
+        model = stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2)) * self.discrepancy
+        shift = model[:, :, None] * self.beyond(x)[:, None, :]
         if new_run:
             stream = rng(self.seed, "link-scatter")
-            shift = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
-            shift = shift * stream.choice([-1.0, 1.0], size=(len(shift), 1))
-        return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[:, :, None, None])
+            single = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
+            shift = shift + (single * stream.choice([-1.0, 1.0], size=(len(shift), 1)))[:, :, None]
+        return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[..., None])
+
+    def beyond(self, loss: ArrayLike) -> Array:
+        """How far the covariate lies beyond the runs, in spans of the runs; 0 among them."""
+        x, (low, high) = np.asarray(loss, dtype=float), self.observed
+        return np.asarray(np.maximum(np.maximum(x - high, low - x), 0.0) / max(high - low, 1e-300))
 
     def inverse(self, target: float, *, k: int = 1) -> float:
         """The covariate at which pass@k reaches ``target``.
@@ -144,6 +154,8 @@ class Link:
             "theta": self.curve.theta[0].tolist(),
             "replicates": self.replicates.theta.tolist(),
             "scatter": self.scatter.tolist(),
+            "discrepancy": list(self.discrepancy),
+            "held_out": self.held_out,
             "observed": list(self.observed),
             "runs": self.runs,
             "problems": self.problems,
@@ -167,7 +179,9 @@ class Link:
                 curve=Curve(center, scale, np.array([data["theta"]], float), mean),
                 replicates=Curve(center, scale, np.array(data["replicates"], float), mean),
                 scatter=np.array(data["scatter"], float),
-                observed=(float(data["observed"][0]), float(data["observed"][1])),
+                discrepancy=_pair(data.get("discrepancy", (0.0, 0.0))),
+                held_out=int(data.get("held_out", 0)),
+                observed=_pair(data["observed"]),
                 runs=int(data["runs"]),
                 problems=int(data["problems"]),
                 unconverged=int(data["unconverged"]),
@@ -206,7 +220,8 @@ def fit_link(
     x = _covariate(counts, losses, covariate)
     center, scale = float(x.mean()), float(x.std(ddof=0))
     cells = Cells.build(counts, (x - center) / scale)
-    mean, best = _best(cells, mean)
+    mean, best = best_curve(cells, mean)
+    own_error, held_out = discrepancy(counts, (x - center) / scale, best.theta[0], mean)
     stream = rng(seed, "link-bootstrap")
     of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
     of_task = stream.exponential(size=(resamples, cells.tasks))
@@ -218,12 +233,14 @@ def fit_link(
         curve=Curve(center, scale, best.theta, mean),
         replicates=Curve(center, scale, moved, mean),
         scatter=newton_offsets(cells, best.theta[0], mean=mean) * np.sqrt(runs / max(runs - 2.0, 1.0)),
+        discrepancy=(float(own_error[0]), float(own_error[1])),
+        held_out=held_out,
         observed=(float(x.min()), float(x.max())),
         runs=runs,
         problems=cells.tasks,
         unconverged=int((~refits.converged).sum()),
         log_likelihood=float(best.value[0] + 0.5 * (((best.theta[0] - PRIOR_MEAN) / PRIOR_SD) ** 2).sum()),
-        status=_status(best.hessian[0]),
+        status=_status(best.hessian[0], held_out),
         seed=seed,
     )
 
@@ -259,6 +276,10 @@ def inverse(curve: Curve, target: float, k: int = 1) -> Array:
     return found
 
 
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
+
+
 def _covariate(counts: pd.DataFrame, losses: Mapping[str, float] | pd.Series, name: str) -> pd.Series:
     x = pd.Series(dict(losses), dtype=float)
     runs = counts["run_id"].unique()
@@ -276,36 +297,13 @@ def _covariate(counts: pd.DataFrame, losses: Mapping[str, float] | pd.Series, na
     return x
 
 
-def _best(cells: Cells, mean: str) -> tuple[str, Maximum]:
-    if mean not in ("auto", *MEANS):
-        raise ConfigError(f"mean must be 'auto' or one of {MEANS}, got {mean!r}")
-    found: dict[str, Maximum] = {}
-    for shape in MEANS if mean == "auto" else (mean,):
-        starts = _starts(cells, shape)
-        promising = np.argsort(-objective(starts, cells, cells.multiplicity(), shape, hessian=False)[0])[:3]
-        batch = maximise(cells, starts[promising], cells.multiplicity(), mean=shape)
-        top = np.argsort(batch.value)[-1:]
-        found[shape] = Maximum(batch.theta[top], batch.value[top], batch.hessian[top], batch.converged[top])
-    shape = max(found, key=lambda name: float(found[name].value[0]))
-    if not found[shape].converged[0]:
-        raise FitError("the likelihood of these counts has no clear maximum; add runs of other sizes or more samples")
-    return shape, found[shape]
-
-
-def _starts(cells: Cells, mean: str) -> Array:
-    """(8, 5) starts: the mean by a line through smoothed logits, the spread and the ceiling from a small grid."""
-    total = cells.by_run(cells.multiplicity()[0] * cells.samples)
-    solved = cells.by_run(cells.multiplicity()[0] * cells.correct)
-    rate = (solved + 0.5) / (total + 1.0)
-    slope, level = np.polyfit(cells.z, logit(rate) if mean == "logistic" else -np.log(-np.log(rate)), 1)
-    grid = [(t, g) for t in (0.0, 3.0) for g in (-1.0, 0.5, 2.0, 4.0)]
-    return np.array([[level, slope, t, g, 0.0] for t, g in grid])
-
-
-def _status(hessian: Array) -> str:
+def _status(hessian: Array, held_out: int) -> str:
     spread = np.sqrt(np.diag(np.linalg.pinv(-hessian)))
     loose = [name for name, sd, prior in zip(NAMES, spread, PRIOR_SD, strict=True) if sd > 0.8 * prior]
-    return "ok" if not loose else f"not determined by these counts: {', '.join(loose)} (held by a weak prior)"
+    words = [f"not determined by these counts: {', '.join(loose)} (held by a weak prior)"] if loose else []
+    if not held_out:
+        words.append("too few runs to hold any out, so intervals beyond them lack the curve's own error")
+    return "; ".join(words) or "ok"
 
 
 EXAMPLE: dict[str, Any] = {
@@ -316,6 +314,8 @@ EXAMPLE: dict[str, Any] = {
     "theta": [0.0, -2.0, 1.3862943611198906, 1.0, 0.0],
     "replicates": [[0.0, -2.0, 1.3862943611198906, 1.0, 0.0]],
     "scatter": [[0.0, 0.0]],
+    "discrepancy": [0.0, 0.0],
+    "held_out": 0,
     "observed": [0.5, 2.0],
     "runs": 3,
     "problems": 164,

@@ -1,0 +1,93 @@
+"""Which curve of mean and spread is the likeliest, and how far off is it beyond the runs it was fitted to?
+
+The back-test fits the curve to the runs with the worst covariate and asks it for the others: what it misses, less the
+scatter of single runs, grows with the distance beyond the runs it saw. As for laws (see
+:mod:`scalefed.fitting.backtest`) the error is carried beyond all runs in proportion to the distance relative to the
+span of the runs.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import logit
+
+from scalefed.errors import ConfigError, FitError
+from scalefed.fitting.betabinomial import Cells, Maximum, maximise, objective
+from scalefed.fitting.crossed import newton_offsets
+
+Array = NDArray[np.float64]
+
+MEANS = ("logistic", "power")
+_FEWEST = 3
+_SHARES = (1 / 6, 1 / 3)
+
+
+def discrepancy(counts: pd.DataFrame, z: pd.Series, theta: Array, mean: str) -> tuple[Array, int]:
+    """Standard deviation of the curve's own error one whole span of the runs beyond them, and the runs behind it.
+
+    The sixth and the third of the runs with the best covariate are held out in turn, at least one and two; squared
+    misses less the scatter are set against squared distances, all together.
+
+    Args:
+        counts: run_id, task_id, samples, correct.
+        z: standardised covariate by run.
+        theta: (5,) the curve fitted to all runs, which says which end is the better one.
+        mean: the shape of the mean curve.
+
+    Returns:
+        (2,) for logit mean and log spread, 0 where nothing could be held out; and how many runs could be.
+    """
+    order = z.sort_values(ascending=theta[1] > 0).index
+    sizes = {max(least, round(share * len(order))) for least, share in enumerate(_SHARES, start=1)}
+    found, most = [], 0
+    for size in sorted(sizes):
+        inside, outside = order[:-size], order[-size:]
+        if len(inside) < _FEWEST or z[inside].nunique() < _FEWEST:
+            continue
+        cells = Cells.build(counts[counts["run_id"].isin(inside)], z)
+        if not cells.correct.any():
+            continue
+        held = Cells.build(counts[counts["run_id"].isin(outside)], z)
+        own = best_curve(cells, mean)[1].theta[0]
+        missed = newton_offsets(held, own, mean=mean)
+        noise = np.mean(newton_offsets(cells, own, mean=mean) ** 2, axis=0)
+        edge = z[inside].max() if theta[1] > 0 else z[inside].min()
+        beyond = np.abs(held.z - edge) / np.ptp(z[inside].to_numpy(float))
+        found.append((np.sum(missed**2 - noise, axis=0), np.sum(beyond**2)))
+        most = size
+    if not found:
+        return np.zeros(2), 0
+    excess, squares = (np.sum(np.stack(x), axis=0) for x in zip(*found, strict=True))
+    return np.sqrt(np.maximum(excess, 0.0) / squares), most
+
+
+def best_curve(cells: Cells, mean: str) -> tuple[str, Maximum]:
+    """The likeliest curve, and the shape of its mean (the likelier of the two for "auto").
+
+    Raises:
+        ConfigError: an unknown shape.
+        FitError: the likelihood has no clear maximum.
+    """
+    if mean not in ("auto", *MEANS):
+        raise ConfigError(f"mean must be 'auto' or one of {MEANS}, got {mean!r}")
+    found: dict[str, Maximum] = {}
+    for shape in MEANS if mean == "auto" else (mean,):
+        starts = _starts(cells, shape)
+        promising = np.argsort(-objective(starts, cells, cells.multiplicity(), shape, hessian=False)[0])[:3]
+        batch = maximise(cells, starts[promising], cells.multiplicity(), mean=shape)
+        top = np.argsort(batch.value)[-1:]
+        found[shape] = Maximum(batch.theta[top], batch.value[top], batch.hessian[top], batch.converged[top])
+    shape = max(found, key=lambda name: float(found[name].value[0]))
+    if not found[shape].converged[0]:
+        raise FitError("the likelihood of these counts has no clear maximum; add runs of other sizes or more samples")
+    return shape, found[shape]
+
+
+def _starts(cells: Cells, mean: str) -> Array:
+    """(8, 5) starts: the mean by a line through smoothed logits, the spread and the ceiling from a small grid."""
+    total = cells.by_run(cells.multiplicity()[0] * cells.samples)
+    solved = cells.by_run(cells.multiplicity()[0] * cells.correct)
+    rate = (solved + 0.5) / (total + 1.0)
+    slope, level = np.polyfit(cells.z, logit(rate) if mean == "logistic" else -np.log(-np.log(rate)), 1)
+    grid = [(t, g) for t in (0.0, 3.0) for g in (-1.0, 0.5, 2.0, 4.0)]
+    return np.array([[level, slope, t, g, 0.0] for t, g in grid])
