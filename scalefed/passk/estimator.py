@@ -14,6 +14,8 @@ from scalefed.errors import DataError
 
 _CERTAIN = 40.0  # exp(-40) is below half a unit in the last place of 1: a failure this rare is none
 _NARROW = 16  # up to this k, problems of different n are one small matrix
+_CLOSE = 4096  # n that differ by no more than this, failures counted in, share one running sum
+_EXTENDED = float(np.finfo(np.longdouble).eps) < 1e-18  # not on every platform
 _CHUNK = 1 << 22  # factors held in memory at once
 
 
@@ -103,8 +105,13 @@ def _whole(values: NDArray[np.generic], name: str) -> NDArray[np.int64]:
 
 def _log_failure(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """Log of C(n-c, k) / C(n, k), (problems,); -inf where no k failures are left."""
-    if n.min() == n.max():
-        return _table(int(n[0]), int(c.max()), k)[c]
+    highest = int(n.max())
+    if int(n.min()) == highest:
+        return _table(highest, int(c.max()), k)[c]
+    left = n - c
+    start = max(int(left.min()), k)
+    if _EXTENDED and highest - start <= _CLOSE:
+        return _between(n, left, k, start, highest)
     return _narrow(n, c, k) if k <= _NARROW else _ragged(n, c, k)
 
 
@@ -116,6 +123,18 @@ def _table(n: int, most: int, k: int) -> NDArray[np.float64]:
     np.log1p(-k / np.arange(n, n - kept, -1.0), out=out[1 : kept + 1])
     out[kept + 1 :] = -np.inf
     return np.add.accumulate(out, out=out)
+
+
+def _between(n: NDArray[np.int64], left: NDArray[np.int64], k: int, start: int, stop: int) -> NDArray[np.float64]:
+    """The same for problems of nearby n: the sum of log(1 - k / i) over n-c < i <= n, from one running sum.
+
+    What two running sums have in common cancels; in extended precision that costs none of a float's digits.
+    """
+    sums = np.zeros(stop - start + 1, dtype=np.longdouble)
+    np.add.accumulate(np.log1p(-k / np.arange(start + 1.0, stop + 1.0)), out=sums[1:], dtype=np.longdouble)
+    out = (sums[n - start] - sums[np.maximum(left - start, 0)]).astype(np.float64)
+    out[left < k] = -np.inf
+    return np.asarray(out)
 
 
 def _narrow(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
