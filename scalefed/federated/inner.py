@@ -31,7 +31,7 @@ class InnerOptimizer:
             kept: for each client, what :meth:`memory` gave at the end of its last round; empty dicts start at zero.
         """
         self.config = config
-        self.decay = config.weight_decay * decay_mask
+        self.decay = config.weight_decay * decay_mask if config.weight_decay else None
         self.adam = config.inner_optimizer == "adamw"
         self.before = tuple(int(one["inner_steps"]) if one else 0 for one in kept) or (0,)
         self.taken = 0
@@ -45,7 +45,8 @@ class InnerOptimizer:
         if c.clip_norm < math.inf:
             norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
             gradient = gradient * (c.clip_norm / norm.clamp(min=c.clip_norm))
-        weights.addcmul_(weights, self.decay, value=-learning_rate)
+        if self.decay is not None:
+            weights.addcmul_(weights, self.decay, value=-learning_rate)
         if self.second is not None:
             self._adam(weights, gradient, learning_rate)
         elif self.first is not None:

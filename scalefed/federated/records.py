@@ -73,14 +73,21 @@ def _geometry(before: ServerState, after: ServerState, updates: Sequence[ClientU
     record: dict[str, Any] = {"update_norm": float(norm(after.weights - before.weights))}
     if not updates:
         return record
-    changes = [update.weights - before.weights for update in updates]
-    mean = torch.zeros_like(changes[0])
-    for change in changes:
-        mean.add_(change, alpha=1 / len(changes))
-    norms, size = [float(norm(change)) for change in changes], float(norm(mean))
-    if size > 0:
-        record["client_norm"] = sum(norms) / len(norms)
-        record["client_drift"] = sum(float(norm(change - mean)) for change in changes) / len(changes) / size
-        cosines = [float(change @ mean) / (own * size) for change, own in zip(changes, norms, strict=True) if own > 0]
-        record["cosine"] = sum(cosines) / len(cosines)
-    return record
+    mean, change = torch.zeros_like(before.weights), torch.empty_like(before.weights)
+    for update in updates:
+        mean.add_(torch.sub(update.weights, before.weights, out=change), alpha=1 / len(updates))
+    size = float(norm(mean))
+    if size == 0:
+        return record
+    norms, distances, products = [], [], []
+    for update in updates:
+        torch.sub(update.weights, before.weights, out=change)  # again, rather than kept for every client
+        norms.append(float(norm(change)))
+        products.append(float(change @ mean))
+        distances.append(float(norm(change.sub_(mean))))
+    cosines = [product / (own * size) for product, own in zip(products, norms, strict=True) if own > 0]
+    return record | {
+        "client_norm": sum(norms) / len(norms),
+        "client_drift": sum(distances) / len(distances) / size,
+        "cosine": sum(cosines) / len(cosines),
+    }

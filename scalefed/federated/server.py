@@ -238,7 +238,7 @@ _STEPS: dict[str, Callable[[ServerState, Sequence[ClientUpdate], RunConfig], Ser
 
 def _mean(state: ServerState, updates: Sequence[ClientUpdate], shares: Sequence[float]) -> Tensor:
     weights = torch.tensor(shares, dtype=torch.float64)
-    total = torch.zeros_like(state.weights)
+    total, change = torch.zeros_like(state.weights), torch.empty_like(state.weights)
     for update, share in zip(updates, (weights / weights.sum()).tolist(), strict=True):
-        total.add_(update.weights - state.weights, alpha=share)
+        total.add_(torch.sub(update.weights, state.weights, out=change), alpha=share)
     return total
