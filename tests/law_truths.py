@@ -2,7 +2,8 @@
 
 NAMES = (
     "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
-    "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-drift"
+    "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-coupled "
+    "federated-drift"
 ).split()
 TRUTHS = {
     "chinchilla": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37},
@@ -19,6 +20,9 @@ TRUTHS = {
     "federated-excess-skew": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 0.6, "h": -0.5},
     "federated-excess-steps": {
         "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "G": 5e4, "c": 0.5, "s": 0.8,
+    },
+    "federated-coupled": {
+        "E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.77, "g": 0.4, "s": 0.6, "r": 0.3,
     },
     "federated-drift": {
         "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 1.0, "F": 0.3, "h": 0.5, "r": 0.6,

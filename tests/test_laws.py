@@ -39,6 +39,9 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
         if name == "federated-excess-steps":
             return e + rise * (a + p["B"] / d ** p["b"] + p["G"] / (d / m) ** p["c"])
         return e + rise * (a + p["B"] / (d / m ** (p["g"] + p.get("h", 0.0) * s)) ** p["b"])
+    if name == "federated-coupled":
+        rise = np.exp(p["s"] * s) / m ** (p["r"] * s)
+        return e + rise * (a + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
     drift = p["F"] * np.exp(p["s"] * s) * local ** p["h"] / rounds ** p["r"]
     return e + a + p["B"] / (d / m ** p["g"]) ** p["b"] + drift
 

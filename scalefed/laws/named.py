@@ -34,6 +34,10 @@ _PILOT = (
     "measured: runs/pilot, where clients of different mixtures raise the whole loss above the floor, at every size and "
     "budget; tested against the other laws on held-out larger runs"
 )
+_GRID = (
+    "measured: runs/grid, where larger models gain more from data, and averaging several clients makes up for part of "
+    "their difference; tested against the other laws on held-out larger runs"
+)
 _OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
 
 
@@ -157,6 +161,18 @@ _ENTRIES = (
         },
         units={"G": "nats per token at one token per client", "c": "none"},
         bounds={"s": (-20.0, 20.0)},
+    ),
+    _named(
+        "federated-coupled",
+        "E + exp(s*skew)*clients_per_round^(-r*skew)*(A/params^a + B/(tokens/clients_per_round^g)^b)^c",
+        source=_GRID,
+        meanings={
+            "s": _EXCESS + ", at one client per round",
+            "r": "how much of that averaging clients takes away: exponent of clients per round at skew 1",
+            "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
+        },
+        units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "r": "none"},
+        bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "s": (-20.0, 20.0), "r": (-8.0, 8.0)},
     ),
     _named(
         "federated-drift",
