@@ -2,11 +2,13 @@
 
 Run from the repository root, with one thread for linear algebra:
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_fitting.py [speed] [coverage] [decade] [identify] [diloco]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_fitting.py [speed] [diloco] [recovery] [coverage] [identify]
+        [decade] [coverage=1000]
 
-Without a section all run (several minutes). ``speed`` and ``decade`` need the public tables in ``../shared/data`` and
-say so where those are absent; speed then uses simulated runs of the same size. Times are processor times of one core,
-medians over rounds in which all codes take turns.
+Without a section all run (about six minutes of one core); ``coverage=1000`` draws 1,000 data sets a design in place of
+150. A comparison with the package simple-scaling-laws is in ``bench_fitting_peer.py``. ``speed``, ``decade`` and
+``diloco`` need the public tables in ``../shared/data`` and say so where those are absent; speed then uses simulated
+runs of the same size. Times are processor times of one core, medians over rounds in which all codes take turns.
 """
 
 import itertools
@@ -140,29 +142,33 @@ def from_epoch(problem: Problem, solver: Solver, epoch: np.ndarray, scipy_s: flo
 
 
 # -- coverage --------------------------------------------------------------------------------------------------------
-def coverage(data_sets: int = 300, resamples: int = 400) -> None:
-    """Nominal 95% intervals of parameters, optimal size and its loss, where the law is true."""
+def coverage(data_sets: int = 150, resamples: int = 300) -> None:
+    """Nominal 95% intervals of parameters, optimal size and its loss, where the law is true, n = 9 to 240."""
     generator = np.random.default_rng(11)
-    designs = {
-        9: (np.geomspace(1e7, 1e9, 3), np.geomspace(5e8, 5e10, 3)),
-        16: (np.geomspace(1e7, 1e9, 4), np.geomspace(5e8, 5e10, 4)),
-        36: (np.geomspace(1e7, 1e9, 6), np.geomspace(5e8, 5e10, 6)),
-        100: None,
-        240: None,
-    }
-    for delta, noise in itertools.product((1e-3, np.inf), (0.003, 0.01)):
-        for n, levels in designs.items():
-            if levels is None:
-                grid = pd.DataFrame(
-                    {"params": 10 ** generator.uniform(7, 9.5, n), "tokens": 10 ** generator.uniform(8.7, 10.7, n)}
-                )
-            else:
-                grid = pd.DataFrame(itertools.product(*levels), columns=["params", "tokens"])
-            start = time.process_time()
-            hits, methods = cover(grid, delta, noise, data_sets, resamples)
-            words = " ".join(f"{k} {v:.3f}" for k, v in hits.items())
-            print(f"delta {delta:5g} noise {noise:.3f} n {n:3d}: mean {np.mean(list(hits.values())):.3f}  {words}  "
-                  f"pairs {methods:.0%}  {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
+    designs = {n: side(n) for n in (9, 16, 36)} | {n: scattered(n, generator) for n in (100, 240)}
+    rows = []
+    for delta, n in itertools.product((1e-3, np.inf), designs):
+        start = time.process_time()
+        hits, methods = cover(designs[n], delta, 0.005, data_sets, resamples)
+        rows.append(hits)
+        words = " ".join(f"{k} {v:.3f}" for k, v in hits.items())
+        print(f"delta {delta:5g} n {n:3d}: mean {np.mean(list(hits.values())):.3f}  {words}  "
+              f"pairs {methods:.0%}  {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
+    means = pd.DataFrame(rows).mean()
+    error = 1.96 * np.sqrt(0.95 * 0.05 / (data_sets * len(rows)))
+    print("over all designs: " + " ".join(f"{k} {v:.3f}" for k, v in means.items()) + f"  (+- {error:.3f} by chance)")
+
+
+def side(n: int) -> pd.DataFrame:
+    """A square grid of sizes and budgets."""
+    k = round(n**0.5)
+    levels = (np.geomspace(1e7, 1e9, k), np.geomspace(5e8, 5e10, k))
+    return pd.DataFrame(itertools.product(*levels), columns=["params", "tokens"])
+
+
+def scattered(n: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Sizes and budgets at random."""
+    return pd.DataFrame({"params": 10 ** generator.uniform(7, 9.5, n), "tokens": 10 ** generator.uniform(8.7, 10.7, n)})
 
 
 def cover(
@@ -309,10 +315,30 @@ def diloco() -> None:
               f"g = {found.params['g']:.4f}")  # fmt: skip
 
 
-SECTIONS = {"speed": speed, "coverage": coverage, "decade": decade, "identify": identify, "diloco": diloco}
+# -- every law -------------------------------------------------------------------------------------------------------
+def recovery() -> None:
+    """Noise-free runs of every named law: how far are the parameters from the truth?"""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from law_truths import TRUTHS
+
+    levels = {
+        "params": [1e7, 4e7, 2e8, 1e9], "tokens": [5e8, 4e9, 3e10], "clients_per_round": [1, 4, 16], "skew": [0.0, 0.5],
+        "local_steps": [10, 50], "unique_tokens": [2e8, 1e10], "rounds": [100.0, 1000.0],
+    }  # fmt: skip
+    for name, truth in TRUTHS.items():
+        runs = simulate_runs(name, truth, {c: levels[c] for c in LAWS[name].columns})
+        start = time.process_time()
+        found = fit(runs, name, resamples=0, backtest=False)
+        worst = max(abs(found.params[p] / v - 1) for p, v in truth.items())
+        print(f"{name:24s} {len(runs):4d} runs: worst relative error {worst:.1e}, {time.process_time() - start:.2f} s")
+
+
+SECTIONS = {"speed": speed, "coverage": coverage, "decade": decade, "identify": identify, "diloco": diloco,
+            "recovery": recovery}  # fmt: skip
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     for section in sys.argv[1:] or SECTIONS:
-        print(f"== {section}: {(SECTIONS[section].__doc__ or '').splitlines()[0]}", flush=True)
-        SECTIONS[section]()
+        name, _, count = section.partition("=")
+        print(f"== {name}: {(SECTIONS[name].__doc__ or '').splitlines()[0]}", flush=True)
+        SECTIONS[name](*([int(count)] if count else []))
