@@ -82,3 +82,22 @@ def test_one_and_two_workers_give_the_same_log(tmp_path: Path, monkeypatch: pyte
         made = train_all(wanted, runs=tmp_path / str(workers), workers=workers)
         assert len({run.weights_hash for run in made}) == len(wanted)
     assert same_log(tmp_path / "1", tmp_path / "2"), log_differences(tmp_path / "1", tmp_path / "2")
+
+
+def test_logging_and_evaluations_change_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bare loop, nothing written or scored, against a stored run that is evaluated along the way."""
+    from scalefed.experiment import train
+    from scalefed.experiment.checkpoints import weights_hash
+    from scalefed.federated.preparation import prepare
+    from scalefed.federated.rounds import initial_state, run_rounds
+
+    monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "cache"))
+    for config in configs():
+        task = prepare(config)
+        state = initial_state(config, task.model)
+        for done in run_rounds(config, task.model, task.data, state):
+            state = done.state
+        records: list[dict] = []
+        run = train(config.replace(evaluate_every=3), runs=tmp_path / "runs", on_round=records.append)
+        assert run.weights_hash == weights_hash(state.weights), config.algorithm
+        assert len(records) == config.rounds and "loss" in records[2]
