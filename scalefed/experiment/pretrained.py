@@ -81,14 +81,15 @@ def evaluate_checkpoint(
         if on_problem is not None:
             on_problem(sum(problem.task_id in done for problem in chosen), len(chosen))
 
-    writer = pretrained(config) if missing else None
-    weights = writer.model.initial(seed) if writer else None
-    for start in range(0, len(missing), CHUNK):
-        numbers, some = zip(*missing[start : start + CHUNK], strict=True)
-        write_programs(
-            writer, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
-            temperature=temperature, numbers=numbers, on_problem=keep,
-        )  # fmt: skip
+    if missing:
+        writer = pretrained(config)
+        weights = writer.model.initial(seed)
+        for start in range(0, len(missing), CHUNK):
+            numbers, some = zip(*missing[start : start + CHUNK], strict=True)
+            write_programs(
+                writer, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
+                temperature=temperature, numbers=numbers, on_problem=keep,
+            )  # fmt: skip
     return _judged(folder, chosen, done, samples, settings, timeout, isolation)
 
 
