@@ -20,6 +20,7 @@ from scalefed.fitting.rival import disagreement, rival_of
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.starts import global_fit
 from scalefed.laws import LAWS, Law
+from scalefed.seeds import rng
 from scalefed.simulation import simulate_runs
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -77,6 +78,28 @@ def test_the_robust_covariance_is_that_of_statsmodels() -> None:
     assert best.theta == pytest.approx(reference.params, rel=1e-8)
     ours = robust_covariance(Solver(problem, delta=np.inf), best.theta, clusters)
     assert ours == pytest.approx(reference.cov_params(), rel=1e-6)
+
+
+def test_every_replicate_is_at_its_optimum_even_where_the_runs_say_little() -> None:
+    """Noise far above the Huber zone and a loose floor: flat valleys with kinks; each against the best of 12 starts."""
+    generator = np.random.default_rng(4)
+    columns = {"params": 10 ** generator.uniform(3.5, 5.5, 40), "tokens": 10 ** generator.uniform(6.3, 6.9, 40)}
+    truth = {"E": 0.2, "A": 12.0, "a": 0.32, "B": 3000.0, "b": 0.6}
+    log = np.log(LAWS["chinchilla"].predict(truth, columns)) + 0.07 * generator.standard_normal(40)
+    problem = Problem(LAWS["chinchilla"], columns, log)
+    best = global_fit(problem)
+    found = bootstrap(problem, best, np.arange(40), resamples=40, delta=1e-3, method="pairs")
+    weights = rng(0, "bootstrap").multinomial(40, np.full(40, 1 / 40), 40).astype(float)
+    solver = Solver(problem)
+    reached = solver.loss(solver.residuals(found.theta)[0], weights)
+    one = solver.solve(np.repeat(best.theta[None], 40, axis=0), weights, iterations=200).objective
+    other = np.full(40, np.inf)
+    for _ in range(12):
+        starts = best.theta + 0.2 * generator.standard_normal((40, problem.p))
+        other = np.minimum(other, solver.solve(starts, weights, iterations=200).objective)
+    assert (one > other * (1 + 1e-9)).any(), "too easy: one start is enough"
+    assert (reached <= other * (1 + 1e-9)).all()
+    assert found.converged.all()
 
 
 def uneven(seed: int, where: str, *, runs: int = 240) -> Problem:

@@ -20,7 +20,7 @@ import numpy as np
 from scalefed.errors import ConfigError
 from scalefed.fitting.evenness import unevenness
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.solver import Solver
+from scalefed.fitting.solver import Solution, Solver
 from scalefed.fitting.starts import GlobalFit
 from scalefed.seeds import rng
 
@@ -28,6 +28,10 @@ METHODS = ("auto", "exchange", "pairs")
 _ENOUGH_RUNS = 30
 _UNEVEN = 0.01
 _WIDER = 1.25
+_TURNS = 10
+_SAMPLE = 40
+_GAIN = 1e-9
+_WIDER_ZONES = (30.0, 5.0)
 _LARGE = 20_000
 _CHUNK_DOUBLES = 2**22
 _FEWEST_DONORS = 15
@@ -105,9 +109,66 @@ def _refit(solver: Solver, best: GlobalFit, draw: "_Pairs | _Exchange", resample
         count = min(chunk, resamples - start)
         weights, log_loss = draw(count)
         found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss, iterations=200)
+        found = _restart(solver, found, weights, log_loss)
         theta.append(found.theta)
         converged.append(found.converged)
     return Replicates(np.concatenate(theta), np.concatenate(converged), method)
+
+
+def _restart(solver: Solver, found: Solution, weights: np.ndarray | None, log_loss: np.ndarray | None) -> Solution:
+    """Start replicates anew where that helps: from a wider Huber zone, and from each other's optima.
+
+    Where the runs say little the objective has long flat valleys with kinks, in which single replicates stop early. A
+    sample of replicates is restarted first; the others follow only if one of the sample gains.
+    """
+    size = len(found.theta)
+    for turn in range(2):
+        sample = np.arange(0, size, max(1, size // _SAMPLE))
+        tried = _again(solver, found, weights, log_loss, sample, turn)
+        if _gained(found.objective[sample], tried.objective).any() or not found.converged.all():
+            break
+    else:
+        return found
+    last = np.zeros(size, dtype=int)
+    for turn in range(_TURNS):
+        rows = np.flatnonzero((last >= turn - 3) | ~found.converged)
+        if not len(rows):
+            break
+        tried = _again(solver, found, weights, log_loss, rows, turn)
+        last[rows[_gained(found.objective[rows], tried.objective)]] = turn
+        found = _better(found, tried, rows)
+    return found
+
+
+def _gained(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    return np.asarray(after < before * (1 - _GAIN))
+
+
+def _again(
+    solver: Solver,
+    found: Solution,
+    weights: np.ndarray | None,
+    log_loss: np.ndarray | None,
+    rows: np.ndarray,
+    turn: int,
+) -> Solution:
+    w, z = (None if x is None else x[rows] for x in (weights, log_loss))
+    start = np.roll(found.theta, turn // 2 + 1, axis=0)[rows]
+    if turn % 2 == 0:
+        start = found.theta[rows]
+        for factor in _WIDER_ZONES:
+            wide = Solver(solver.problem, delta=factor * solver.delta)
+            start = wide.solve(start, w, log_loss=z, cold=True, iterations=40, tolerance=1e-8).theta
+    return solver.solve(start, w, log_loss=z, iterations=200)
+
+
+def _better(found: Solution, tried: Solution, rows: np.ndarray) -> Solution:
+    """The solutions with those rows replaced whose objective fell."""
+    lower = tried.objective < found.objective[rows]
+    fields = {name: getattr(found, name).copy() for name in Solution.__dataclass_fields__}
+    for name, values in fields.items():
+        values[rows[lower]] = getattr(tried, name)[lower]
+    return Solution(**fields)
 
 
 def _most_widened(left: Replicates, right: Replicates) -> float:
