@@ -121,6 +121,8 @@ def _restart(solver: Solver, found: Solution, weights: np.ndarray | None, log_lo
     Where the runs say little the objective has long flat valleys with kinks, in which single replicates stop early. A
     sample of replicates is restarted first; the others follow only if one of the sample gains.
     """
+    if not np.isfinite(solver.delta):
+        return found  # least squares is smooth: no kinks to stop at
     size = len(found.theta)
     for turn in range(2):
         sample = np.arange(0, size, max(1, size // _SAMPLE))
