@@ -22,8 +22,8 @@ def place(tmp_path, monkeypatch):
     """A folder with the committed runs and fits, in which sessions may write."""
     for name in ("runs", "fits"):
         (tmp_path / name).mkdir()
-    (tmp_path / "runs" / "pilot").symlink_to(ROOT / "runs" / "pilot")
-    (tmp_path / "fits" / "pilot.toml").write_text((ROOT / "fits" / "pilot.toml").read_text())
+    (tmp_path / "runs" / "grid").symlink_to(ROOT / "runs" / "grid")
+    (tmp_path / "fits" / "grid.toml").write_text((ROOT / "fits" / "grid.toml").read_text())
     monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
@@ -39,7 +39,7 @@ def test_the_python_sessions_run_as_written(place):
     sessions = blocks("python")
     assert len(sessions) == 2
     printed = run([sys.executable, "-W", "ignore", "-c", "\n".join(sessions)], place)
-    assert "federated: loss = E + A/params^a" in printed
+    assert "federated-coupled: loss = E + exp(s*skew)" in printed
     low, high = map(float, re.search(r"^[\d.e+]+ ([\d.e+]+) ([\d.e+]+)$", printed, flags=re.MULTILINE).groups())
     assert 1e3 < low < high
     assert (place / "participation.png").stat().st_size > 10_000
@@ -52,7 +52,7 @@ def test_the_shell_session_runs_as_written(place):
     assert len(commands) == 6 and all(command.startswith("scalefed ") for command in commands)
     for command in commands:
         run([sys.executable, "-W", "ignore", "-m", *shlex.split(command)], place)
-    assert (place / "loss.png").stat().st_size > 10_000
+    assert (place / "optimum.png").stat().st_size > 10_000
     assert "<svg" in (place / "page.html").read_text() or "vega" in (place / "page.html").read_text()
 
 
@@ -68,5 +68,5 @@ def test_the_first_screen_has_two_complete_commands_and_a_picture():
 
 
 def test_files_that_the_readme_names_are_there():
-    for name in ("runs/LOG.md", "runs/pilot", "fits/pilot.toml", "constraints.txt", "tests/benchmarks"):
+    for name in ("runs/LOG.md", "runs/grid", "fits/grid.toml", "constraints.txt", "tests/benchmarks"):
         assert (ROOT / name).exists(), name
