@@ -391,7 +391,8 @@ def test_train_sweep_evaluate_end_to_end(capsys, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_demo_ends_with_a_size_its_interval_and_a_page(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("scalefed.cli.demo._pilot", lambda *_: ROOT / "runs" / "pilot")
-    code, out, err = run(capsys, "demo", "--out", tmp_path, "--clients", 16, "--participation", 0.25)
+    words = ("--clients", 16, "--participation", 0.25, "--law", "federated-coupled")
+    code, out, err = run(capsys, "demo", "--out", tmp_path, *words)
     assert code == 0 and "its floor E held at the text's exact entropy" in err
     assert re.search(r"train \S+ parameters \(95% interval \S+ to \S+\) on \S+ tokens in all", out)
     assert "4 of 16 clients in each round" in out and out.strip().endswith(f"The page: {tmp_path / 'index.html'}")
