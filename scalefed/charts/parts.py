@@ -38,6 +38,9 @@ _TOLD = {  # column: (words, format)
     "law": ("Law", ""),
 }
 
+_NARROW = 125
+"""Panels of fewer pixels have shorter headings."""
+
 
 @dataclass(frozen=True)
 class Panels:
@@ -67,7 +70,7 @@ def panels(frame: "pd.DataFrame", *, column: str, row: str, width: int) -> Panel
     room = max(width - 64, 200)
     wrap = max(1, min(across, room // 150))
     wrap = across if down > 1 else math.ceil(across / math.ceil(across / wrap))  # lines of equal length
-    each = max(room // wrap - 20, 130) if across > 1 else room
+    each = max(room // wrap - 20, 96 if down > 1 else 130) if across > 1 else room
     height = 300 if across * down == 1 else 220 if down == 1 and across <= wrap else 170
     return Panels(column if across > 1 else None, row if down > 1 else None, each, height, wrap)
 
@@ -82,12 +85,12 @@ def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, 
     chart: Any = alt.layer(*layers, data=slim).properties(width=cut.width, height=cut.height)
     if cut.column and cut.row:
         chart = chart.facet(
-            column=alt.Column(f"{cut.column}:N", header=_header(cut.column), sort=_order(frame, cut.column)),
+            column=alt.Column(f"{cut.column}:N", header=_header(cut.column, cut.width), sort=_order(frame, cut.column)),
             row=alt.Row(f"{cut.row}:N", header=_header(cut.row), sort=_order(frame, cut.row)),
             spacing=20,
         )
     elif cut.column:
-        facet = alt.Facet(f"{cut.column}:N", header=_header(cut.column), sort=_order(frame, cut.column))
+        facet = alt.Facet(f"{cut.column}:N", header=_header(cut.column, cut.width), sort=_order(frame, cut.column))
         chart = chart.facet(facet, columns=cut.wrap, spacing=20)
         if frame[cut.column].nunique() > cut.wrap:
             chart = chart.resolve_axis(x="independent")
@@ -213,12 +216,13 @@ def same_axis(channel: Any, field: str) -> Any:
 
 
 # ---------------------------------------------------------------------- helpers
-def _header(field: str) -> "alt.Header":
-    """The words above or beside a panel."""
+def _header(field: str, width: int = 200) -> "alt.Header":
+    """The words above or beside a panel of this width in pixels."""
     import altair as alt
 
+    tail = " per round" if width >= _NARROW else " a round"
     words = {
-        "clients_per_round": "datum.value + (datum.value == 1 ? ' client per round' : ' clients per round')",
+        "clients_per_round": f"datum.value + (datum.value == 1 ? ' client{tail}' : ' clients{tail}')",
         "size_name": "datum.value + ' parameters'",
     }
     return alt.Header(title=None, labelExpr=words.get(field, "datum.value"))
