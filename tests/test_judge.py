@@ -234,14 +234,16 @@ def test_a_caller_that_stops_listening_leaves_nothing() -> None:
 
 
 def test_after_ctrl_c_a_second_call_completes_the_file(tmp_path: Path) -> None:
-    slow = SLOW.replace("3_000_000", "5_000_000")
-    texts = [f"{slow}# {i}\n" if i % 2 else f"    return x + y + {i % 3}\n# {i}\n" for i in range(60)]
+    texts = [f"{SLOW}# {i}\n" if i % 2 else f"    return x + y + {i % 3}\n# {i}\n" for i in range(60)]
     samples = write(tmp_path / "samples.jsonl", [{"task_id": "t/add", "completion": text} for text in texts])
     problems = write(tmp_path / "problems.jsonl", [{name: getattr(ADD, name) for name in ADD.__slots__}])
     out = tmp_path / "results.jsonl"
     words = [sys.executable, "-m", "scalefed", "evaluate", samples, "--problems", problems, "--out", out, "--k", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        words, env=environment, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )  # fmt: skip
     deadline = time.monotonic() + 180
     while not out.exists() or out.read_bytes().count(b"\n") < 3:
         assert time.monotonic() < deadline and process.poll() is None
