@@ -5,7 +5,7 @@ Run from the repository root, with one thread for linear algebra:
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_fitting.py [speed] [diloco] [recovery] [coverage] [identify]
         [decade] [coverage=1000]
 
-Without a section all run (about six minutes of one core); ``coverage=1000`` draws 1,000 data sets a design in place of
+Without a section all run (about ten minutes of one core); ``coverage=1000`` draws 1,000 data sets a design in place of
 150. A comparison with the package simple-scaling-laws is in ``bench_fitting_peer.py``. ``speed``, ``decade`` and
 ``diloco`` need the public tables in ``../shared/data`` and say so where those are absent; speed then uses simulated
 runs of the same size. Times are processor times of one core, medians over rounds in which all codes take turns.
@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
+from scalefed.budgets import Budget, Setting
 from scalefed.fitting.intervals import bootstrap
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import fit
@@ -29,6 +30,7 @@ from scalefed.fitting.solver import Solver
 from scalefed.fitting.starts import global_fit
 from scalefed.fitting.status import FitStatus
 from scalefed.laws import LAWS
+from scalefed.optimum import minimise
 from scalefed.simulation import simulate_runs
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
@@ -142,17 +144,23 @@ def from_epoch(problem: Problem, solver: Solver, epoch: np.ndarray, scipy_s: flo
 
 
 # -- coverage --------------------------------------------------------------------------------------------------------
+FEDERATED = {"E": 0.35, "A": 6.0, "a": 0.34, "B": 200.0, "b": 0.42, "g": 0.5, "s": 1.2}
+
+
 def coverage(data_sets: int = 150, resamples: int = 300) -> None:
     """Nominal 95% intervals of parameters, optimal size and its loss, where the law is true, n = 9 to 240."""
     generator = np.random.default_rng(11)
-    designs = {n: side(n) for n in (9, 16, 36)} | {n: scattered(n, generator) for n in (100, 240)}
+    one = ("chinchilla", TRUTH, Budget(compute=1e21), Setting())
+    some = ("federated", FEDERATED, Budget(compute=1e13), Setting(clients_per_round=4, skew=0.3))
+    designs = [(*one, side(n)) for n in (9, 16, 36)] + [(*one, scattered(n, generator)) for n in (100, 240)]
+    designs += [(*some, mixed(seeds)) for seeds in (1, 4)]
     rows = []
-    for delta, n in itertools.product((1e-3, np.inf), designs):
+    for delta, (law, truth, budget, setting, grid) in itertools.product((1e-3, np.inf), designs):
         start = time.process_time()
-        hits, methods = cover(designs[n], delta, 0.005, data_sets, resamples)
+        hits, methods = cover(law, truth, budget, setting, grid, delta, 0.005, data_sets, resamples)
         rows.append(hits)
         words = " ".join(f"{k} {v:.3f}" for k, v in hits.items())
-        print(f"delta {delta:5g} n {n:3d}: mean {np.mean(list(hits.values())):.3f}  {words}  "
+        print(f"{law} delta {delta:5g} n {len(grid):3d}: mean {np.mean(list(hits.values())):.3f}  {words}  "
               f"pairs {methods:.0%}  {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
     means = pd.DataFrame(rows).mean()
     error = 1.96 * np.sqrt(0.95 * 0.05 / (data_sets * len(rows)))
@@ -162,8 +170,7 @@ def coverage(data_sets: int = 150, resamples: int = 300) -> None:
 def side(n: int) -> pd.DataFrame:
     """A square grid of sizes and budgets."""
     k = round(n**0.5)
-    levels = (np.geomspace(1e7, 1e9, k), np.geomspace(5e8, 5e10, k))
-    return pd.DataFrame(itertools.product(*levels), columns=["params", "tokens"])
+    return crossed(params=np.geomspace(1e7, 1e9, k), tokens=np.geomspace(5e8, 5e10, k))
 
 
 def scattered(n: int, generator: np.random.Generator) -> pd.DataFrame:
@@ -171,13 +178,21 @@ def scattered(n: int, generator: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame({"params": 10 ** generator.uniform(7, 9.5, n), "tokens": 10 ** generator.uniform(8.7, 10.7, n)})
 
 
+def mixed(seeds: int) -> pd.DataFrame:
+    """36 federated settings, each run ``seeds`` times."""
+    grid = crossed(params=[1e4, 5e4, 2e5], tokens=[1e6, 4e6, 16e6], clients_per_round=[1, 8], skew=[0.0, 0.5])
+    return pd.concat([grid] * seeds, ignore_index=True)
+
+
 def cover(
-    grid: pd.DataFrame, delta: float, noise: float, data_sets: int, resamples: int
-) -> tuple[dict[str, float], float]:
-    law = LAWS["chinchilla"]
+    name: str, truth: dict[str, float], budget: Budget, setting: Setting, grid: pd.DataFrame,
+    delta: float, noise: float, data_sets: int, resamples: int,
+) -> tuple[dict[str, float], float]:  # fmt: skip
+    """Share of data sets whose intervals hold the truth; share of bootstraps that drew whole runs."""
+    law = LAWS[name]
+    truth = {parameter: truth[parameter] for parameter in law.free}
     columns = {c: grid[c].to_numpy(float) for c in law.columns}
-    clean = np.log(law.predict(TRUTH, columns))
-    truth = answers(np.array([list(TRUTH.values())]))[0]
+    clean = np.log(law.predict(truth, columns))
     hits, pairs = [], 0
     generator = np.random.default_rng(5)
     for seed in range(data_sets):
@@ -185,18 +200,12 @@ def cover(
         best = global_fit(problem, delta=delta)
         found = bootstrap(problem, best, np.arange(problem.n), resamples=resamples, delta=delta, seed=seed)
         pairs += found.method == "pairs"
-        low, high = np.quantile(answers(problem.to_values(found.theta)), [0.025, 0.975], axis=0)
-        hits.append((low <= truth) & (truth <= high))
-    names = [*TRUTH, "size", "loss"]
-    return dict(zip(names, np.mean(hits, axis=0), strict=True)), pairs / data_sets
-
-
-def answers(values: np.ndarray, compute: float = 1e21) -> np.ndarray:
-    """Parameters, logarithm of the optimal size and of its loss."""
-    e, a_size, a, b_size, b = values.T
-    size = (np.log(a * a_size / (b * b_size)) + b * np.log(compute / 6)) / (a + b)
-    loss = e + a_size * np.exp(-a * size) + b_size * np.exp(-b * (np.log(compute / 6) - size))
-    return np.column_stack([values, size, np.log(loss)])
+        values = np.vstack([list(truth.values()), problem.to_values(found.theta)])
+        answer = minimise(law, dict(zip(truth, values.T, strict=True)), budget=budget, setting=setting)
+        wanted, *drawn = np.column_stack([values, np.log(answer.params), np.log(answer.loss)])
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        hits.append((low <= wanted) & (wanted <= high))
+    return dict(zip([*truth, "size", "loss"], np.mean(hits, axis=0), strict=True)), pairs / data_sets
 
 
 # -- one decade out --------------------------------------------------------------------------------------------------
