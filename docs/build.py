@@ -3,9 +3,10 @@
 import math
 from pathlib import Path
 
-from scalefed.config import _CHOICES, RunConfig
+from scalefed.config import RunConfig
 from scalefed.laws import LAWS
 from scalefed.schema import COLUMNS, ROUND_COLUMNS
+from scalefed.values import CHOICES
 
 HERE = Path(__file__).parent
 SETTINGS = """# Every setting of a run
@@ -35,8 +36,8 @@ def settings() -> str:
     said = {"params": meanings[0], "tokens": meanings[1]}
     for name, value in RunConfig().items():
         meaning = said.get(name, COLUMNS[name].meaning)
-        if name in _CHOICES:
-            meaning += ": " + ", ".join(f"`{choice}`" for choice in _CHOICES[name])
+        if name in CHOICES:
+            meaning += ": " + ", ".join(f"`{choice}`" for choice in CHOICES[name])
         rows.append(f"| `{name}` | {_default(name, value)} | {COLUMNS[name].unit.replace('-', '')} | {meaning} |")
     return SETTINGS + "\n".join(rows) + "\n"
 

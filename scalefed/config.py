@@ -10,7 +10,6 @@ import json
 import math
 import os
 import tomllib
-import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,36 +18,8 @@ from typing import Any, Self
 
 from scalefed.errors import ConfigError, nearest
 from scalefed.units import train_flops
+from scalefed.values import as_toml, check_range, coerce, short
 
-ALGORITHMS = (
-    "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "feddyn", "diloco",
-    "gc-local", "gc-global", "gc-fed", "synthetic-sharing", "local", "central",
-)  # fmt: skip
-PARTITIONS = ("dirichlet", "iid", "pathological", "quantity", "natural")
-PARTICIPATION = ("fixed", "uniform", "bernoulli", "weighted", "cyclic")
-DATA = ("micro", "python")
-
-_POSITIVE = {
-    "params", "tokens", "clients", "clients_per_round", "concentration", "local_steps", "batch_size",
-    "sequence_length", "learning_rate", "learning_rate_scale", "server_learning_rate", "adam_epsilon", "clip_norm",
-    "temperature", "samples", "validation_tokens", "problem_count", "families_per_client", "vocab_size",
-    "server_epsilon", "synthetic_epsilon", "synthetic_delta", "generator_params", "generator_steps",
-}  # fmt: skip
-_NOT_NEGATIVE = {
-    "weight_decay", "unique_tokens", "warmup", "proximal", "evaluate_every", "lora_rank", "seed", "data_seed",
-    "server_momentum", "dynamic_regularization", "synthetic_tokens",
-}  # fmt: skip
-_UNIT = {
-    "beta1", "beta2", "server_beta1", "server_beta2", "dropout", "stragglers", "straggler_share", "final_learning_rate",
-    "synthetic_share", "top_p", "server_momentum", "centralised_share", "warmup", "inner_momentum", "synthetic_delta",
-}  # fmt: skip
-_CHOICES = {
-    "algorithm": ALGORITHMS, "variant": ("paper", "flower"), "partition": PARTITIONS, "sampling": PARTICIPATION,
-    "data": DATA, "inner_optimizer": ("adamw", "sgd"), "inner_state": ("reset", "keep"),
-    "learning_rate_rule": ("kept", "anew"), "precision": ("float32", "bfloat16"),
-    "client_batching": ("auto", "batched", "loop"), "weighting": ("tokens", "uniform"),
-    "centralised_vectors": ("mean", "keep"), "kernels": ("eager", "compiled"),
-}  # fmt: skip
 # Defaults that have changed since ids were first given, as they were then: an id is a hash of what differs from those.
 _FIRST_DEFAULTS = {"inner_state": "reset", "final_learning_rate": 0.1, "learning_rate_rule": "anew"}
 
@@ -64,7 +35,7 @@ class RunConfig:
         clients_per_round: how many of them train in a round.
         concentration: Dirichlet concentration of the clients' family mixtures; infinity is iid.
         local_steps: optimizer steps a client takes in a round.
-        algorithm: one of :data:`ALGORITHMS`; ``central`` trains on everything with no federation.
+        algorithm: one of :data:`scalefed.values.ALGORITHMS`; ``central`` trains on everything with no federation.
         variant: whose formula, where papers and packages disagree: ``paper`` or ``flower``.
         batch_size: sequences in a client's step.
         sequence_length: tokens in a sequence.
@@ -169,9 +140,9 @@ class RunConfig:
         """Check every field; raises :class:`ConfigError`."""
         kinds = _kinds()
         for name, value in self.items():
-            object.__setattr__(self, name, _coerce(name, value, kinds[name]))
+            object.__setattr__(self, name, coerce(name, value, kinds[name]))
         for name, value in self.items():
-            _check_range(name, value)
+            check_range(name, value)
         if self.clients_per_round > self.clients:
             raise ConfigError(
                 f"clients_per_round={self.clients_per_round} is more than clients={self.clients}; "
@@ -211,7 +182,7 @@ class RunConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what differs from the defaults as TOML."""
-        lines = [f"{name} = {_toml(value)}" for name, value in self.changed().items()]
+        lines = [f"{name} = {as_toml(value)}" for name, value in self.changed().items()]
         Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def items(self) -> Iterator[tuple[str, Any]]:
@@ -247,7 +218,7 @@ class RunConfig:
         digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         mix = "iid" if math.isinf(self.concentration) else f"c{self.concentration:g}"
         return (
-            f"{self.algorithm}-{_short(self.params)}-{_short(self.tokens)}-"
+            f"{self.algorithm}-{short(self.params)}-{short(self.tokens)}-"
             f"{self.clients_per_round}of{self.clients}-{mix}-s{self.seed}-{digest}"
         )
 
@@ -316,7 +287,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"expected key=value, got {word!r}; for example clients=16")
         if name not in kinds:
             raise ConfigError(f"unknown setting {name!r}; {nearest(name, kinds)}")
-        settings[name] = _coerce(name, text.strip(), kinds[name], from_text=True)
+        settings[name] = coerce(name, text.strip(), kinds[name], from_text=True)
     return settings
 
 
@@ -354,61 +325,8 @@ def _without_participation(settings: Mapping[str, Any]) -> dict[str, Any]:
     rest = dict(settings)
     if "participation" not in rest:
         return rest
-    share = _coerce("participation", rest.pop("participation"), float)
+    share = coerce("participation", rest.pop("participation"), float)
     if not 0 < share <= 1:
         raise ConfigError(f"participation must be in (0, 1], got {share:g}; 0.25 trains a quarter of the clients")
-    clients = _coerce("clients", rest.get("clients", RunConfig.clients), int)
+    clients = coerce("clients", rest.get("clients", RunConfig.clients), int)
     return rest | {"clients_per_round": max(1, round(share * clients))}
-
-
-def _coerce(name: str, value: Any, kind: Any, *, from_text: bool = False) -> Any:
-    """The value as the field's type, or a ConfigError that says what is allowed."""
-    if isinstance(kind, types.UnionType):
-        if value is None or (from_text and value.lower() in ("none", "auto")):
-            return None
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    try:
-        if kind is str:
-            if not isinstance(value, str):
-                raise TypeError
-            return value
-        if isinstance(value, bool) or (isinstance(value, str) and not from_text):
-            raise TypeError
-        number = float(value.replace("_", "")) if isinstance(value, str) else float(value)
-        if math.isnan(number):
-            raise ValueError
-        if kind is int:
-            if not number.is_integer():
-                raise ValueError
-            return int(value) if isinstance(value, int) else int(number)
-        return number
-    except (TypeError, ValueError, OverflowError):
-        wanted = {int: "a whole number", float: "a number", str: "text"}[kind]
-        raise ConfigError(f"{name} must be {wanted}, got {value!r}") from None
-
-
-def _check_range(name: str, value: Any) -> None:
-    if value is None:
-        return
-    if name in _CHOICES and value not in _CHOICES[name]:
-        raise ConfigError(f"unknown {name} {value!r}; {nearest(value, _CHOICES[name])}")
-    if name in _POSITIVE and not value > 0:
-        raise ConfigError(f"{name} must be positive, got {value:g}")
-    if name in _NOT_NEGATIVE and value < 0:
-        raise ConfigError(f"{name} must be zero or positive, got {value:g}")
-    if name in _UNIT and not 0 <= value <= 1:
-        raise ConfigError(f"{name} must be between 0 and 1, got {value:g}")
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, float) and math.isinf(value):
-        return "inf"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
-
-
-def _short(number: float) -> str:
-    """A count in three digits: 24000 -> 24k."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"

@@ -9,7 +9,7 @@ from federated_toys import Quadratic, Tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalefed.config import ALGORITHMS, RunConfig
+from scalefed.config import RunConfig
 from scalefed.errors import ConfigError
 from scalefed.federated.centralisation import at_clients, centring
 from scalefed.federated.participation import cohort, survivors
@@ -17,6 +17,7 @@ from scalefed.federated.rounds import initial_state, run_rounds
 from scalefed.federated.server import evaluated_weights, server_settings, server_step
 from scalefed.federated.state import ClientUpdate, ServerState
 from scalefed.models import Layout
+from scalefed.values import ALGORITHMS
 
 MODEL, DATA = Quadratic(), Tokens()
 ETA, ROUNDS, STEPS = 0.1, 6, 4

@@ -12,7 +12,7 @@ from federated_toys import Quadratic, Tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalefed.config import ALGORITHMS, RunConfig
+from scalefed.config import RunConfig
 from scalefed.federated import client as client_module
 from scalefed.federated.client import local_updates
 from scalefed.federated.participation import cohort, survivors
@@ -23,6 +23,7 @@ from scalefed.federated.state import ClientTask, ClientUpdate, Correction, Serve
 from scalefed.federated.together import Job, run_many
 from scalefed.models import Decoder, shape_for
 from scalefed.schema import ROUND_COLUMNS
+from scalefed.values import ALGORITHMS
 
 VOCAB = 32
 DECODER = Decoder(shape_for(1_000, VOCAB))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scalefed.config import ALGORITHMS, RunConfig
+from scalefed.config import RunConfig
+from scalefed.values import ALGORITHMS
 
 pytestmark = pytest.mark.slow
 KILLS = 20

@@ -18,12 +18,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalefed.config import ALGORITHMS, RunConfig
+from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, DataError, MissingExtraError
 from scalefed.federated import flower, flower_app, rounds
 from scalefed.federated.flower_app import settings_of_app, to_flower_app
 from scalefed.importers import import_rounds
 from scalefed.models import build_model
+from scalefed.values import ALGORITHMS
 
 ROOT = Path(__file__).parents[1]
 CONFIG = RunConfig(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalefed.config import PARTICIPATION, RunConfig
+from scalefed.config import RunConfig
 from scalefed.federated.participation import cohort, survivors
 from scalefed.seeds import rng
+from scalefed.values import PARTICIPATION
 
 ROUNDS = 600
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed.config import PARTITIONS
 from scalefed.errors import ConfigError, nearest
 from scalefed.seeds import rng
+from scalefed.values import PARTITIONS
 
 Floats = NDArray[np.float64]
 
