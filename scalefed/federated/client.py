@@ -16,7 +16,15 @@ from scalefed.federated.inner import InnerOptimizer, inner_memory
 from scalefed.federated.state import ClientTask, ClientUpdate, Correction
 from scalefed.models import Model, Tensor
 
-__all__ = ["ClientTask", "ClientUpdate", "Correction", "InnerOptimizer", "keeps_inner_state", "local_updates"]
+__all__ = [
+    "ClientTask",
+    "ClientUpdate",
+    "Correction",
+    "InnerOptimizer",
+    "clients_at_once",
+    "keeps_inner_state",
+    "local_updates",
+]
 
 BATCHED_TOKENS = 2_048  # in a step of all clients of a batch together; much more falls out of the cache
 KEPT_BYTES = 31 * 2**20  # just below the largest block that the C library's allocator learns from
@@ -51,6 +59,11 @@ def local_updates(
         members = [tasks[index] for index in group]
         updates.update(zip(group, _train(model, start, members, config, learning_rates), strict=True))
     return [updates[index] for index in range(len(tasks))]
+
+
+def clients_at_once(model: Model, batches: Tensor, config: RunConfig) -> int:
+    """How many clients with such batches ``(steps, batch, length + 1)`` share a full batch; 1 where it does not pay."""
+    return _group_size(model, ClientTask(0, batches), config)
 
 
 def keeps_inner_state(config: RunConfig) -> bool:
