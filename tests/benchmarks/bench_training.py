@@ -1,6 +1,6 @@
 """How fast is training? Ratios from interleaved runs in one process, in processor time.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python tests/benchmarks/bench_training.py [overhead batching ceiling cost together sweep]
+    OMP_NUM_THREADS=1 taskset -c 1 python tests/benchmarks/bench_training.py [overhead batching ceiling ...]
 
 overhead   a round of scalefed, record written as a line of JSON, over a bare torch loop of the same functional model
            (torch.optim.AdamW, clip_grad_norm_, a mean, nothing else); 5 clients of 2 steps of 1,024 tokens
@@ -8,8 +8,8 @@ batching   the loop over clients, over clients trained at once in groups of 2 to
 ceiling    matrix products of a training step a second, as a share of a large product on this core, for every size
 cost       4 clients a round over one client that holds everything, at equal tokens
 together   seeds of one-client runs advanced together over one after the other
-sweep      training of twelve seeds of 13,944 parameters, one client a round, as whole runs with data and checkpoints: one
-           after the other over the bundles that a sweep makes by itself; then evaluation and storing, which are the same
+sweep      twelve seeds of 13,944 parameters with one client a round, whole runs with data, checkpoints and storing: one
+           after the other over the bundles that a sweep makes by itself
 
 The machine may be busy: compare ratios, not times. Each line gives the median ratio over the repetitions, and the ratio
 of the smallest times.
@@ -206,8 +206,8 @@ def together(seconds: float) -> None:
 def in_bundles(_: float) -> None:
     """Weights are compared too: they must be equal to the last bit."""
     for batch in (1, 4):
-        base = RunConfig(params=14_000, clients_per_round=1, batch_size=batch, tokens=12 * 25 * batch * 128,
-                         problems="none")  # fmt: skip
+        base = RunConfig(params=14_000, clients_per_round=1, batch_size=batch, tokens=8 * 25 * batch * 128,
+                         problems="none", validation_tokens=8_192)  # fmt: skip
         configs = [base.replace(seed=seed) for seed in range(12)]
         prepare(base)  # the text is made once a process
         spent, made = {}, {}
