@@ -294,7 +294,7 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "robust", "fixed", "bounds", "resamples", "seed")
+    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "resamples", "seed")
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:
