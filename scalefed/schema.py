@@ -133,8 +133,8 @@ model_heads|int|heads|attention heads of a layer
 """
 
 _TIMING = """
-wall_s|float|s|wall-clock time of training
-cpu_s|float|s|processor time of training
+wall_s|float|s|wall-clock time of training; runs that a sweep trains at once share theirs evenly
+cpu_s|float|s|processor time of training; runs that a sweep trains at once share theirs evenly
 evaluate_s|float|s|wall-clock time of evaluation
 peak_memory_mb|float|MB|largest resident memory of the process
 tokens_per_s|float|tokens/s|training tokens over wall_s

@@ -15,6 +15,7 @@ import torch
 from scalefed.config import RunConfig
 from scalefed.errors import CheckpointError, ConfigError, ScalefedError
 from scalefed.experiment import evaluate, pilot, train, train_all
+from scalefed.experiment.bundles import bundles, runs_at_once, train_together
 from scalefed.experiment.checkpoints import checkpoint_path
 from scalefed.runlog import load_counts, load_runs, log_differences, same_log
 from scalefed.sweeps import sweep
@@ -153,6 +154,52 @@ def test_workers_change_nothing_and_report_progress(reference, tmp_path):
     assert all(a.done <= b.done for a, b in zip(seen, seen[1:], strict=False))
     again = train_all(configs, runs=tmp_path / "runs", workers=2)
     assert [run.weights_hash for run in again] == [run.weights_hash for run in runs]
+
+
+ALIKE = sweep(
+    TINY.replace(clients_per_round=1, batch_size=1, tokens=6 * 5 * 128, problems="none"),
+    seed=[0, 1],
+    concentration=[0.3, 0.5],
+)
+
+
+def test_bundles_hold_runs_alike_and_leave_no_worker_idle():
+    assert runs_at_once(ALIKE[0]) == 16 and runs_at_once(ALIKE[0].replace(clients_per_round=4)) == 4
+    longer = ALIKE[0].replace(tokens=60_000)
+    made = bundles([longer, *ALIKE], workers=2)
+    assert [len(bundle) for bundle in made] == [1, 2, 2] and made[0] == (longer,)
+    assert [config for bundle in made for config in bundle] == [longer, *ALIKE]
+    for changes in ({"client_batching": "loop"}, {"batch_size": 8}, {"kernels": "compiled"}, {"params": 300_000}):
+        assert runs_at_once(ALIKE[0].replace(**changes)) == 1
+
+
+def test_a_bundle_stopped_anywhere_ends_with_the_logs_of_its_runs_alone(tmp_path, monkeypatch):
+    diverging = ALIKE[0].replace(learning_rate=1e30, clip_norm=float("inf"), inner_optimizer="sgd")
+    wanted = [*ALIKE, diverging]
+    for config in wanted:
+        train(config, runs=tmp_path / "alone")
+    monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "other"))
+    for stop in (2, 4):
+        with pytest.raises(StopError):
+            train_together(wanted, runs=tmp_path / "together", on_round=stop_after(stop), checkpoint_seconds=0)
+    train(ALIKE[1], runs=tmp_path / "together")  # one is stored before the others go on
+    train_together(wanted, runs=tmp_path / "together", checkpoint_seconds=0)
+    for config in wanted:
+        made = train(config, runs=tmp_path / "together")
+        assert made.cpu_s > 0 and not checkpoint_path(config).exists()
+    assert same_log(tmp_path / "alone", tmp_path / "together"), log_differences(
+        tmp_path / "alone", tmp_path / "together"
+    )
+
+
+def test_a_sweep_makes_bundles_by_itself(tmp_path):
+    seen = []
+    made = train_all(ALIKE, runs=tmp_path / "together", workers=1, on_progress=seen.append)
+    assert [run.run_id for run in made] == [config.run_id for config in ALIKE]
+    assert sorted(seen[0].running) == sorted(config.run_id for config in ALIKE)
+    assert [step.done for step in seen if step.done] == [1, 2, 3, 4] and seen[-1].running == ()
+    alone = train(ALIKE[3].replace(problem_count=7), runs=tmp_path / "alone")
+    assert alone.weights_hash == made[3].weights_hash
 
 
 def test_a_run_that_cannot_be_made_is_named_and_the_rest_is_stored(tmp_path):

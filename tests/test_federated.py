@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scalefed.config import RunConfig
 from scalefed.federated import client as client_module
 from scalefed.federated.client import local_updates
+from scalefed.federated.inner import InnerOptimizer
 from scalefed.federated.participation import cohort, survivors
 from scalefed.federated.rounds import Round, initial_state, one_round, run_rounds
 from scalefed.federated.schedule import learning_rate
@@ -200,6 +201,25 @@ def test_adamw_agrees_with_torch() -> None:
 
 
 # ---------------------------------------------------------------------- at once or one by one
+@pytest.mark.parametrize("before", [(0, 0), (4, 11)])
+def test_the_step_of_a_client_has_the_same_bits_alone_and_beside_others(before: tuple[int, int]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights, gradient, first, second = (torch.randn(2, 1_003, generator=draw) for _ in range(4))
+    kept = [
+        {"inner_first": one, "inner_second": two.square(), "inner_steps": torch.tensor(steps)}
+        for one, two, steps in zip(first, second, before, strict=True)
+    ]
+
+    def stepped(which: slice | int) -> torch.Tensor:
+        own, memory = weights[which].clone(), kept[which] if isinstance(which, slice) else [kept[which]]
+        InnerOptimizer(config(weight_decay=0.1), own, torch.ones(1_003), kept=memory).step(own, gradient[which], 0.01)
+        return own
+
+    together = stepped(slice(None))
+    assert torch.equal(together, torch.stack([stepped(0), stepped(1)]))
+    assert not torch.equal(together, weights)
+
+
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold", "feddyn", "gc-fed", "local"])
 def test_batched_clients_train_as_they_would_alone(algorithm: str) -> None:
     """In double precision: in single, Adam turns the last bits of a gradient near zero into a step's sign."""
@@ -236,8 +256,8 @@ def test_groups_hold_equal_shapes_and_fit_the_cache() -> None:
     tasks = [task(0, 3, 1), task(1, 1, 1), task(2, 3, 2), task(3, 2, 1, pull=0.1), task(4, 3, 1)]
     assert client_module._groups(DECODER, tasks, config()) == [[0, 4, 1], [2], [3]]
     assert client_module._groups(DECODER, tasks, config(client_batching="loop")) == [[0], [4], [1], [2], [3]]
-    many = [task(client, 1, 2) for client in range(9)]  # 256 tokens a step: four fit into 1,024
-    assert [len(group) for group in client_module._groups(DECODER, many, config())] == [4, 4, 1]
+    many = [task(client, 1, 2) for client in range(9)]  # 256 tokens a step: eight fit into 2,048
+    assert [len(group) for group in client_module._groups(DECODER, many, config())] == [8, 1]
     long = [task(client, 1, 8) for client in range(3)]  # 1,024 tokens a step: one by one
     assert [len(group) for group in client_module._groups(DECODER, long, config())] == [1, 1, 1]
 

@@ -24,6 +24,7 @@ from scalefed.models import (
     save_weights,
     shape_for,
 )
+from scalefed.models.losses import client_losses
 
 VOCAB = 512
 LADDER = ladder(VOCAB)
@@ -191,6 +192,21 @@ def test_clients_at_once_equal_clients_in_turn(params: int) -> None:
     torch.testing.assert_close(gradient(model, weights, blocks), expected, rtol=1e-4, atol=1e-6)
     logits = torch.stack([model.logits(w, b).flatten(0, 1) for w, b in zip(weights, blocks, strict=True)])
     torch.testing.assert_close(model.logits(weights, blocks), logits, rtol=1e-5, atol=1e-5)
+
+
+def test_losses_in_one_piece_of_memory_are_those_of_autograd_to_the_bit() -> None:
+    draw = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 40, 17, generator=draw)
+    targets = torch.randint(17, (3, 40), generator=draw)
+    plain, ours = (logits.clone().requires_grad_() for _ in range(2))
+    alone = [torch.nn.functional.cross_entropy(*own) for own in zip(plain, targets, strict=True)]
+    expected = torch.stack(alone)
+    losses = client_losses(ours.clone(), targets)
+    assert torch.equal(losses, expected)
+    share = torch.tensor([1.0, 1.0, 0.5])
+    for loss, leaf in ((losses, ours), (expected, plain)):
+        (leaf.grad,) = torch.autograd.grad((loss * share).sum(), leaf)
+    assert torch.equal(ours.grad, plain.grad)
 
 
 def test_no_token_sees_the_future() -> None:

@@ -1,8 +1,9 @@
-"""How are many runs made on one machine? One process a core, each training one run after the other.
+"""How are many runs made on one machine? One process a core, each training one bundle of runs after the other.
 
 Workers are plain child processes that take configs as JSON lines and answer with events, so a sweep can be started from
-a script, a notebook or the shell alike. A worker that dies is replaced and its run tried once more; a killed sweep goes
-on where it stopped, because runs in the log are skipped and unfinished ones resume from their checkpoints.
+a script, a notebook or the shell alike. A bundle is one run, or several that train faster together. A worker that dies
+is replaced and its runs tried once more, each alone; a killed sweep goes on where it stopped, because runs in the log
+are skipped and unfinished ones resume from their checkpoints.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from typing import Any
 
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, ScalefedError
+from scalefed.experiment.bundles import bundles
 from scalefed.experiment.training import stored
 from scalefed.runlog import Run
 
@@ -51,10 +53,10 @@ class Progress:
 
 @dataclass
 class _Worker:
-    """A child process and the config it works on."""
+    """A child process and the runs of its bundle that are not stored yet."""
 
     process: subprocess.Popen[str]
-    config: RunConfig | None = None
+    bundle: tuple[RunConfig, ...] = ()
     share: float = 0.0
 
 
@@ -66,7 +68,7 @@ class _Board:
     """What is waiting, done and failed, and how fast it goes."""
 
     configs: list[RunConfig]
-    waiting: deque[RunConfig]
+    waiting: deque[tuple[RunConfig, ...]]
     found: int
     started: float = field(default_factory=time.monotonic)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -75,14 +77,15 @@ class _Board:
 
     def progress(self, workers: Sequence[_Worker]) -> Progress:
         """The state of the sweep as a frozen summary."""
-        busy = [worker for worker in workers if worker.config is not None]
-        spent = sum(map(cost, self.finished)) + sum(cost(w.config) * w.share for w in busy if w.config)
-        left = sum(map(cost, self.waiting)) + sum(cost(w.config) * (1 - w.share) for w in busy if w.config)
+        busy = [(config, worker.share) for worker in workers for config in worker.bundle]
+        spent = sum(map(cost, self.finished)) + sum(cost(config) * share for config, share in busy)
+        left = sum(cost(config) for bundle in self.waiting for config in bundle)
+        left += sum(cost(config) * (1 - share) for config, share in busy)
         elapsed = time.monotonic() - self.started
         return Progress(
             done=self.found + len(self.finished),
             total=len(self.configs),
-            running=tuple(worker.config.run_id for worker in busy if worker.config),
+            running=tuple(config.run_id for config, _ in busy),
             seconds_left=elapsed * left / spent if spent else None,
             last_run_id=self.finished[-1].run_id if self.finished else "",
             failed=tuple(self.failed.items()),
@@ -120,10 +123,11 @@ def train_all(
         raise ConfigError(f"train_all needs at least one config and one worker, got {len(configs)} and {workers}")
     unique = list({config.run_id: config for config in configs}.values())
     left = sorted((config for config in unique if not stored(runs, config)), key=cost, reverse=True)
-    board = _Board(unique, deque(left), found=len(unique) - len(left))
+    hands = min(workers or os.cpu_count() or 1, len(left))
+    board = _Board(unique, deque(bundles(left, workers=hands)), found=len(unique) - len(left))
     crew: list[_Worker] = []
     try:
-        crew = [_hire(runs) for _ in range(min(workers or os.cpu_count() or 1, len(left)))]
+        crew = [_hire(runs) for _ in range(min(hands, len(board.waiting)))]
         _work(board, crew, runs, on_progress or (lambda _: None))
     finally:
         for worker in crew:
@@ -143,7 +147,7 @@ def _work(board: _Board, crew: list[_Worker], runs: str | os.PathLike[str], tell
         _listen(events, worker)
         _assign(board, worker)
     tell(board.progress(crew))
-    while any(worker.config is not None for worker in crew):
+    while any(worker.bundle for worker in crew):
         worker, event = events.get()
         if event is not None:
             _hear(board, worker, event)
@@ -180,39 +184,40 @@ def _listen(events: _Events, worker: _Worker) -> None:
 
 
 def _assign(board: _Board, worker: _Worker) -> None:
-    worker.config, worker.share = (board.waiting.popleft() if board.waiting else None), 0.0
-    if worker.config is None:
+    worker.bundle, worker.share = (board.waiting.popleft() if board.waiting else ()), 0.0
+    if not worker.bundle:
         return
-    name = worker.config.run_id
-    board.attempts[name] = board.attempts.get(name, 0) + 1
+    for config in worker.bundle:
+        board.attempts[config.run_id] = board.attempts.get(config.run_id, 0) + 1
     assert worker.process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # a dead worker's end is about to be heard; its config is then requeued
-        worker.process.stdin.write(json.dumps(worker.config.changed()) + "\n")
+    with contextlib.suppress(BrokenPipeError):  # a dead worker's end is about to be heard; its runs are then requeued
+        worker.process.stdin.write(json.dumps([config.changed() for config in worker.bundle]) + "\n")
         worker.process.stdin.flush()
 
 
 def _hear(board: _Board, worker: _Worker, event: dict[str, Any]) -> None:
-    assert worker.config is not None
     if event["event"] == "round":
-        worker.share = min(1.0, event["rounds"] / worker.config.rounds)
+        worker.share = min(1.0, event["rounds"] / worker.bundle[0].rounds)
         return
+    (config,) = (one for one in worker.bundle if one.run_id == event["run_id"])
     if event["event"] == "stored":
-        board.finished.append(worker.config)
+        board.finished.append(config)
     else:
-        board.failed[worker.config.run_id] = event["message"]
-    _assign(board, worker)
+        board.failed[config.run_id] = event["message"]
+    worker.bundle = tuple(one for one in worker.bundle if one is not config)
+    if not worker.bundle:
+        _assign(board, worker)
 
 
 def _bury(board: _Board, worker: _Worker) -> None:
-    """A worker died: its run goes back to the queue once, then counts as failed."""
+    """A worker died: each of its runs goes back to the queue once, alone, then counts as failed."""
     code = worker.process.wait()
     _close(worker)
-    if worker.config is None:
-        return
-    if board.attempts[worker.config.run_id] < ATTEMPTS:
-        board.waiting.appendleft(worker.config)
-    else:
-        board.failed[worker.config.run_id] = f"its process ended with exit code {code}, {ATTEMPTS} times"
+    for config in worker.bundle:
+        if board.attempts[config.run_id] < ATTEMPTS:
+            board.waiting.appendleft((config,))
+        else:
+            board.failed[config.run_id] = f"its process ended with exit code {code}, {ATTEMPTS} times"
 
 
 def _close(worker: _Worker) -> None:

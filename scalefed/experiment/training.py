@@ -5,7 +5,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,13 +104,42 @@ def problem_set(name: str, config: RunConfig) -> list[Problem]:
 
 
 # ---------------------------------------------------------------------- one run
+@dataclass
+class Member:
+    """A run under way, alone or among others that train at once.
+
+    Attributes:
+        config: its settings.
+        task: model and data.
+        progress: where it stands.
+        diverged: whether its last round did.
+    """
+
+    config: RunConfig
+    task: Task
+    progress: Progress
+    diverged: bool = False
+
+    def take(self, done: Round, wall_s: float, cpu_s: float) -> dict[str, Any]:
+        """Put a finished round and its seconds on the record, scored where the config asks for it; the record."""
+        config, before = self.config, self.progress
+        record = _cumulative(before.records, done.record) | {"wall_s": wall_s, "cpu_s": cpu_s}
+        if config.evaluate_every and done.state.round % config.evaluate_every == 0 and not done.diverged:
+            record |= _scores_of_round(config, self.task, done)
+        self.progress = Progress(done.state, (*before.records, record), before.wall_s + wall_s, before.cpu_s + cpu_s)
+        self.diverged = done.diverged
+        return record
+
+
 def _train_and_store(
     config: RunConfig, runs: Path, on_round: Callable[[dict[str, Any]], None] | None, engine: str, every: float
 ) -> None:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     task = prepare(config)
-    progress = load_checkpoint(config) or Progress(initial_state(config, task.model))
-    progress, diverged = _rounds(config, task, progress, on_round, engine, every)
+    member = Member(config, task, load_checkpoint(config) or Progress(initial_state(config, task.model)))
+    rounds = _engine(engine)(config, task.model, task.data, member.progress.state)
+    train_members([member], ({0: done} for done in rounds), on_round, every)
+    progress, diverged = member.progress, member.diverged
     clock = time.perf_counter()
     final = None if diverged else _final_scores(config, task, progress.state.weights)
     evaluate_s = time.perf_counter() - clock
@@ -126,33 +155,36 @@ def _train_and_store(
     delete_checkpoint(config)
 
 
-def _rounds(
-    config: RunConfig,
-    task: Task,
-    progress: Progress,
+def train_members(
+    members: Sequence[Member],
+    rounds: Iterable[dict[int, Round]],
     on_round: Callable[[dict[str, Any]], None] | None,
-    engine: str,
     every: float,
-) -> tuple[Progress, bool]:
-    """All rounds that are left, with checkpoints; the last progress, and whether it diverged."""
+) -> None:
+    """Take in the rounds of one run, or of several that train at once, with checkpoints; the members are changed.
+
+    The time of rounds that were advanced together is divided evenly among their runs.
+
+    Args:
+        members: the runs.
+        rounds: for every step, the finished rounds by the member's position.
+        on_round: called after every round with its record.
+        every: seconds between checkpoints.
+    """
     wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
-    diverged = False
-    for done in _engine(engine)(config, task.model, task.data, progress.state):
-        now, now_cpu = time.perf_counter(), time.process_time()
-        record = _cumulative(progress.records, done.record) | {"wall_s": now - wall, "cpu_s": now_cpu - cpu}
-        if config.evaluate_every and done.state.round % config.evaluate_every == 0 and not done.diverged:
-            record |= _scores_of_round(config, task, done)
-        progress = Progress(
-            done.state, (*progress.records, record), progress.wall_s + now - wall, progress.cpu_s + now_cpu - cpu
-        )
-        diverged = done.diverged
-        if on_round is not None:
-            on_round(record)
+    for finished in rounds:
+        wall_s, cpu_s = ((now - then) / len(finished) for now, then in
+                         ((time.perf_counter(), wall), (time.process_time(), cpu)))  # fmt: skip
+        for position, done in finished.items():
+            record = members[position].take(done, wall_s, cpu_s)
+            if on_round is not None:
+                on_round(record)
         wall, cpu = time.perf_counter(), time.process_time()
-        if wall - saved > every and done.state.round < config.rounds and not diverged:
-            save_checkpoint(config, progress)
+        if wall - saved > every:
+            for one in members:
+                if 0 < one.progress.state.round < one.config.rounds and not one.diverged:
+                    save_checkpoint(one.config, one.progress)
             saved = time.perf_counter()
-    return progress, diverged
 
 
 def _engine(name: str) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
-"""The child process of a sweep: configs come in as JSON lines, events go out as JSON lines."""
+"""The child process of a sweep: bundles of configs come in as JSON lines, events go out as JSON lines."""
 
+import contextlib
 import json
 import os
 import sys
@@ -9,19 +10,20 @@ from typing import Any
 
 from scalefed.config import RunConfig
 from scalefed.errors import ScalefedError
+from scalefed.experiment.bundles import train_together
 from scalefed.experiment.training import train
 
 TELL_SECONDS = 1.0
 
 
 def main(runs: str) -> None:
-    """Train one config after the other until standard input ends."""
+    """Train one bundle after the other until standard input ends."""
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nothing else may write between the events
     parent = os.getppid()
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     for line in sys.stdin:
-        config = RunConfig.from_dict(json.loads(line))
+        configs = [RunConfig.from_dict(one) for one in json.loads(line)]
         told = time.monotonic()
 
         def on_round(record: dict[str, Any]) -> None:
@@ -30,12 +32,16 @@ def main(runs: str) -> None:
                 told = time.monotonic()
                 _tell(events, {"event": "round", "rounds": record["round"]})
 
-        try:
-            train(config, runs=runs, on_round=on_round)
-        except ScalefedError as error:
-            _tell(events, {"event": "failed", "message": str(error)})
-        else:
-            _tell(events, {"event": "stored"})
+        if len(configs) > 1:
+            with contextlib.suppress(ScalefedError):  # each is then made alone, and the one at fault says so itself
+                train_together(configs, runs=runs, on_round=on_round)
+        for config in configs:
+            try:
+                train(config, runs=runs, on_round=on_round)
+            except ScalefedError as error:
+                _tell(events, {"event": "failed", "run_id": config.run_id, "message": str(error)})
+            else:
+                _tell(events, {"event": "stored", "run_id": config.run_id})
 
 
 def _tell(events: Any, event: dict[str, Any]) -> None:

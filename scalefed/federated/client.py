@@ -6,6 +6,7 @@ change what comes out: every client's arithmetic is its own.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,13 +16,22 @@ from scalefed.federated.inner import InnerOptimizer, inner_memory
 from scalefed.federated.state import ClientTask, ClientUpdate, Correction
 from scalefed.models import Model, Tensor
 
-__all__ = ["ClientTask", "ClientUpdate", "Correction", "InnerOptimizer", "keeps_inner_state", "local_updates"]
+__all__ = [
+    "ClientTask",
+    "ClientUpdate",
+    "Correction",
+    "InnerOptimizer",
+    "clients_at_once",
+    "keeps_inner_state",
+    "local_updates",
+]
 
-BATCHED_TOKENS = 1_024  # in a step of all clients of a batch together; much more falls out of the cache
+BATCHED_TOKENS = 2_048  # in a step of all clients of a batch together; much more falls out of the cache
+KEPT_BYTES = 31 * 2**20  # just below the largest block that the C library's allocator learns from
 BATCHED_CLIENTS = (4, 16)  # least and most clients of a full batch
 BATCHED_MAX_TOKENS = 512  # in one client's step
 BATCHED_MAX_PARAMS = 200_000
-BATCHED_MAX_WORK = 20_000_000  # tokens of one client's step times trained parameters; beyond, arithmetic is what costs
+BATCHED_MAX_WORK = 42_000_000  # tokens of one client's step times trained parameters; beyond, arithmetic is what costs
 
 _compiled: WeakKeyDictionary[Model, Callable[[Tensor, Tensor], Tensor]] = WeakKeyDictionary()
 
@@ -43,11 +53,17 @@ def local_updates(
         config: optimizer settings.
         learning_rates: one for each local step.
     """
+    _keep_freed_memory()
     updates: dict[int, ClientUpdate] = {}
     for group in _groups(model, tasks, config):
         members = [tasks[index] for index in group]
         updates.update(zip(group, _train(model, start, members, config, learning_rates), strict=True))
     return [updates[index] for index in range(len(tasks))]
+
+
+def clients_at_once(model: Model, batches: Tensor, config: RunConfig) -> int:
+    """How many clients with such batches ``(steps, batch, length + 1)`` share a full batch; 1 where it does not pay."""
+    return _group_size(model, ClientTask(0, batches), config)
 
 
 def keeps_inner_state(config: RunConfig) -> bool:
@@ -81,6 +97,20 @@ def _group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
 
 
 # ---------------------------------------------------------------------- training
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep what a step frees for the next step, instead of giving it back to the system every time.
+
+    glibc raises both of its thresholds, of blocks mapped on their own and of free memory given back, when a larger
+    mapped block is freed. A whole run has usually done so while it made its text; a process that only trains has not,
+    and then takes more than a hundred page faults a step and client at 128 tokens. The block is never touched, so it
+    costs nothing; other allocators pay no heed.
+
+    Source: mallopt(3), M_MMAP_THRESHOLD: the dynamic threshold.
+    """
+    torch.empty(KEPT_BYTES, dtype=torch.uint8)
+
+
 def _train(
     model: Model, start: Tensor, tasks: Sequence[ClientTask], config: RunConfig, rates: Sequence[float]
 ) -> list[ClientUpdate]:

@@ -70,14 +70,17 @@ class InnerOptimizer:
         first.lerp_(gradient, 1 - c.beta1)
         second.mul_(c.beta2).addcmul_(gradient, gradient, value=1 - c.beta2)
         if len(set(self.before)) == 1:
-            steps = self.before[0] + self.taken
-            spread = (second / (1 - c.beta2**steps)).sqrt_().add_(c.adam_epsilon)
-            weights.addcdiv_(first, spread, value=-learning_rate / (1 - c.beta1**steps))
+            taken = self.before[0] + self.taken
+            spread = (second / (1 - c.beta2**taken)).sqrt_().add_(c.adam_epsilon)
+            weights.addcdiv_(first, spread, value=-learning_rate / (1 - c.beta1**taken))
             return
-        counts = torch.tensor(self.before[: len(weights)], dtype=torch.float64)[:, None] + self.taken
-        scale1, scale2 = (((1 - beta**counts).to(weights)) for beta in (c.beta1, c.beta2))
-        spread = (second / scale2).sqrt_().add_(c.adam_epsilon)
-        weights.addcdiv_(first / scale1, spread, value=-learning_rate)
+        steps = [before + self.taken for before in self.before[: len(weights)]]  # to the same bits as alone
+        rates, scales = (
+            torch.tensor(own, dtype=weights.dtype, device=weights.device)[:, None]
+            for own in ([learning_rate / (1 - c.beta1**s) for s in steps], [1 - c.beta2**s for s in steps])
+        )
+        spread = (second / scales).sqrt_().add_(c.adam_epsilon)
+        weights.addcdiv_(first * rates, spread, value=-1.0)
 
     @staticmethod
     def _active(moment: Tensor, weights: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Job:
 
 
 def run_many(jobs: Sequence[Job]) -> Iterator[dict[int, Round]]:
-    """Advance all runs to the ends of their token budgets, one round of each at a time.
+    """Advance all runs to the ends of their token budgets, one round of each at a time; those behind catch up first.
 
     Args:
         jobs: the runs; each starts from its state.
@@ -40,13 +40,14 @@ def run_many(jobs: Sequence[Job]) -> Iterator[dict[int, Round]]:
     """
     live = {position: job for position, job in enumerate(jobs) if job.state.round < job.config.rounds}
     while live:
-        rounds = dict(zip(live, advance(list(live.values())), strict=True))
+        behind = min(job.state.round for job in live.values())
+        chosen = {position: job for position, job in live.items() if job.state.round == behind}
+        rounds = dict(zip(chosen, advance(list(chosen.values())), strict=True))
         yield rounds
-        live = {
-            position: replace(job, state=rounds[position].state)
-            for position, job in live.items()
-            if not rounds[position].diverged and rounds[position].state.round < job.config.rounds
-        }
+        for position, done in rounds.items():
+            job = live.pop(position)
+            if not done.diverged and done.state.round < job.config.rounds:
+                live[position] = replace(job, state=done.state)
 
 
 def advance(jobs: Sequence[Job]) -> list[Round]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
 from scalefed.errors import ConfigError, MissingExtraError
 from scalefed.models.layout import Layout, Tensor
+from scalefed.models.losses import client_losses
 from scalefed.seeds import stream_seed
 
 HEAD_WIDTH = 24
@@ -142,8 +143,7 @@ class Decoder:
             logits = logits.float()
         if weights.dim() == 1:
             return F.cross_entropy(logits.flatten(0, -2), targets.reshape(-1))
-        losses = F.cross_entropy(logits.flatten(0, -2), targets.reshape(-1), reduction="none")
-        return losses.view(len(weights), -1).mean(1)
+        return client_losses(logits, targets.flatten(1))
 
     def logits(self, weights: Tensor, tokens: Tensor) -> Tensor:
         """Next-token logits: ``(P,), (b, t) -> (b, t, vocab)`` or ``(m, P), (m, b, t) -> (m, b*t, vocab)``."""

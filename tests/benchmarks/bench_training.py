@@ -1,6 +1,6 @@
 """How fast is training? Ratios from interleaved runs in one process, in processor time.
 
-    OMP_NUM_THREADS=1 taskset -c 1 python tests/benchmarks/bench_training.py [overhead batching ceiling cost together]
+    OMP_NUM_THREADS=1 taskset -c 1 python tests/benchmarks/bench_training.py [overhead batching ceiling ...]
 
 overhead   a round of scalefed, record written as a line of JSON, over a bare torch loop of the same functional model
            (torch.optim.AdamW, clip_grad_norm_, a mean, nothing else); 5 clients of 2 steps of 1,024 tokens
@@ -8,6 +8,8 @@ batching   the loop over clients, over clients trained at once in groups of 2 to
 ceiling    matrix products of a training step a second, as a share of a large product on this core, for every size
 cost       4 clients a round over one client that holds everything, at equal tokens
 together   seeds of one-client runs advanced together over one after the other
+sweep      twelve seeds of 13,944 parameters with one client a round, whole runs with data, checkpoints and storing: one
+           after the other over the bundles that a sweep makes by itself
 
 The machine may be busy: compare ratios, not times. Each line gives the median ratio over the repetitions, and the ratio
 of the smallest times.
@@ -16,6 +18,7 @@ of the smallest times.
 import argparse
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,8 +28,11 @@ import numpy as np
 import torch
 
 from scalefed.config import RunConfig
+from scalefed.experiment import train
+from scalefed.experiment.bundles import bundles, train_together
 from scalefed.federated import client
 from scalefed.federated.client import local_updates
+from scalefed.federated.preparation import prepare
 from scalefed.federated.rounds import initial_state, one_round, run_rounds
 from scalefed.federated.schedule import learning_rates
 from scalefed.federated.state import ClientTask
@@ -197,8 +203,35 @@ def together(seconds: float) -> None:
               f" {ratio(times, 'in turn', 'at once')}", flush=True)  # fmt: skip
 
 
+def in_bundles(_: float) -> None:
+    """Weights are compared too: they must be equal to the last bit."""
+    for batch in (1, 4):
+        base = RunConfig(params=14_000, clients_per_round=1, batch_size=batch, tokens=8 * 25 * batch * 128,
+                         problems="none", validation_tokens=8_192)  # fmt: skip
+        configs = [base.replace(seed=seed) for seed in range(12)]
+        prepare(base)  # the text is made once a process
+        spent, made = {}, {}
+        for name in ("alone", "bundles"):
+            with tempfile.TemporaryDirectory() as folder:
+                os.environ["SCALEFED_CACHE"] = f"{folder}/cache"
+                start = time.process_time()
+                if name == "bundles":
+                    for bundle in bundles(configs, workers=1):
+                        train_together(bundle, runs=folder)
+                runs = [train(config, runs=folder) for config in configs]
+                whole = time.process_time() - start
+                spent[name] = (sum(run.cpu_s for run in runs), whole)
+                made[name] = [run.weights_hash for run in runs]
+        assert made["alone"] == made["bundles"]
+        (train_alone, alone), (train_bundles, bundled) = spent["alone"], spent["bundles"]
+        print(f"sweep     {12} seeds, {batch * 128} tokens a step: training {train_alone:.1f} s alone, "
+              f"{train_bundles:.1f} s in bundles, ratio {train_alone / train_bundles:.2f}; all in all {alone:.1f} s, "
+              f"{bundled:.1f} s, ratio {alone / bundled:.2f}", flush=True)  # fmt: skip
+
+
 def main() -> None:
-    parts = {"overhead": overhead, "batching": batching, "ceiling": ceiling, "cost": cost, "together": together}
+    parts = {"overhead": overhead, "batching": batching, "ceiling": ceiling, "cost": cost, "together": together,
+             "sweep": in_bundles}  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(parts), help="what to measure; all by default")
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each line")
