@@ -92,6 +92,19 @@ def test_the_true_law_has_honest_bands_on_the_largest_budget() -> None:
     assert np.mean(covered) == pytest.approx(0.9, abs=0.08)
 
 
+def test_replicates_are_held_against_their_means(fits: tuple[Fit, ...]) -> None:
+    grid = {**GRID, "tokens": [1e11], "seed": list(range(16))}
+    larger = simulate_runs("federated", TRUTH, grid, noise=0.05, seed=5)
+    larger["run_id"] = [f"larger-{i}" for i in range(len(larger))]
+    table = compare(*fits[2:], holdout=larger, replicates=["params", "clients_per_round", "skew"])
+    assert table["means"].tolist() == [24, 24] and table["held_out"].tolist() == [384, 384]
+    assert (table["mean_error"] < table["holdout_error"] / 2).all()
+    found = predict_held(fits[2], fits[2].runs, larger)
+    one = larger[(larger["params"] == 1e7) & (larger["clients_per_round"] == 4) & (larger["skew"] == 0.5)]
+    expected = np.exp(np.log(one["loss"]).mean()) / found.band.loc[one.index[0], "estimate"] - 1
+    assert np.isclose(found.errors_of_means(["params", "clients_per_round", "skew"]), expected).any()
+
+
 def test_a_floor_held_at_a_known_value_stays_there_in_the_comparison(runs: pd.DataFrame) -> None:
     """The held-out refit keeps what the fit fixed: at a floor far from the truth it must predict worse."""
     keywords = {"robust": None, "resamples": 20}
@@ -132,6 +145,7 @@ def test_success_counts_put_pass_at_1_beside_the_loss(fits: tuple[Fit, ...], run
         ({"holdout": "compute > e"}, "no number"),
         ({"holdout": np.array([True, False])}, "one True or False for each of 72 runs"),
         ({"level": 1.0}, "level must be between"),
+        ({"replicates": ["clients"]}, "no column 'clients'; allowed: clients_per_round"),
     ],
 )
 def test_a_wrong_holdout_is_named(fits: tuple[Fit, ...], keywords: dict[str, object], words: str) -> None:

@@ -1,5 +1,6 @@
 """Which law should be believed? Error on held-out larger runs, information criteria, and weights for a blend."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ from scalefed.fitting.solver import Solver
 from scalefed.fitting.stacking import stack
 
 
-def compare(*fits: Fit, holdout: Any = None, level: float = 0.9, counts: pd.DataFrame | None = None) -> pd.DataFrame:
+def compare(
+    *fits: Fit,
+    holdout: Any = None,
+    level: float = 0.9,
+    counts: pd.DataFrame | None = None,
+    replicates: Sequence[str] = (),
+) -> pd.DataFrame:
     """One row a fit: how well each law, refitted without the held-out runs, predicts them.
 
     All laws are fitted to the same runs and predict the same runs, each with its own robustness, focus and fixed
@@ -29,17 +36,22 @@ def compare(*fits: Fit, holdout: Any = None, level: float = 0.9, counts: pd.Data
         level: coverage of the bands whose hits are counted.
         counts: success counts by run and problem (``run_id, task_id, samples, correct``, from :func:`load_counts`);
             then each law's predicted losses are also turned into pass@1, by a link fitted to the training runs.
+        replicates: columns in which runs agree that differ by chance alone, such as ``["params", "tokens_asked",
+            "clients_per_round", "concentration"]`` for several seeds; then the laws are also held against the
+            geometric means of such runs.
 
     Returns:
         Index: names of the laws. ``holdout_error`` (median absolute relative error), ``holdout_rms``,
         ``holdout_bias`` (positive where runs are worse than predicted), ``coverage`` (share of held-out runs inside
         their band) and ``width`` (median, relative), ``held_out`` (runs), ``parameters``, ``aic`` and ``bic`` (all
         runs, Huber likelihood), ``weight`` (share of each law in the best blend of their out-of-sample predictions),
-        ``status`` (of the fit) and ``training_status`` (of the law without the held-out runs). With counts also
+        ``status`` (of the fit) and ``training_status`` (of the law without the held-out runs). With replicates also
+        ``mean_error`` (median absolute relative error for their means) and ``means`` (how many). With counts also
         ``pass_at_1_error`` (median absolute, as a share of problems) and ``pass_at_1_coverage``.
 
     Raises:
-        ConfigError: fewer than two fits, of different targets, or a holdout that cannot be understood.
+        ConfigError: fewer than two fits, of different targets, a holdout that cannot be understood, or a column for
+            replicates that the runs do not have.
         DataError: the fits share no runs, or holding out leaves too few.
     """
     check_level(level)
@@ -54,6 +66,9 @@ def compare(*fits: Fit, holdout: Any = None, level: float = 0.9, counts: pd.Data
     for label, f in zip(_labels(fits), fits, strict=True):
         found = predict_held(f, train, held, level=level)
         rows[label] = _row(f, runs, found)
+        if replicates:
+            means = found.errors_of_means(replicates)
+            rows[label] |= {"mean_error": float(np.median(np.abs(means))), "means": len(means)}
         if counts is not None:
             rows[label] |= _passes(f, found, train, held, counts)
     table = pd.DataFrame.from_dict(rows, orient="index")

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,7 +132,7 @@ class Prediction:
     """What a law that never saw the held-out runs says of them.
 
     Attributes:
-        runs: the held-out runs that could be predicted.
+        runs: the held-out runs that could be predicted, with all their columns.
         errors: (n,) relative, positive where runs are worse than predicted.
         band: ``estimate, low, high``, one row a held-out run; NaN ends where the fit has no replicates.
         level: nominal coverage of the band.
@@ -151,6 +152,21 @@ class Prediction:
             return float("nan")
         seen = self.runs[self.fit.target].to_numpy(dtype=float)
         return float(np.mean((self.band["low"] <= seen) & (seen <= self.band["high"])))
+
+    def errors_of_means(self, columns: Sequence[str]) -> np.ndarray:
+        """Relative errors for the geometric means of runs that agree in some columns, one a group.
+
+        A law predicts what such runs reach in the middle; the scatter of a single run is no fault of it.
+
+        Raises:
+            ConfigError: a column that the runs do not have.
+        """
+        for name in columns:
+            if name not in self.runs.columns:
+                raise ConfigError(f"the runs have no column {name!r}; {nearest(name, map(str, self.runs.columns))}")
+        logs = pd.Series(np.log1p(self.errors), index=self.runs.index)
+        groups = [self.runs[name] for name in columns]
+        return np.asarray(np.expm1(logs.groupby(groups, dropna=False).mean()), dtype=float)
 
     @property
     def width(self) -> float:
@@ -189,4 +205,4 @@ def predict_held(f: Fit, train: pd.DataFrame, held: pd.DataFrame, *, level: floa
     if resamples < 2:
         band[["low", "high"]] = np.nan
     errors = test[f.target].to_numpy(dtype=float) / band["estimate"].to_numpy(dtype=float) - 1.0
-    return Prediction(test, errors, band, level, own)
+    return Prediction(frame.loc[test.index], errors, band, level, own)
