@@ -206,6 +206,9 @@ class Optimum:
                 lines.append(f"  {name:<10}{value:>12.4g}   [{low:.4g}, {high:.4g}]")
         if np.isfinite(self.local_steps):
             lines.append(f"  {'local_steps':<11}{self.local_steps:>11.4g}")
+        for k, (value, low, high) in self.pass_at_k.items():
+            if k != 1:
+                lines.append(f"  {f'pass_at_{k}':<11}{value:>11.4g}   [{low:.4g}, {high:.4g}]")
         for name in self.binding:
             lines.append(f"  held by {name}: 1% more saves {self.shadow_prices[name]:.2g} nats")
         if np.isfinite(self.regret):
@@ -314,7 +317,7 @@ def summarise(
             "runs that vary params and tokens apart"
         )
     here = columns_at(law, found, setting)
-    losses = law.predict(values, here)
+    losses = law.predict(values, here).reshape(-1)
     ends = _ends(np.stack([found.params, found.tokens, found.rounds, losses]), level)
     (params, tokens, rounds, loss), lows, highs = ends
     params_low, tokens_low, rounds_low, loss_low = lows

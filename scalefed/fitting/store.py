@@ -60,6 +60,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "seed": fit.seed,
         "source": fit.source,
         "cluster": fit.cluster,
+        "columns": dict(fit.columns),
         "runs_hash": fit.runs_hash,
         "run_ids": list(fit.run_ids),
         "backtest": asdict(fit.backtest),
@@ -106,6 +107,7 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         runs_hash=content["runs_hash"],
         source=content["source"],
         cluster=content["cluster"],
+        columns=content.get("columns", {}),
         seed=content["seed"],
         link=_link(content["link"]),
     )
@@ -131,7 +133,7 @@ def _law(stored: Mapping[str, Any]) -> Law:
     named = LAWS.get(stored["name"])
     if named is None or named.formula != stored["formula"]:
         named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
-    bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items()}
+    bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items() if p not in stored["fixed"]}
     return named.with_(shared=stored["shared"]).with_(fixed=stored["fixed"], bounds=bounds)
 
 
@@ -154,7 +156,7 @@ def _warn_if_changed(fit: Fit, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = prepare(found, fit.law, target=fit.target, cluster=fit.cluster, warn=False)
+            data = prepare(found, fit.law, target=fit.target, columns=fit.columns, cluster=fit.cluster, warn=False)
         same = hash_runs(data.frame, fit.law.columns, fit.target) == fit.runs_hash
         what = f"{len(fit.run_ids)} runs were fitted, {data.n} are there now"
     except ScalefedError as error:
