@@ -110,14 +110,14 @@ class Fit:
         """The predicted target, with a band that a new run falls into with probability ``level``.
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
-        scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
+        params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
 
         Args:
             runs: a DataFrame or mapping with the law's columns, under our names or those of the fitted runs; or give
                 them by keyword.
             level: coverage of the band.
             parts: also return the standard deviations ``parameter``, ``noise`` and ``model`` (log units) and the
-                ``distance`` beyond the runs in decades of scale.
+                ``distance`` beyond the runs in decades.
             columns: columns by keyword, numbers or arrays: ``fit.predict(params=1e9, tokens=2e10)``.
 
         Returns:
@@ -151,7 +151,7 @@ class Fit:
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
         apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * (beyond > 0)
-        model = np.hypot(model_error(self.backtest, beyond), apart)
+        model = np.hypot(model_error(self.backtest, arrays), apart)
         rest = (float(stdtrit(self.degrees, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
             "estimate": estimate,

@@ -101,7 +101,7 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         noise=content["noise"],
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
         degrees=content["degrees"],
-        backtest=BackTest(**{**content["backtest"], "scale": tuple(content["backtest"]["scale"])}),
+        backtest=_backtest(content["backtest"]),
         rival=content["rival"],
         notes=tuple(content["notes"]),
         runs_hash=content["runs_hash"],
@@ -135,6 +135,13 @@ def _law(stored: Mapping[str, Any]) -> Law:
         named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
     bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items() if p not in stored["fixed"]}
     return named.with_(shared=stored["shared"]).with_(fixed=stored["fixed"], bounds=bounds)
+
+
+def _backtest(stored: Mapping[str, Any]) -> BackTest:
+    ranges = tuple((low, high) for low, high in stored.get("ranges", ()))
+    return BackTest(
+        **{**stored, "scale": tuple(stored["scale"]), "ranges": ranges, "aside": tuple(stored.get("aside", ()))}
+    )
 
 
 def _link(stored: Mapping[str, Any] | None) -> Any:
