@@ -45,10 +45,12 @@ _UNIT = {
 _CHOICES = {
     "algorithm": ALGORITHMS, "variant": ("paper", "flower"), "partition": PARTITIONS, "sampling": PARTICIPATION,
     "data": DATA, "inner_optimizer": ("adamw", "sgd"), "inner_state": ("reset", "keep"),
-    "precision": ("float32", "bfloat16"),
+    "learning_rate_rule": ("kept", "anew"), "precision": ("float32", "bfloat16"),
     "client_batching": ("auto", "batched", "loop"), "weighting": ("tokens", "uniform"),
     "centralised_vectors": ("mean", "keep"), "kernels": ("eager", "compiled"),
 }  # fmt: skip
+# Defaults that have changed since ids were first given, as they were then: an id is a hash of what differs from those.
+_FIRST_DEFAULTS = {"inner_state": "reset", "final_learning_rate": 0.1, "learning_rate_rule": "anew"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,11 @@ class RunConfig:
         variant: whose formula, where papers and packages disagree: ``paper`` or ``flower``.
         batch_size: sequences in a client's step.
         sequence_length: tokens in a sequence.
+        inner_state: whether a client's optimizer goes on from its last round (``keep``) or starts anew (``reset``), as
+            it must where clients cannot store anything. On the micro benchmark ``reset`` costs a tenth to a third of
+            the loss.
         learning_rate: peak learning rate of the clients; None for the rule :attr:`client_learning_rate`.
+        learning_rate_rule: ``kept`` for clients that keep their optimizer's state, ``anew`` for those that do not.
         learning_rate_scale: factor on the peak learning rate, given or by rule.
         final_learning_rate: end of the cosine schedule over rounds, as a share of the peak.
         warmup: share of all steps in which the learning rate rises linearly.
@@ -99,10 +105,11 @@ class RunConfig:
     batch_size: int = 4
     sequence_length: int = 128
     inner_optimizer: str = "adamw"
-    inner_state: str = "reset"
+    inner_state: str = "keep"
     learning_rate: float | None = None
+    learning_rate_rule: str = "kept"
     learning_rate_scale: float = 1.0
-    final_learning_rate: float = 0.1
+    final_learning_rate: float = 0.01
     warmup: float = 0.05
     weight_decay: float = 0.01
     beta1: float = 0.9
@@ -217,8 +224,12 @@ class RunConfig:
 
     def changed(self) -> dict[str, Any]:
         """The settings that differ from the defaults."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)
-                if getattr(self, field.name) != field.default}  # fmt: skip
+        return self._differing({})
+
+    def _differing(self, other_defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that differ from the defaults, some of which are given."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | dict(other_defaults)
+        return {name: value for name, value in self.items() if value != defaults[name]}
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some settings changed; unknown names are an error."""
@@ -227,8 +238,12 @@ class RunConfig:
     # ------------------------------------------------------------------ what follows from the settings
     @property
     def run_id(self) -> str:
-        """The run's name: its main settings in words, then a hash of everything that differs from the defaults."""
-        text = json.dumps({"version": 1, **self.changed()}, sort_keys=True, default=str)
+        """The run's name: its main settings in words, then a hash of everything that differs from the defaults.
+
+        A default that changes later changes no id: the hash is over what differs from the first defaults.
+        """
+        differing = self._differing(_FIRST_DEFAULTS)
+        text = json.dumps({"version": 1, **differing}, sort_keys=True, default=str)
         digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         mix = "iid" if math.isinf(self.concentration) else f"c{self.concentration:g}"
         return (
@@ -265,19 +280,24 @@ class RunConfig:
     def client_learning_rate(self) -> float:
         """Peak learning rate: ``learning_rate_scale`` times the one given, or times a rule (pretrained 2e-4, SGD 0.1).
 
-        The rule is ``0.012 (params / 24,000)^-0.5 clients_per_round^-0.25``: smaller for larger models, and for more
-        clients, whose updates are averaged fewer times at equal tokens. It was measured at 2M tokens; the best rate
-        falls about as ``tokens^-0.4``, so a longer run does better with a ``learning_rate_scale`` of
-        ``(tokens / 2_000_000)^-0.4``.
+        The rule ``kept``, for clients that keep Adam's moments, is ``0.013 (params / 24,000)^-0.5
+        clients_per_round^0.25`` at every budget: the mean of several clients bears larger steps. Server momentum
+        lengthens every step: with it, scale the rate by 1 - momentum. The rule ``anew``, for moments that start anew
+        in every round, is ``0.012 (params / 24,000)^-0.5 clients_per_round^-0.25``, made for 2M tokens; there the best
+        rate falls about as ``tokens^-0.4``.
 
-        Source: measured on the micro benchmark from 3.5k to 150k parameters, see ``runs/LOG.md``.
+        Source: measured on the micro benchmark from 14k to 150k parameters, 1 to 16 clients a round and 1M to 8M
+        tokens, see ``runs/LOG.md``.
         """
-        if self.learning_rate is not None:
-            return self.learning_rate_scale * self.learning_rate
+        return self.learning_rate_scale * (self.learning_rate or self._rate_by_rule())
+
+    def _rate_by_rule(self) -> float:
         if self.inner_optimizer == "sgd":
-            return self.learning_rate_scale * 0.1
-        rule = 2e-4 if self.checkpoint else 0.012 * (self.params / 24_000) ** -0.5 * self.clients_per_round**-0.25
-        return self.learning_rate_scale * rule
+            return 0.1
+        if self.checkpoint:
+            return 2e-4
+        base, exponent = (0.013, 0.25) if self.learning_rate_rule == "kept" else (0.012, -0.25)
+        return float(base * (self.params / 24_000) ** -0.5 * self.clients_per_round**exponent)
 
 
 def parse_overrides(words: Sequence[str]) -> dict[str, Any]:

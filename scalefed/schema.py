@@ -41,6 +41,7 @@ sequence_length|int|tokens|tokens in a sequence
 inner_optimizer|str|-|the clients' optimizer
 inner_state|str|-|whether a client's optimizer state is reset or kept between rounds
 learning_rate|float|1/step|peak learning rate of the clients
+learning_rate_rule|str|-|which rule gives the peak learning rate where none is given
 learning_rate_scale|float|-|factor on the peak learning rate, given or by rule
 final_learning_rate|float|-|end of the schedule as a share of the peak
 warmup|float|-|share of all steps in which the learning rate rises
@@ -210,7 +211,13 @@ def m001_blocks_and_status(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (m001_blocks_and_status,)
+def m002_learning_rate_rule(run: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had one rule for the learning rate."""
+    config = run.get("config")
+    return run | {"schema": 2} | ({"config": {"learning_rate_rule": "anew"} | config} if config else {})
+
+
+UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (m001_blocks_and_status, m002_learning_rate_rule)
 SCHEMA = len(UPGRADES)
 
 

@@ -27,6 +27,7 @@ def config(algorithm: str, **changes: object) -> RunConfig:
     base = {
         "algorithm": algorithm, "clients": 6, "clients_per_round": 3, "local_steps": STEPS, "batch_size": 2,
         "sequence_length": 3, "tokens": ROUNDS * 3 * STEPS * 6, "inner_optimizer": "sgd", "learning_rate": ETA,
+        "inner_state": "reset",
         "final_learning_rate": 1.0, "warmup": 0.0, "weight_decay": 0.0, "clip_norm": math.inf, "seed": 3,
     }  # fmt: skip
     return RunConfig(**{**base, **changes})

@@ -31,7 +31,7 @@ def config(algorithm: str, **changes: object) -> RunConfig:
     base = {
         "algorithm": algorithm, "variant": "flower", "clients": 6, "clients_per_round": 3, "local_steps": 4,
         "batch_size": 2, "sequence_length": 3, "tokens": ROUNDS * 3 * 4 * 6, "learning_rate": 0.05, "stragglers": 0.5,
-        "seed": 11, "clip_norm": math.inf,
+        "inner_state": "reset", "seed": 11, "clip_norm": math.inf,
     }  # fmt: skip
     return RunConfig(**{**base, **changes})
 

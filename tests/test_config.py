@@ -38,9 +38,11 @@ def test_run_id_is_a_function_of_the_content(params, clients, concentration, alg
 
 def test_the_id_of_a_known_config_never_changes():
     assert RunConfig().run_id == "fedavg-24k-2M-4of16-iid-s0-" + RunConfig().run_id[-10:]
-    assert RunConfig(params=14_000, tokens=500_000, clients_per_round=1, learning_rate=0.015).run_id == (
-        "fedavg-14k-500k-1of16-iid-s0-319e8f6b65"
-    )
+    config = RunConfig(params=14_000, tokens=500_000, clients_per_round=1, learning_rate=0.015)
+    assert config.run_id == "fedavg-14k-500k-1of16-iid-s0-ec963b97e2"
+    # the defaults of the first version; that they have changed since changes no id
+    first = config.replace(inner_state="reset", final_learning_rate=0.1, learning_rate_rule="anew")
+    assert first.run_id == "fedavg-14k-500k-1of16-iid-s0-319e8f6b65"
 
 
 def test_participation_stands_for_clients_per_round():
@@ -127,3 +129,10 @@ def test_the_scale_multiplies_the_rate_given_or_by_rule(rate: dict[str, Any]) ->
     whole = RunConfig(**rate).client_learning_rate
     assert RunConfig(learning_rate_scale=0.5, **rate).client_learning_rate == 0.5 * whole
     assert RunConfig(**rate).replace(learning_rate_scale=1.0).run_id == RunConfig(**rate).run_id
+
+
+def test_the_rate_by_rule() -> None:
+    large = RunConfig(params=96_000, tokens=8_000_000, clients_per_round=16)
+    assert large.client_learning_rate == pytest.approx(0.013 / 2 * 2)
+    assert large.replace(clients_per_round=1, tokens=1_000_000).client_learning_rate == pytest.approx(0.013 / 2)
+    assert large.replace(learning_rate_rule="anew").client_learning_rate == pytest.approx(0.012 / 2 / 2)

@@ -72,11 +72,13 @@ def test_a_trained_generator_writes_its_clients_text() -> None:
 
 
 def test_generators_in_one_batch_are_those_trained_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = config()
-    together = generators(chosen, RandomText(), range(3))
-    alone = [generators(chosen, RandomText(), range(k, k + 1))[0] for k in range(3)]
+    chosen, plain = config(), Decoder.initial
+    with monkeypatch.context() as double:  # in single precision, Adam turns last bits near zero into a step's sign
+        double.setattr(Decoder, "initial", lambda self, seed: plain(self, seed).double())
+        together = generators(chosen, RandomText(), range(3))
+        alone = [generators(chosen, RandomText(), range(k, k + 1))[0] for k in range(3)]
     for one, other in zip(together, alone, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-9)
     whole = with_pool(chosen, RandomText(), initial_state(chosen, MODEL)).slots["synthetic"]
     monkeypatch.setattr(synthetic, "AT_ONCE", 2)
     pieces = with_pool(chosen, RandomText(), initial_state(chosen, MODEL)).slots["synthetic"]

@@ -231,7 +231,7 @@ DAMAGE = {
     "empty": ("run.json", lambda text: "", "cannot be read as JSON"),
     "a list": ("run.json", lambda text: "[1, 2]", "is not a run: it has no run_id"),
     "no result": ("run.json", lambda text: json.dumps({"schema": 1, "run_id": "a"}), "lacks one of config"),
-    "newer": ("run.json", lambda text: text.replace('"schema": 1', '"schema": 99'), "install a newer scalefed"),
+    "newer": ("run.json", lambda text: text.replace(f'"schema": {SCHEMA}', '"schema": 99'), "install a newer scalefed"),
     "status": ("run.json", lambda text: text.replace("completed", "fine"), "has status 'fine'; allowed: completed"),
     "text loss": ("run.json", lambda text: text.replace("1.25", '"low"'), "loss must be a number, got 'low'"),
     "counts": ("eval.json", lambda text: text.replace("[3, 20]", "[3]"), "as many counts as task_ids"),
@@ -464,3 +464,12 @@ def test_the_run_log_needs_neither_torch_nor_pandas_to_import():
     code = "import sys, scalefed.runlog; print([m for m in ('torch', 'pandas', 'altair', 'scipy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_run_of_the_first_learning_rate_rule_says_so(tmp_path):
+    folder = make_run(tmp_path, seed=1)
+    stored = json.loads((folder / "run.json").read_text())
+    del stored["config"]["learning_rate_rule"]
+    (folder / "run.json").write_text(json.dumps(stored | {"schema": 1}))
+    assert load_runs(tmp_path)["learning_rate_rule"].tolist() == ["anew"]
+    assert Run.load(folder).config.learning_rate_rule == "anew"

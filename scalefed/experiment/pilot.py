@@ -67,10 +67,9 @@ def _plan(tokens: float) -> list[tuple[int, float, int, float]]:
 def _grid(base: RunConfig, tokens: float) -> list[RunConfig]:
     configs = []
     for params, budget, clients, concentration in _plan(tokens):
-        momentum = 0.0 if clients == 1 else 0.5
         configs += sweep(
             base, params=[params], tokens=[_two_digits(budget)], clients_per_round=[clients],
-            concentration=[concentration], server_momentum=[momentum],
+            concentration=[concentration],
         )  # fmt: skip
     return configs
 

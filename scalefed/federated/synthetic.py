@@ -113,8 +113,8 @@ def _recipe(config: RunConfig) -> RunConfig:
     return config.replace(
         algorithm="fedavg", params=config.generator_params, clients_per_round=1, local_steps=config.generator_steps,
         tokens=config.batch_size * config.sequence_length * config.generator_steps, learning_rate=None,
-        learning_rate_scale=1.0, inner_optimizer="adamw", inner_state="reset", server_learning_rate=None,
-        server_momentum=None,
+        learning_rate_rule="anew", learning_rate_scale=1.0, inner_optimizer="adamw", inner_state="reset",
+        server_learning_rate=None, server_momentum=None,
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from scalefed.units import bytes_on_wire
 DEFAULTS = {
     "checkpoint": "smollm2-135m-instruct", "lora_rank": 8, "clients": 10, "clients_per_round": 2, "local_steps": 4,
     "batch_size": 2, "sequence_length": 128, "learning_rate": 1e-3, "warmup": 0.1, "data": "python",
+    "inner_state": "reset", "final_learning_rate": 0.1, "learning_rate_rule": "anew",
     "partition": "natural", "unique_tokens": 1_200_000, "validation_tokens": 16_384, "problems": "none",
 }  # fmt: skip
 
