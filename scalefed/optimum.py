@@ -246,10 +246,11 @@ def interval(
 
 
 def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Parameter -> (1 + b,): the estimate first, then its replicates."""
+    """Parameter -> (1 + b,): the estimate first, then its replicates; of a law without free ones the fixed (1,)."""
+    known = {**best, **law.fixed}
     return {
-        name: np.concatenate([[float(best[name])], np.asarray(replicates.get(name, ()), dtype=float)])
-        for name in law.free
+        name: np.concatenate([[float(known[name])], np.asarray(replicates.get(name, ()), dtype=float)])
+        for name in law.free or law.parameters
     }
 
 
@@ -317,7 +318,7 @@ def summarise(
             "runs that vary params and tokens apart"
         )
     here = columns_at(law, found, setting)
-    losses = law.predict(values, here).reshape(-1)
+    losses = law.predict(values, here)
     ends = _ends(np.stack([found.params, found.tokens, found.rounds, losses]), level)
     (params, tokens, rounds, loss), lows, highs = ends
     params_low, tokens_low, rounds_low, loss_low = lows

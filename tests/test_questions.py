@@ -82,7 +82,11 @@ def test_a_law_with_everything_fixed_can_be_asked(runs: pd.DataFrame) -> None:
     found = fit(runs, "chinchilla", fixed=TRUTH, resamples=20)
     assert found.params == TRUTH and len(found.resampled) == 20
     size = (0.35 * 480 / (0.37 * 2100) * (1e21 / 6) ** 0.37) ** (1 / 0.72)
-    assert found.optimal_size(compute=1e21).params == pytest.approx(size, rel=1e-6)
+    best = found.optimal_size(compute=1e21)
+    assert best.params == pytest.approx(size, rel=1e-6)
+    table = found.optimal_sizes(compute=[1e20, 1e21])
+    assert table["params"].tolist() == pytest.approx([size / 10 ** (0.37 / 0.72), size], rel=1e-6)
+    assert found.least_compute(loss=best.loss).compute == pytest.approx(1e21, rel=1e-6)
 
 
 def test_a_law_without_columns_is_told_to_be_one(runs: pd.DataFrame) -> None:

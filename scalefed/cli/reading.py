@@ -137,8 +137,7 @@ def fit(
         options, out = options | asked, out or answer
     names = columns_from(column)
     frame = load_runs(source, columns=names, sweep=sweep)
-    own = {"source": None if sweep else str(source), "columns": names or {}}
-    result = replace(make(frame, **options), **own)
+    result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
     if passk:
         result = _linked(result, source, seed)
     if out is not None:

@@ -80,7 +80,7 @@ def axes(columns: Mapping[str, np.ndarray] | pd.DataFrame, names: tuple[str, ...
 def _outside(x: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Decades beyond (low, high) along every direction, (directions, n); 0 between them."""
     low, high = ends[:, :1], ends[:, 1:]
-    return np.maximum(np.maximum(x - high, low - x), 0.0)
+    return np.asarray(np.maximum(np.maximum(x - high, low - x), 0.0))
 
 
 def _ends(backtest: BackTest) -> np.ndarray:

@@ -123,8 +123,6 @@ def plan(fit: FitLike, *, level: float = 0.95, **limits_and_setting: Any) -> Opt
     _one_question(limits_and_setting)
     budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
     values = values_of(fit)
-    if not values:  # everything is fixed: one row all the same
-        budget = replace(budget, **{name: np.atleast_1d(getattr(budget, name)) for name in budget.names})
     found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
     return _report(fit, values, found, setting, notes, level)
 

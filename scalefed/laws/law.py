@@ -186,7 +186,8 @@ class Law:
         """The loss for parameter values and runs.
 
         Args:
-            values: every free parameter; numbers, or arrays of one shape V (bootstrap replicates).
+            values: every free parameter; numbers, or arrays of one shape V (bootstrap replicates); of a fixed one only
+                the shape counts.
             columns: every needed column; numbers or arrays of one shape X (runs).
 
         Returns:
@@ -246,8 +247,8 @@ class Law:
             )
         column_arrays = {c: np.asarray(columns[c], dtype=float) for c in needed}
         depth = max((a.ndim for a in column_arrays.values()), default=0)
-        merged = {**{p: values[p] for p in self.free}, **self.fixed}
-        arrays = {p: np.asarray(v, dtype=float) for p, v in merged.items()}
+        arrays = {p: np.asarray(values[p], dtype=float) for p in self.free}
+        arrays |= {p: np.full(np.shape(values.get(p, v)), v) for p, v in self.fixed.items()}
         return {p: a.reshape(a.shape + (1,) * depth) for p, a in arrays.items()}, column_arrays
 
     def __str__(self) -> str:
