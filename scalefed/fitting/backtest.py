@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scalefed.fitting.data import FitData
 from scalefed.fitting.intervals import noise_scale
@@ -41,7 +42,8 @@ class BackTest:
         scale: the columns whose product is the scale.
         low, high: decades (log10) of the smallest and the largest run.
         ranges: the same of each of the scale's columns; empty where there is only one.
-        aside: the law's own error one span beyond each column's range, at a scale that was measured.
+        aside: the law's own error one span beyond each column's range, at a scale that was measured; where no runs can
+            be held out for it, as large a decade as that of the scale.
     """
 
     folds: int
@@ -77,36 +79,34 @@ def axes(columns: Mapping[str, np.ndarray] | pd.DataFrame, names: tuple[str, ...
     return np.stack([np.atleast_1d(decades(columns, part)) for part in (names, *((name,) for name in each))])
 
 
-def _outside(x: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Decades beyond (low, high) along every direction, (directions, n); 0 between them."""
-    low, high = ends[:, :1], ends[:, 1:]
-    return np.asarray(np.maximum(np.maximum(x - high, low - x), 0.0))
+def _span(low: float, high: float) -> float:
+    return max(high - low, _SHORTEST_SPAN)
 
 
-def _ends(backtest: BackTest) -> np.ndarray:
-    return np.array([(backtest.low, backtest.high), *backtest.ranges])
+def _beyond(
+    backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Decades beyond the measured ends in every direction, (directions, n), 0 between them; and their spans."""
+    ends = [(backtest.low, backtest.high), *backtest.ranges]
+    low, high = np.array(ends).T[:, :, None]
+    x = axes(columns, backtest.scale)[: len(ends)]  # a fit without ranges knows the scale alone
+    return np.maximum(np.maximum(x - high, low - x), 0.0), np.array([_span(*pair) for pair in ends])
 
 
 def distance(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
     """Decades between a run and the measured ones, in the direction where it is farthest; 0 inside all ranges."""
     if not backtest.scale:
         return np.zeros(1)
-    ends = _ends(backtest)
-    return np.asarray(_outside(axes(columns, backtest.scale)[: len(ends)], ends).max(axis=0))
+    return np.asarray(_beyond(backtest, columns)[0].max(axis=0))
 
 
 def model_error(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
     """Standard deviation of the law's own error at these runs, in log units; 0 inside all ranges."""
     if not backtest.scale or not np.isfinite(backtest.discrepancy):
         return np.zeros(1)
-    ends = _ends(backtest)
-    outside = _outside(axes(columns, backtest.scale)[: len(ends)], ends)
-    reach = outside / np.maximum(ends[:, 1:] - ends[:, :1], _SHORTEST_SPAN)
-    ahead = backtest.discrepancy * reach[0]
-    if not backtest.aside:
-        return np.asarray(ahead)
-    aside = (np.array(backtest.aside)[:, None] * reach[1:]).max(axis=0)
-    return np.asarray(np.where(outside[0] > 0, ahead, aside))
+    beyond, spans = _beyond(backtest, columns)
+    error = np.array([backtest.discrepancy, *backtest.aside])[:, None] * beyond / spans[:, None]
+    return np.asarray(np.where(beyond[0] > 0, error[0], error.max(axis=0)))
 
 
 def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, folds: bool = True) -> BackTest:
@@ -124,7 +124,7 @@ def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, f
         return BackTest(0, 0, _NAN, _NAN, _NAN, names, _NAN, _NAN)
     x = axes(data.columns, names)
     ends = [(float(row.min()), float(row.max())) for row in x]
-    largest = _folds(problem, x, 0, _CUTS, delta, seed) if folds else []
+    largest = _folds(problem, x, 0, _CUTS, delta, seed) if folds and problem.p else []
     if not largest:
         return BackTest(0, 0, _NAN, _NAN, _NAN, names, ends[0][0], ends[0][1], tuple(ends[1:]))
     ahead = _discrepancy(largest)
@@ -139,7 +139,10 @@ def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, f
         low=ends[0][0],
         high=ends[0][1],
         ranges=tuple(ends[1:]),
-        aside=tuple(_discrepancy(found) if found else ahead for found in others),
+        aside=tuple(
+            _discrepancy(found) if found else ahead * _span(*own) / _span(*ends[0])
+            for found, own in zip(others, ends[1:], strict=True)
+        ),
     )
 
 
@@ -162,7 +165,7 @@ def _folds(
     done = []
     for cut in cuts:
         keep = x[direction] <= x[direction].max() - cut
-        if keep.sum() >= problem.p + _FEWEST_SPARE and _still_varies(problem, keep) and problem.p:
+        if keep.sum() >= problem.p + _FEWEST_SPARE and _still_varies(problem, keep):
             done.append(_fold(problem, keep, x[direction], delta, seed))
     return done
 
