@@ -206,6 +206,9 @@ class Optimum:
                 lines.append(f"  {name:<10}{value:>12.4g}   [{low:.4g}, {high:.4g}]")
         if np.isfinite(self.local_steps):
             lines.append(f"  {'local_steps':<11}{self.local_steps:>11.4g}")
+        for k, (value, low, high) in self.pass_at_k.items():
+            if k != 1:
+                lines.append(f"  {f'pass_at_{k}':<11}{value:>11.4g}   [{low:.4g}, {high:.4g}]")
         for name in self.binding:
             lines.append(f"  held by {name}: 1% more saves {self.shadow_prices[name]:.2g} nats")
         if np.isfinite(self.regret):
@@ -243,10 +246,11 @@ def interval(
 
 
 def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLike]) -> dict[str, Array]:
-    """Parameter -> (1 + b,): the estimate first, then its replicates."""
+    """Parameter -> (1 + b,): the estimate first, then its replicates; of a law without free ones the fixed (1,)."""
+    known = {**best, **law.fixed}
     return {
-        name: np.concatenate([[float(best[name])], np.asarray(replicates.get(name, ()), dtype=float)])
-        for name in law.free
+        name: np.concatenate([[float(known[name])], np.asarray(replicates.get(name, ()), dtype=float)])
+        for name in law.free or law.parameters
     }
 
 

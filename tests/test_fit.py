@@ -216,7 +216,7 @@ def test_a_million_rows_are_fitted() -> None:
     ("frame", "law", "words"),
     [
         ({"params": np.geomspace(1e7, 1e10, 12), "ratio": 20.0}, "chinchilla", "tokens is about 20 times params"),
-        ({"params": [1e8, 1e9], "tokens": [1e9, 1e10]}, "chinchilla", "add at least 1 runs at other settings"),
+        ({"params": [1e8, 1e9], "tokens": [1e9, 1e10]}, "chinchilla", "add at least 1 run at other settings"),
         ({"params": [1e8, 1e9], "tokens": [1e9, 4e9, 1e10, 1e11]}, "chinchilla", "a third params"),
         ({"params": [1e7, 1e8, 1e9], "tokens": [1e10]}, "chinchilla", "tokens is 1e\\+10 in every run"),
         ({**FEDERATED, "clients_per_round": [4]}, "federated", "clients_per_round is 4 in every run, so g"),

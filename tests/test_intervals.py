@@ -1,6 +1,7 @@
 """Intervals: replicates, coverage where the law is true, profiles, regions, and bands calibrated by back-testing."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,14 @@ def test_distance_counts_decades_beyond_the_runs() -> None:
     test = BackTest(1, 3, 0.01, 0.0, 0.1, ("params", "tokens"), 16.0, 20.0)
     columns = {"params": np.array([1e8, 1e10, 1e6]), "tokens": np.array([1e10, 1e12, 1e9])}
     assert distance(test, columns).tolist() == [0.0, 2.0, 1.0]
-    assert model_error(test, np.array([0.0, 2.0, 4.0])).tolist() == pytest.approx([0.0, 0.05, 0.1])
+    assert model_error(test, columns).tolist() == pytest.approx([0.0, 0.05, 0.025])
+    wide = replace(test, ranges=((7.0, 9.5), (9.0, 11.0)), aside=(0.2, 0.3))
+    assert distance(wide, columns).tolist() == [0.0, 2.0, 1.0]
+    assert model_error(wide, columns).tolist() == pytest.approx([0.0, 0.05, 0.025])  # beyond in scale: as without
+    alone = {"params": np.array([1e6, 1e9]), "tokens": np.array([1e11, 1e8])}  # at scales that were measured
+    assert distance(test, alone).tolist() == [0.0, 0.0]
+    assert distance(wide, alone).tolist() == [1.0, 1.0]
+    assert model_error(wide, alone).tolist() == pytest.approx([0.2 / 2.5, 0.3 / 2.0])
     assert scale_columns(columns, ("params", "skew")) == ("params",)
 
 
@@ -208,6 +216,10 @@ def test_back_testing_widens_bands_where_the_law_is_wrong() -> None:
     widths = [f.predict(parts=True, **ahead)["model"].iloc[0] for f in (sound, poor)]  # type: ignore[arg-type]
     assert widths[1] > 4 * widths[0]
     assert poor.holdout_error > 2 * sound.holdout_error
+    aside = {"params": [1e9, 1e10, 1e11], "tokens": [1e10, 1e9, 1e8]}  # one measured scale, larger and larger models
+    parts = poor.predict(parts=True, **aside)
+    assert parts["model"].iloc[0] == 0.0 < parts["model"].iloc[1] < parts["model"].iloc[2]
+    assert parts["distance"].tolist() == pytest.approx([0.0, 1.0, 2.0])
     truth = LAWS["coupled"].predict({**TRUTHS["coupled"], "c": 0.4, "A": 2e6, "B": 1e8, "a": 0.9, "b": 0.9}, ahead)
     band = poor.predict(**ahead).iloc[0]
     assert band["low"] <= float(truth) <= band["high"]

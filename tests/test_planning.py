@@ -95,7 +95,7 @@ def test_wrong_questions_are_refused(words, error, message):
 
 
 def test_unknown_limits_are_named():
-    with pytest.raises(ConfigError, match="computer.*allowed: .*compute_per_client"):
+    with pytest.raises(ConfigError, match="no limit or setting .computer.; did you mean .compute."):
         planning.plan(fitted(), computer=1e14, clients_per_round=4, skew=0.1)
 
 

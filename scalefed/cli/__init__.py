@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
     import typer
 
-from scalefed.cli import demo, evaluating, listing, making, reading
+from scalefed.cli import asking, demo, evaluating, listing, making, reading
 from scalefed.cli.output import say
 from scalefed.cli.plain import Group
 
@@ -36,6 +36,7 @@ demo.register(app)
 making.register(app)
 evaluating.register(app)
 reading.register(app)
+asking.register(app)
 listing.register(app)
 
 

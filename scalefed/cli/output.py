@@ -175,13 +175,38 @@ def columns_from(words: Sequence[str] | None) -> dict[str, str] | None:
     Raises:
         ConfigError: a word without ``=``.
     """
-    if not words:
-        return None
-    pairs = [word.partition("=") for word in words]
-    for ours, equals, theirs in pairs:
-        if not equals or not theirs:
-            raise ConfigError(f"--column wants ours=theirs, got {ours!r}; for example --column params=N")
-    return {ours: theirs for ours, _, theirs in pairs}
+    return pairs_from(words, "--column params=N", "ours=theirs") or None
+
+
+def pairs_from(words: Sequence[str] | None, example: str, shape: str = "name=value") -> dict[str, str]:
+    """What ``name=value`` words say.
+
+    Raises:
+        ConfigError: a word without ``=``, shown with the example.
+
+    >>> pairs_from(["b=a"], "--share b=a")
+    {'b': 'a'}
+    """
+    pairs = [word.partition("=") for word in words or ()]
+    for name, equals, value in pairs:
+        if not equals or not value:
+            raise ConfigError(f"{example.split()[0]} wants {shape}, got {name!r}; for example {example}")
+    return {name: value for name, _, value in pairs}
+
+
+def bounds_from(words: Sequence[str] | None) -> dict[str, tuple[Any, Any]]:
+    """Bounds from ``name=low:high`` words, either side may be left open.
+
+    >>> bounds_from(["a=0.1:0.6", "b=:2"])
+    {'a': (0.1, 0.6), 'b': (None, 2)}
+    """
+    bounds = {}
+    for name, text in pairs_from(words, "--bound a=0.1:0.6", "name=low:high").items():
+        low, colon, high = text.partition(":")
+        if not colon:
+            raise ConfigError(f"--bound wants name=low:high, got '{name}={text}'; for example --bound a=0.1:0.6")
+        bounds[name] = (number(low) if low else None, number(high) if high else None)
+    return bounds
 
 
 def choice(what: str, value: str, allowed: Iterable[str]) -> str:

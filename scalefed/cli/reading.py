@@ -1,4 +1,4 @@
-"""Commands that read runs: runs, fit, compare, optimum, next, chart, report."""
+"""Commands that read runs: runs, fit, compare, chart, report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalefed.cli.output import (
+    bounds_from,
     choice,
     columns_from,
     number,
     options_from,
+    pairs_from,
     rows_of,
     say,
     tell,
@@ -59,8 +61,6 @@ def register(app: typer.Typer) -> None:
         "scalefed compare runs/pilot --law chinchilla --law federated --holdout tokens",
         "scalefed compare runs/pilot --law chinchilla --law federated --holdout 0.2 --fix E=0.2009 --passk",
     )
-    add(app, optimum, "scalefed optimum fits/pilot.json --compute 1e15 clients=16 participation=0.25")
-    add(app, next_, "scalefed next fits/pilot.json --compute 2e13 --count 6 clients_per_round=4", name="next")
     add(
         app,
         chart,
@@ -110,6 +110,12 @@ def fit(
     target: Annotated[str, typer.Option(help="Column that the law explains.")] = "loss",
     robust: Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")] = "1e-3",
     fix: Fix = None,
+    bound: Annotated[
+        list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
+    ] = None,
+    share: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
+    focus: Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")] = 0.0,
+    passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     column: Columns = None,
@@ -123,13 +129,17 @@ def fit(
 
     width = {"none": None, "auto": "auto"}.get(robust.lower(), number(robust))
     options: dict[str, Any] = {"law": law, "target": target, "robust": width, "resamples": resamples, "seed": seed}
-    if held := columns_from(fix):
+    options |= {"focus": focus, "shared": pairs_from(share, "--share b=a"), "bounds": bounds_from(bound)}
+    if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
         options, out = options | asked, out or answer
-    frame = load_runs(source, columns=columns_from(column), sweep=sweep)
-    result = replace(make(frame, **options), source=str(source))
+    names = columns_from(column)
+    frame = load_runs(source, columns=names, sweep=sweep)
+    result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
+    if passk:
+        result = _linked(result, source, seed)
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -178,40 +188,6 @@ def compare(
     tell_frame(table, as_json=as_json, index="law")
 
 
-def optimum(
-    source: FitOrRuns,
-    settings: Settings = None,
-    compute: Annotated[float, typer.Option(help="Training FLOPs of all clients.")] = ...,  # type: ignore[assignment]
-    law: Law = "federated",
-    level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
-    as_json: Json = False,
-) -> None:
-    """Say which model size to train on a budget, with its interval."""
-    from scalefed.charts.frames import ask
-
-    question = {"compute": compute, "level": level, **options_from(settings or [])}
-    answer = ask(_fit_of(source, law), question)
-    if as_json:
-        tell_json(answer.to_dict())
-    else:
-        tell(repr(answer))
-
-
-def next_(
-    source: FitOrRuns,
-    settings: Settings = None,
-    compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
-    count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
-    law: Law = "federated",
-    as_json: Json = False,
-) -> None:
-    """Choose the next runs that narrow the optimal size most."""
-    from scalefed.fitting.design import next_runs
-
-    table = next_runs(_fit_of(source, law), compute=compute, count=count, **options_from(settings or []))
-    tell_frame(table, as_json=as_json)
-
-
 def chart(
     source: FitOrRuns,
     kind: Annotated[
@@ -254,7 +230,7 @@ def report(
 
     words = {} if title is None else {"title": title}
     question = options_from(settings or []) | ({} if compute is None else {"compute": compute})
-    tell(str(write_report(_fit_of(source, law), out=out, question=question, **words)))
+    tell(str(write_report(fit_of(source, law), out=out, question=question, **words)))
 
 
 # ---------------------------------------------------------------------- helpers
@@ -273,7 +249,7 @@ def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, fl
     """Of the parameters to hold, those that each law has; one that no law has is a mistake."""
     from scalefed.errors import ConfigError, nearest
 
-    held = {name: number(value) for name, value in (columns_from(fix) or {}).items()}
+    held = {name: number(value) for name, value in pairs_from(fix, "--fix E=0.2").items()}
     known = {parameter for law in laws for parameter in law.parameters}
     for name in held:
         if name not in known:
@@ -281,7 +257,7 @@ def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, fl
     return [{name: value for name, value in held.items() if name in law.parameters} for law in laws]
 
 
-def _fit_of(source: Path, law: str) -> "Fit":
+def fit_of(source: Path, law: str) -> "Fit":
     """The fit in a .json file, else a fit of the law to these runs."""
     from scalefed.fitting.result import fit as make
     from scalefed.runlog import load_runs
@@ -289,12 +265,23 @@ def _fit_of(source: Path, law: str) -> "Fit":
     return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
 
 
+def _linked(result: "Fit", source: Path, seed: int) -> "Fit":
+    """The fit with a link from its runs' losses to their success counts."""
+    from scalefed.fitting.link import fit_link
+    from scalefed.runlog import load_counts
+
+    counts = load_counts(source)
+    losses = result.runs.set_index("run_id")[result.target]
+    counts = counts[counts["run_id"].isin(losses.index)]
+    return result.with_link(fit_link(counts, losses.loc[list(counts["run_id"].unique())], seed=seed))
+
+
 def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     """The runs, the options and the place of the answer that a question file names; paths are relative to it."""
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "resamples", "seed")
+    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed")
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:

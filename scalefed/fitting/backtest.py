@@ -3,7 +3,8 @@
 The largest runs of the training range are held out, half a decade and a whole decade of scale, the law is fitted to the
 rest, and its misses are compared with the noise of the runs. What is left over is the law's own error. It is carried
 beyond all runs in proportion to the distance relative to the span of the runs: predicting half a span ahead, expect
-the error found half a span ahead.
+the error found half a span ahead. A run may also lie beyond in params or in tokens alone, at a scale that was measured:
+then the error is the one found by holding out the runs with the most params, or the most tokens.
 
 Source: hold-out by scale as in BNSL (arXiv 2210.14891); carrying the miss into the band is this project's own.
 """
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from scalefed.fitting.data import FitData
 from scalefed.fitting.intervals import noise_scale
@@ -24,6 +26,7 @@ _CUTS = (0.5, 1.0)
 _FEWEST_SPARE = 2
 _LARGE = 5_000
 _SHORTEST_SPAN = 0.25
+_NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,9 @@ class BackTest:
         discrepancy: standard deviation of the law's own error one whole span of the runs beyond them, in log units.
         scale: the columns whose product is the scale.
         low, high: decades (log10) of the smallest and the largest run.
+        ranges: the same of each of the scale's columns; empty where there is only one.
+        aside: the law's own error one span beyond each column's range, at a scale that was measured; where no runs can
+            be held out for it, as large a decade as that of the scale.
     """
 
     folds: int
@@ -48,6 +54,8 @@ class BackTest:
     scale: tuple[str, ...]
     low: float
     high: float
+    ranges: tuple[tuple[float, float], ...] = ()
+    aside: tuple[float, ...] = ()
 
 
 def scale_columns(columns: Mapping[str, object] | pd.DataFrame, needed: tuple[str, ...]) -> tuple[str, ...]:
@@ -65,18 +73,40 @@ def decades(columns: Mapping[str, np.ndarray] | pd.DataFrame, names: tuple[str, 
     return np.asarray(sum(np.log10(np.asarray(columns[name], dtype=float)) for name in names))
 
 
+def axes(columns: Mapping[str, np.ndarray] | pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    """Log10 of the scale and, where it is a product, of each of its columns: (directions, n)."""
+    each = names if len(names) > 1 else ()
+    return np.stack([np.atleast_1d(decades(columns, part)) for part in (names, *((name,) for name in each))])
+
+
+def _span(low: float, high: float) -> float:
+    return max(high - low, _SHORTEST_SPAN)
+
+
+def _beyond(
+    backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Decades beyond the measured ends in every direction, (directions, n), 0 between them; and their spans."""
+    ends = [(backtest.low, backtest.high), *backtest.ranges]
+    low, high = np.array(ends).T[:, :, None]
+    x = axes(columns, backtest.scale)[: len(ends)]  # a fit without ranges knows the scale alone
+    return np.maximum(np.maximum(x - high, low - x), 0.0), np.array([_span(*pair) for pair in ends])
+
+
 def distance(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
-    """Decades of scale between a run and the nearest measured one; 0 inside the measured range."""
+    """Decades between a run and the measured ones, in the direction where it is farthest; 0 inside all ranges."""
     if not backtest.scale:
         return np.zeros(1)
-    x = decades(columns, backtest.scale)
-    return np.asarray(np.maximum(np.maximum(x - backtest.high, backtest.low - x), 0.0))
+    return np.asarray(_beyond(backtest, columns)[0].max(axis=0))
 
 
-def model_error(backtest: BackTest, beyond: np.ndarray) -> np.ndarray:
-    """Standard deviation of the law's own error at a distance in decades, in log units."""
-    size = backtest.discrepancy if np.isfinite(backtest.discrepancy) else 0.0
-    return np.asarray(size * np.asarray(beyond) / max(backtest.high - backtest.low, _SHORTEST_SPAN))
+def model_error(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
+    """Standard deviation of the law's own error at these runs, in log units; 0 inside all ranges."""
+    if not backtest.scale or not np.isfinite(backtest.discrepancy):
+        return np.zeros(1)
+    beyond, spans = _beyond(backtest, columns)
+    error = np.array([backtest.discrepancy, *backtest.aside])[:, None] * beyond / spans[:, None]
+    return np.asarray(np.where(beyond[0] > 0, error[0], error.max(axis=0)))
 
 
 def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, folds: bool = True) -> BackTest:
@@ -90,26 +120,29 @@ def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, f
         folds: whether to hold anything out; without, only the measured scale is noted.
     """
     names = scale_columns(data.columns, data.law.columns)
-    if not names or problem.p == 0:
-        return BackTest(0, 0, float("nan"), float("nan"), float("nan"), names, float("nan"), float("nan"))
-    scale = decades(data.columns, names)
-    done = []
-    for cut in _CUTS if folds else ():
-        keep = scale <= scale.max() - cut
-        if keep.sum() >= problem.p + _FEWEST_SPARE and (~keep).sum() >= 1 and _still_varies(problem, keep):
-            done.append(_fold(problem, keep, scale, delta, seed))
-    ends = float(scale.min()), float(scale.max())
-    if not done:
-        return BackTest(0, 0, float("nan"), float("nan"), float("nan"), names, *ends)
+    if not names:
+        return BackTest(0, 0, _NAN, _NAN, _NAN, names, _NAN, _NAN)
+    x = axes(data.columns, names)
+    ends = [(float(row.min()), float(row.max())) for row in x]
+    largest = _folds(problem, x, 0, _CUTS, delta, seed) if folds and problem.p else []
+    if not largest:
+        return BackTest(0, 0, _NAN, _NAN, _NAN, names, ends[0][0], ends[0][1], tuple(ends[1:]))
+    ahead = _discrepancy(largest)
+    others = [_folds(problem, x, i, _CUTS[:1], delta, seed) for i in range(1, len(x))]
     return BackTest(
-        folds=len(done),
-        held_out=max(f.size for f in done),
-        error=float(np.mean([f.error for f in done])),
-        bias=float(np.mean([f.bias for f in done])),
-        discrepancy=float(np.sqrt(max(f.excess for f in done))),
+        folds=len(largest),
+        held_out=max(f.size for f in largest),
+        error=float(np.mean([f.error for f in largest])),
+        bias=float(np.mean([f.bias for f in largest])),
+        discrepancy=ahead,
         scale=names,
-        low=ends[0],
-        high=ends[1],
+        low=ends[0][0],
+        high=ends[0][1],
+        ranges=tuple(ends[1:]),
+        aside=tuple(
+            _discrepancy(found) if found else ahead * _span(*own) / _span(*ends[0])
+            for found, own in zip(others, ends[1:], strict=True)
+        ),
     )
 
 
@@ -119,6 +152,22 @@ class _Fold:
     error: float
     bias: float
     excess: float
+
+
+def _discrepancy(folds: list[_Fold]) -> float:
+    return float(np.sqrt(max(f.excess for f in folds)))
+
+
+def _folds(
+    problem: Problem, x: np.ndarray, direction: int, cuts: tuple[float, ...], delta: float, seed: int
+) -> list[_Fold]:
+    """Hold-outs of the largest runs in one direction, where enough are left that still vary."""
+    done = []
+    for cut in cuts:
+        keep = x[direction] <= x[direction].max() - cut
+        if keep.sum() >= problem.p + _FEWEST_SPARE and _still_varies(problem, keep):
+            done.append(_fold(problem, keep, x[direction], delta, seed))
+    return done
 
 
 def _still_varies(problem: Problem, keep: np.ndarray) -> bool:

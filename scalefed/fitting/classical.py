@@ -48,6 +48,7 @@ def nested_test(fit: Fit, null: Mapping[str, float], *, clusters: Sequence[objec
 
     Raises:
         ConfigError: a parameter that is not free, or an amplitude.
+        DataError: not one cluster label a run, or all runs in one cluster.
 
     Source: Liang and Zeger 1986 for the covariance; statsmodels for the test.
     """
@@ -59,12 +60,14 @@ def nested_test(fit: Fit, null: Mapping[str, float], *, clusters: Sequence[objec
         if name not in fit.law.free or name in fit.law.positive:
             kinds = [p for p in fit.law.free if p not in fit.law.positive]
             raise ConfigError(f"{name!r} cannot be tested; free exponents of {fit.law.name!r}: {', '.join(kinds)}")
+        if not np.isfinite(null[name] if isinstance(null[name], (int, float)) else np.nan):
+            raise ConfigError(f"{name} is tested against a number, got {null[name]!r}")
+    labels = _labels(fit, clusters)
     problem, theta = _at_optimum(fit)
     solver = Solver(problem, delta=np.inf)
     theta = solver.solve(theta[None], iterations=200).theta[0]
     residuals = solver.residuals(theta[None])[0][0]
     jacobian = solver.jacobian(theta)
-    labels = clusters_of(fit.runs, fit.cluster) if clusters is None else pd.factorize(np.asarray(clusters))[0]
     weights = np.ones(problem.n) if problem.weights is None else problem.weights
     model = sm.WLS(residuals + jacobian @ theta, jacobian, weights=weights)
     result = model.fit(cov_type="cluster", cov_kwds={"groups": labels}, use_t=True)
@@ -77,6 +80,15 @@ def nested_test(fit: Fit, null: Mapping[str, float], *, clusters: Sequence[objec
     verdict = "is rejected" if p_value < 0.05 else "cannot be rejected"
     degrees = int(test.df_num), int(test.df_denom)
     return NestedTest(dict(null), float(test.statistic), degrees, p_value, f"{words} {verdict} (p = {p_value:.3g})")
+
+
+def _labels(fit: Fit, clusters: Sequence[object] | None) -> np.ndarray:
+    labels = clusters_of(fit.runs, fit.cluster) if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    if len(labels) != len(fit.runs):
+        raise DataError(f"clusters must hold one label for each of {len(fit.runs)} runs, got {len(labels)}")
+    if len(np.unique(labels)) < 2:
+        raise DataError("all runs are in one cluster, so errors robust to clusters do not exist; give finer labels")
+    return np.asarray(labels)
 
 
 def _at_optimum(fit: Fit) -> tuple[Problem, np.ndarray]:

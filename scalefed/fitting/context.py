@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalefed.budgets import Budget, Setting
-from scalefed.errors import ConfigError, FitError
+from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.laws import Law
 from scalefed.program import ROUND_COLUMNS
 
@@ -36,8 +36,8 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
     own = {"participation", "concentration"}
     unknown = set(words) - limit_names - setting_names - own
     if unknown:
-        allowed = ", ".join(sorted(limit_names | setting_names | own))
-        raise ConfigError(f"unknown limit or setting {sorted(unknown)}; allowed: {allowed}")
+        name = sorted(unknown)[0]
+        raise ConfigError(f"no limit or setting {name!r}; {nearest(name, limit_names | setting_names | own)}")
     budget = Budget(**{name: value for name, value in words.items() if name in limit_names})
     known = {name: value for name, value in words.items() if name in setting_names}
     needed, notes = set(law.columns), []

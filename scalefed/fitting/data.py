@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import DataError, FitWarning, nearest
+from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.laws.law import Law
 from scalefed.laws.parser import MAY_BE_ZERO
 from scalefed.schema import COLUMNS as SCHEMA
@@ -64,7 +64,10 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
     elif isinstance(runs, pd.DataFrame):
         frame = runs
     elif isinstance(runs, Mapping):
-        frame = pd.DataFrame(dict(runs))
+        try:
+            frame = pd.DataFrame(dict(runs))
+        except ValueError as error:
+            raise DataError(f"the columns of the runs must be lists or arrays of one length ({error})") from error
     else:
         raise DataError(
             f"runs must be a DataFrame, a mapping of columns or a path to run logs, got {type(runs).__name__}"
@@ -113,6 +116,7 @@ def prepare(
 
     Raises:
         DataError: a needed column is missing or not numeric, or no two usable runs are left.
+        ConfigError: a parameter has the name of a column.
     """
     frame, source = read_frame(runs, columns)
     law, notes = adapt(law, frame)
@@ -168,9 +172,16 @@ def _require(frame: pd.DataFrame, law: Law, target: str, cluster: str | None) ->
         if column not in names:
             what = "to be explained" if column == target else f"needed by the law {law.name!r}"
             hint = nearest(column, names) if names else "the runs have no columns at all"
+            other = "" if column == target or not {"params", "tokens"} <= set(names) else "; or fit law='chinchilla'"
             raise DataError(
                 f"the runs have no column {column!r}, which is {what}; {hint}. "
-                f"If it has another name, say columns={{{column!r}: 'its name'}}"
+                f"If it has another name, say columns={{{column!r}: 'its name'}}{other}"
+            )
+    for name in law.free:
+        if name in names and len(name) > 1:
+            raise ConfigError(
+                f"the law takes {name!r} for a parameter, but the runs have a column of that name: say "
+                f"columns={{{name!r}: {name!r}}} to use the column, or call the parameter something else"
             )
     for column in (*law.columns, target):
         if not pd.api.types.is_numeric_dtype(frame[column]):
@@ -184,8 +195,7 @@ def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tu
     reasons = {f"{target} missing, infinite or not positive": ~usable}
     if "status" in frame.columns:
         reasons["status diverged or not finished"] = frame["status"].isin(BAD_STATUS).to_numpy()
-    logged = {a.columns for t in law.bound_terms for p in t.all_parts() for a in p.atoms if a.kind != "raw"}
-    positive = {c for names in logged for c in names}
+    positive = positive_columns(law)
     for column in law.columns:
         x = frame[column].to_numpy(dtype=float, na_value=np.nan)
         bad = ~np.isfinite(x) | ((x <= 0) if column in positive else np.zeros(len(x), dtype=bool))
@@ -197,6 +207,11 @@ def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tu
             notes.append(f"{int(new.sum())} of {len(frame)} rows left out: {reason}")
         drop |= bad
     return (frame[~drop] if drop.any() else frame), tuple(notes)
+
+
+def positive_columns(law: Law) -> set[str]:
+    """The columns of which the law takes a logarithm or a power."""
+    return {c for t in law.bound_terms for p in t.all_parts() for a in p.atoms if a.kind != "raw" for c in a.columns}
 
 
 def clusters_of(frame: pd.DataFrame, cluster: str | None = None) -> np.ndarray:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import ConfigError, DataError, FitError
+from scalefed.errors import ConfigError, FitError
+from scalefed.fitting.asking import columns_for
 from scalefed.fitting.backtest import BackTest, distance, model_error
-from scalefed.fitting.data import read_frame
 from scalefed.fitting.rival import disagreement
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
@@ -53,6 +53,7 @@ class Fit:
         runs_hash: hash of the numbers that were fitted.
         source: the path the runs came from, or None.
         cluster: the column whose equal values were resampled together, or None for ``run_id``.
+        columns: our name -> the name in the runs as they were given.
         seed: of starts and bootstrap.
         link: success counts against loss, for pass@k; see :meth:`with_link`.
     """
@@ -80,6 +81,7 @@ class Fit:
     cluster: str | None
     seed: int
     link: "Link | None" = field(default=None)
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def holdout_error(self) -> float:
@@ -108,13 +110,14 @@ class Fit:
         """The predicted target, with a band that a new run falls into with probability ``level``.
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
-        scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
+        params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
 
         Args:
-            runs: a DataFrame or mapping with the law's columns; or give them by keyword.
+            runs: a DataFrame or mapping with the law's columns, under our names or those of the fitted runs; or give
+                them by keyword.
             level: coverage of the band.
             parts: also return the standard deviations ``parameter``, ``noise`` and ``model`` (log units) and the
-                ``distance`` beyond the runs in decades of scale.
+                ``distance`` beyond the runs in decades.
             columns: columns by keyword, numbers or arrays: ``fit.predict(params=1e9, tokens=2e10)``.
 
         Returns:
@@ -124,7 +127,7 @@ class Fit:
             DataError: a column is missing or not positive.
         """
         check_level(level)
-        arrays, index = self._columns(runs, columns)
+        arrays, index = columns_for(self.law, runs, columns, self.columns)
         count = max((len(x) for x in arrays.values()), default=1)
         size = max(1, _CHUNK_DOUBLES // max(len(self.resampled), 1))
         pieces = [
@@ -148,7 +151,7 @@ class Fit:
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
         apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * (beyond > 0)
-        model = np.hypot(model_error(self.backtest, beyond), apart)
+        model = np.hypot(model_error(self.backtest, arrays), apart)
         rest = (float(stdtrit(self.degrees, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
             "estimate": estimate,
@@ -166,22 +169,6 @@ class Fit:
         matrix = self.resampled[list(self.law.free)].to_numpy(dtype=float)
         return {p: np.ascontiguousarray(matrix[:, i]) for i, p in enumerate(self.law.free)}
 
-    def _columns(self, runs: Any, columns: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], pd.Index]:
-        """The law's columns as arrays of one length, and the index of the answer."""
-        needed = self.law.columns
-        given: Any = columns
-        if runs is not None:
-            given, _ = read_frame(runs)
-        missing = [c for c in needed if c not in given]
-        if missing:
-            names = ", ".join(map(str, given)) or "nothing"
-            raise DataError(f"predict needs the column {', '.join(missing)} for {self.law.name!r}; given: {names}")
-        if runs is not None:
-            return {c: given[c].to_numpy(dtype=float) for c in needed}, given.index
-        arrays = {k: np.atleast_1d(np.asarray(v, dtype=float)) for k, v in columns.items()}
-        shape = np.broadcast_shapes(*(a.shape for a in arrays.values()), (1,))
-        return {c: np.broadcast_to(arrays[c], shape) for c in needed}, pd.RangeIndex(shape[0])
-
     # -- what to train -----------------------------------------------------------------------------------------------
     def optimal_size(self, **budget: Any) -> "Optimum":
         """The model size that makes the best of a budget, with intervals; see :func:`planning.optimal_size`.
@@ -192,7 +179,19 @@ class Fit:
         from scalefed.fitting import planning
 
         self._must_be_identified("an optimal size")
+        planning.check_words(budget)
         return planning.optimal_size(self, **budget)
+
+    def optimal_sizes(self, **budgets: Any) -> pd.DataFrame:
+        """A sweep over many budgets at once, one row each; see :func:`planning.optimal_sizes`.
+
+        Raises:
+            FitError: the runs cannot determine the law.
+        """
+        from scalefed.fitting import planning
+
+        self._must_be_identified("optimal sizes")
+        return planning.optimal_sizes(self, **budgets)
 
     def plan(self, **budgets: Any) -> "Optimum":
         """The best size, tokens and rounds under any mix of budgets; see :func:`planning.plan`.
@@ -248,6 +247,7 @@ class Fit:
         import re
 
         words = {p: f"{v:.4g}" for p, v in self.params.items()}
+        words |= {p: words[other] for p, other in self.law.shared.items()}
         return f"{self.target} = " + re.sub(
             r"[A-Za-z_]\w*", lambda m: words.get(m.group(0), m.group(0)), self.law.formula
         )
@@ -268,6 +268,7 @@ class Fit:
         return [
             f"{len(self.run_ids)} runs, noise {self.noise:.2%}, {held}",
             f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
+            *(f"{p} is {other}, by request" for p, other in self.law.shared.items()),
             *(f"note: {note}" for note in self.notes),
         ]
 

@@ -48,12 +48,15 @@ def design_gaps(data: FitData) -> tuple[str, ...]:
 def _too_few(law: Law, data: FitData) -> list[str]:
     table = np.stack([data.columns[c] for c in law.columns], axis=1) if law.columns else np.zeros((data.n, 1))
     distinct, free = len(np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)), len(law.free)
+    if not law.columns:
+        return [f"{law.formula!r} names no column of the runs, so they say nothing about {listed(law.free)}"]
     if distinct >= free:
         return []
     runs = f"{data.n} runs at {distinct} different settings" if distinct < data.n else f"{data.n} runs"
+    more = "1 run" if free - distinct == 1 else f"{free - distinct} runs"
     return [
         f"{runs} for {free} free parameters ({', '.join(law.free)}): "
-        f"add at least {free - distinct} runs at other settings of {listed(law.columns)}, or fix parameters"
+        f"add at least {more} at other settings of {listed(law.columns)}, or fix parameters"
     ]
 
 

@@ -45,7 +45,7 @@ Array = NDArray[np.float64]
 NAMES = ("middle", "slope", "ceiling", "spread", "spread_slope")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Link:
     """Mean and spread of per-problem success rates as functions of one covariate, with bootstrap replicates.
 
@@ -77,6 +77,10 @@ class Link:
     log_likelihood: float
     status: str
     seed: int = 0
+
+    def __repr__(self) -> str:
+        shape = f"{self.runs} runs x {self.problems} problems, {self.curve.mean} mean"
+        return f"<Link from {self.covariate} to pass@k: {shape}, {self.status}>"
 
     def predict(
         self, loss: ArrayLike, k: Sequence[int] | int = (1, 10, 100), *, level: float = 0.9, new_run: bool = True

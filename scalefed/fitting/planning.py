@@ -7,6 +7,7 @@ pass@k is predicted too, law and link replicates paired.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +15,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed import optimum
-from scalefed.budgets import Setting
-from scalefed.errors import ConfigError, FitError
+from scalefed.budgets import Budget, Setting
+from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.fitting.context import question
 from scalefed.fitting.link import Link
 from scalefed.fitting.link import inverse as link_inverse
@@ -57,6 +58,7 @@ def optimal_size(
     local_steps: float | None = None,
     batch_tokens: float | None = None,
     unique_tokens: float | None = None,
+    sampled_tokens: float | None = None,
     target: str = "loss",
     level: float = 0.95,
     columns: Mapping[str, float] | None = None,
@@ -65,7 +67,7 @@ def optimal_size(
 
     Args:
         fit: a fit of a law in params and tokens.
-        compute: FLOPs of all clients and rounds, 6 params tokens.
+        compute: FLOPs of all clients and rounds, 6 params tokens, and of ``sampled_tokens``.
         clients: clients that hold data.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
         clients_per_round: clients that train in a round.
@@ -74,6 +76,8 @@ def optimal_size(
         local_steps: optimizer steps of a client in a round; by default the runs' most common number.
         batch_tokens: tokens of a client's step; by default the runs' most common number.
         unique_tokens: different tokens over all clients (for laws that price repetition).
+        sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from ``compute``:
+            for a target of pass@k, questions times k times tokens of an answer.
         target: "loss", or "pass_at_k" with a k, which needs a link; both have the same optimum.
         level: coverage of the intervals.
         columns: values of other columns that the law needs.
@@ -94,6 +98,7 @@ def optimal_size(
         local_steps=local_steps,
         batch_tokens=batch_tokens,
         unique_tokens=unique_tokens,
+        sampled_tokens=sampled_tokens,
         level=level,
         columns=columns,
     )
@@ -115,6 +120,7 @@ def plan(fit: FitLike, *, level: float = 0.95, **limits_and_setting: Any) -> Opt
         FitError: the law cannot answer, or a value is missing that the runs do not settle.
         ConfigError: an unknown limit, or a number out of range.
     """
+    _one_question(limits_and_setting)
     budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
     values = values_of(fit)
     found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
@@ -148,6 +154,7 @@ def least_compute(
     given = [name for name, v in (("loss", loss), ("pass_at_1", pass_at_1), ("pass_at_k", pass_at_k)) if v is not None]
     if len(given) != 1:
         raise ConfigError(f"give one target, loss=, pass_at_1= or pass_at_k= with k=; got {given or 'none'}")
+    _one_question(limits_and_setting)
     budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
     values = values_of(fit)
     rows = len(next(iter(values.values())))
@@ -253,6 +260,28 @@ def attached_link(fit: FitLike) -> Link:
     if not isinstance(link, Link):
         raise FitError("pass@k needs success counts: fit a link with fit_link(counts, losses) and attach it to the fit")
     return link
+
+
+def check_words(words: Mapping[str, Any]) -> None:
+    """Refuse what :func:`optimal_size` does not know, and a question without its budget.
+
+    Raises:
+        ConfigError: naming the nearest word, or the plan for other limits.
+    """
+    allowed = [name for name in signature(optimal_size).parameters if name != "fit"]
+    for name in words:
+        if name not in allowed:
+            more = "; other limits are for fit.plan(...)" if name in Budget.__slots__ else ""
+            raise ConfigError(f"an optimal size has no {name!r}; {nearest(name, allowed)}{more}")
+    if "compute" not in words:
+        raise ConfigError("an optimal size needs compute=..., FLOPs of all clients; other limits are for fit.plan(...)")
+
+
+def _one_question(words: Mapping[str, Any]) -> None:
+    """Refuse arrays where one answer is asked for."""
+    for name, value in words.items():
+        if not isinstance(value, (str, Mapping)) and np.ndim(value) > 0:
+            raise ConfigError(f"{name} must be one number here; fit.optimal_sizes(compute=[...]) takes many budgets")
 
 
 def _check_target(fit: FitLike, target: str) -> None:

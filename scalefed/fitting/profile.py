@@ -19,7 +19,7 @@ _SIZES = 241
 _BANDWIDTH = 0.5
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Profile:
     """The objective as a function of one parameter, all others at their best.
 
@@ -38,6 +38,12 @@ class Profile:
     low: float
     high: float
     level: float
+
+    def __repr__(self) -> str:
+        ends = f"[{self.low:.4g}, {self.high:.4g}]"
+        return (
+            f"<Profile of {self.parameter}: {self.estimate:.4g} {ends} at {self.level:.0%}, {len(self.table)} values>"
+        )
 
 
 def profile(
@@ -60,6 +66,8 @@ def profile(
     from scipy.special import fdtri
 
     check_level(level)
+    if points < 3:
+        raise ConfigError(f"a profile needs at least 3 points, got {points}; 25 is usual")
     if parameter not in fit.law.free:
         raise ConfigError(f"{parameter!r} is not free in {fit.law.name!r}; free: {', '.join(fit.law.free)}")
     grid = _values(fit, parameter, values, points)
@@ -143,7 +151,7 @@ def _crossings(grid: np.ndarray, statistic: np.ndarray, limit: float, estimate: 
     return float(low), float(high)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Region:
     """Which sizes are good enough at a budget, given all that the runs leave open.
 
@@ -168,6 +176,13 @@ class Region:
     good_high: float
     tolerance: float
     level: float
+
+    def __repr__(self) -> str:
+        good = "no size is" if np.isnan(self.good_low) else f"{self.good_low:.4g} to {self.good_high:.4g} are"
+        return (
+            f"<Region at {self.compute:.4g} FLOPs: best size {self.size:.4g} [{self.size_low:.4g}, "
+            f"{self.size_high:.4g}]; {good} within {self.tolerance:g} nats of the best at {self.level:.0%}>"
+        )
 
 
 def region(

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from scalefed.fitting.starts import GlobalFit, global_fit
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
 from scalefed.laws import Law, as_law
+from scalefed.laws.parser import COLUMNS
 
 __all__ = ["Fit", "fit", "load_fit"]
 
@@ -57,7 +59,8 @@ def fit(
             better beyond the runs where small runs bend away from the law.
         resamples: bootstrap replicates.
         seed: of the bootstrap and the starts.
-        columns: our name -> the name in ``runs``, for example ``{"params": "N"}``.
+        columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
+            own that are named here (``{"width": "width"}``).
         cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one.
         fixed: parameters held at a number.
         bounds: parameter -> (low, high).
@@ -78,7 +81,8 @@ def fit(
     """
     delta = _delta(robust)
     _check(resamples, focus)
-    law = as_law(law).with_(fixed=fixed, bounds=bounds, shared=shared)
+    own = [name for name in columns or {} if name not in COLUMNS]
+    law = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, shared=shared)
     data = prepare(runs, law, target=target, columns=columns, cluster=cluster)
     problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, focus))
     best = global_fit(problem, delta=delta, seed=seed)
@@ -87,7 +91,8 @@ def fit(
             delta = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = global_fit(problem, delta=delta, seed=seed, extra=best.theta[None])
     replicates = bootstrap(problem, best, data.clusters, resamples=resamples, delta=delta, seed=seed, method=intervals)
-    return _assemble(data, problem, best, replicates, delta, target, cluster, focus, seed, backtest)
+    found = _assemble(data, problem, best, replicates, delta, target, cluster, focus, seed, backtest)
+    return replace(found, columns=dict(columns or {}))
 
 
 def _assemble(

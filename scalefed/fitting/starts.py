@@ -304,9 +304,9 @@ def _distinct(theta: np.ndarray, objective: np.ndarray) -> np.ndarray:
     for candidate, value in zip(theta, objective, strict=True):
         if len(kept) > 3 or not value <= 2.0 * objective[0] + 1e-20:
             break
-        if all(np.abs(candidate - k).max() > 0.02 for k in kept):
+        if all(np.abs(candidate - k).max(initial=0.0) > 0.02 for k in kept):
             kept.append(candidate)
-    return np.array(kept[1:]).reshape(-1, theta.shape[1])
+    return np.array(kept[1:]).reshape(len(kept) - 1, theta.shape[1])
 
 
 def _evaluate(problem: Problem, delta: float) -> Solution:

@@ -163,4 +163,4 @@ def listed(names: object) -> str:
     'A, a and b'
     """
     words = [str(n) for n in names]  # type: ignore[attr-defined]
-    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+    return "".join(words) if len(words) < 2 else ", ".join(words[:-1]) + " and " + words[-1]

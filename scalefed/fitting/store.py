@@ -60,6 +60,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "seed": fit.seed,
         "source": fit.source,
         "cluster": fit.cluster,
+        "columns": dict(fit.columns),
         "runs_hash": fit.runs_hash,
         "run_ids": list(fit.run_ids),
         "backtest": asdict(fit.backtest),
@@ -100,12 +101,13 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         noise=content["noise"],
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
         degrees=content["degrees"],
-        backtest=BackTest(**{**content["backtest"], "scale": tuple(content["backtest"]["scale"])}),
+        backtest=_backtest(content["backtest"]),
         rival=content["rival"],
         notes=tuple(content["notes"]),
         runs_hash=content["runs_hash"],
         source=content["source"],
         cluster=content["cluster"],
+        columns=content.get("columns", {}),
         seed=content["seed"],
         link=_link(content["link"]),
     )
@@ -131,8 +133,15 @@ def _law(stored: Mapping[str, Any]) -> Law:
     named = LAWS.get(stored["name"])
     if named is None or named.formula != stored["formula"]:
         named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
-    bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items()}
+    bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items() if p not in stored["fixed"]}
     return named.with_(shared=stored["shared"]).with_(fixed=stored["fixed"], bounds=bounds)
+
+
+def _backtest(stored: Mapping[str, Any]) -> BackTest:
+    ranges = tuple((low, high) for low, high in stored.get("ranges", ()))
+    return BackTest(
+        **{**stored, "scale": tuple(stored["scale"]), "ranges": ranges, "aside": tuple(stored.get("aside", ()))}
+    )
 
 
 def _link(stored: Mapping[str, Any] | None) -> Any:
@@ -154,7 +163,7 @@ def _warn_if_changed(fit: Fit, path: Path) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = prepare(found, fit.law, target=fit.target, cluster=fit.cluster, warn=False)
+            data = prepare(found, fit.law, target=fit.target, columns=fit.columns, cluster=fit.cluster, warn=False)
         same = hash_runs(data.frame, fit.law.columns, fit.target) == fit.runs_hash
         what = f"{len(fit.run_ids)} runs were fitted, {data.n} are there now"
     except ScalefedError as error:

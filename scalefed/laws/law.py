@@ -7,7 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.errors import ConfigError, DataError
+from scalefed.laws.constraints import constraints
 from scalefed.laws.parser import parse
 from scalefed.laws.terms import Atom, Polynomial, Term, evaluate, log_sum, rename, substitute_term
 
@@ -131,32 +132,19 @@ class Law:
         >>> Law.parse("E + A/params^a + B/tokens^b").with_(shared={"b": "a"}).parameters
         ('E', 'A', 'a', 'B')
         """
-        fixed, bounds, shared = dict(fixed or {}), dict(bounds or {}), dict(shared or {})
-        for parameter in (*fixed, *bounds, *shared, *shared.values()):
-            if parameter not in self.parameters:
-                raise ConfigError(
-                    f"the law {self.name!r} has no parameter {parameter!r}; {nearest(parameter, self.parameters)}"
-                )
-        for parameter, value in fixed.items():
-            if not np.isfinite(value) or (parameter in self.positive and value <= 0):
-                kind = "a positive number" if parameter in self.positive else "a number"
-                raise ConfigError(f"{parameter} can be fixed at {kind}, got {value!r}")
-        for parameter, (low, high) in bounds.items():
-            if low is not None and high is not None and low >= high:
-                raise ConfigError(f"bounds of {parameter} must be (low, high) with low < high, got ({low}, {high})")
-        for parameter, other in shared.items():
-            if (parameter in self.positive) != (other in self.positive):
-                raise ConfigError(f"{parameter} and {other} cannot be shared: one is a factor, the other an exponent")
-        terms = tuple(rename(t, shared) for t in self.terms) if shared else self.terms
-        kept = tuple(p for p in self.parameters if p not in shared)
+        held, limits, equal = constraints(
+            self.name, self.parameters, self.positive, fixed=fixed, bounds=bounds, shared=shared
+        )
+        terms = tuple(rename(t, equal) for t in self.terms) if equal else self.terms
+        kept = tuple(p for p in self.parameters if p not in equal)
         return replace(
             self,
             name=name or self.name,
             terms=terms,
             parameters=kept,
-            fixed={p: float(v) for p, v in {**self.fixed, **fixed}.items() if p in kept},
-            bounds={p: v for p, v in {**self.bounds, **bounds}.items() if p in kept},
-            shared={**self.shared, **shared},
+            fixed={p: v for p, v in {**self.fixed, **held}.items() if p in kept},
+            bounds={p: v for p, v in {**self.bounds, **limits}.items() if p in kept},
+            shared={**{p: equal.get(other, other) for p, other in self.shared.items()}, **equal},
         )
 
     @cached_property
@@ -198,7 +186,8 @@ class Law:
         """The loss for parameter values and runs.
 
         Args:
-            values: every free parameter; numbers, or arrays of one shape V (bootstrap replicates).
+            values: every free parameter; numbers, or arrays of one shape V (bootstrap replicates); of a fixed one only
+                the shape counts.
             columns: every needed column; numbers or arrays of one shape X (runs).
 
         Returns:
@@ -258,8 +247,8 @@ class Law:
             )
         column_arrays = {c: np.asarray(columns[c], dtype=float) for c in needed}
         depth = max((a.ndim for a in column_arrays.values()), default=0)
-        merged = {**{p: values[p] for p in self.free}, **self.fixed}
-        arrays = {p: np.asarray(v, dtype=float) for p, v in merged.items()}
+        arrays = {p: np.asarray(values[p], dtype=float) for p in self.free}
+        arrays |= {p: np.full(np.shape(values.get(p, v)), v) for p, v in self.fixed.items()}
         return {p: a.reshape(a.shape + (1,) * depth) for p, a in arrays.items()}, column_arrays
 
     def __str__(self) -> str:

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 from scalefed.errors import ConfigError
 from scalefed.laws.terms import Atom, Part, Polynomial, Power, Term, collect, multiply
@@ -70,6 +71,8 @@ def tokenize(text: str) -> list[Token]:
         at = match.end()
         if kind == "number" and at < len(text) and _NUMBER_THEN_NAME.match(text[at]):
             raise _error(text, at + 1, f"{text[at]!r} follows the number {word} directly; write * between them")
+        if kind == "number" and not math.isfinite(float(word)):
+            raise _error(text, match.start(kind) + 1, f"the number {word} is too large")
         tokens.append(Token(kind, "^" if word == "**" else word, match.start(kind) + 1))
     tokens.append(Token("end", "", len(text.rstrip()) + 1))
     return tokens
@@ -167,8 +170,7 @@ class _Parser:
                 raise self._fail("a factor must be positive", token)
             return (Term((Part(math.log(value)),) if value != 1.0 else ()),)
         if token.kind != "name":
-            found = repr(token.text) if token.text else "the end"
-            raise self._fail(f"expected a number, a name or '(', found {found}", token)
+            raise self._fail(f"expected a number, a name or '(', found {_shown(token)}", token)
         if token.text == "exp":
             self._expect("(")
             inside = self._polynomial()
@@ -235,8 +237,7 @@ class _Parser:
         if token.kind == "number":
             return (Part(float(token.text)),) if float(token.text) else ()
         if token.kind != "name":
-            found = repr(token.text) if token.text else "the end"
-            raise self._fail(f"expected a number, a parameter or a column, found {found}", token)
+            raise self._fail(f"expected a number, a parameter or a column, found {_shown(token)}", token)
         if token.text == "log":
             self._expect("(")
             column = self._column()
@@ -251,7 +252,7 @@ class _Parser:
     def _column(self) -> str:
         token = self._next()
         if token.kind != "name" or token.text not in self.columns:
-            raise self._fail(f"expected a column of the run log, found {token.text or 'the end'!r}", token)
+            raise self._fail(f"expected a column of the run log, found {_shown(token)}", token)
         return token.text
 
     def _parameter(self, token: Token, group: set[str]) -> None:
@@ -259,8 +260,9 @@ class _Parser:
         if name in _RESERVED:
             raise self._fail(f"{name} is a function; write {name}(...)", token)
         near = [c for c in self.columns if len(name) > 3 and (c.startswith(name) or name.rstrip("s") == c.rstrip("s"))]
+        near = sorted(near) or (get_close_matches(name.lower(), sorted(self.columns), 1, 0.8) if len(name) > 3 else [])
         if near:
-            raise self._fail(f"unknown name {name!r}; did you mean the column {sorted(near)[0]!r}?", token)
+            raise self._fail(f"unknown name {name!r}; did you mean the column {near[0]!r}?", token)
         if self._peek().text == "(":
             raise self._fail(f"{name} is no function; allowed: exp, log, repeats", token)
         group.add(name)
@@ -278,12 +280,16 @@ class _Parser:
     def _expect(self, text: str) -> None:
         token = self._next()
         if token.text != text:
-            raise self._fail(f"expected {text!r}, found {token.text or 'the end'!r}", token)
+            raise self._fail(f"expected {text!r}, found {_shown(token)}", token)
 
     def _fail(self, problem: str, where: Token | str | None = None) -> ConfigError:
         if isinstance(where, str):
             where = next(t for t in self.tokens if t.text == where)
         return _error(self.text, (where or self._peek()).position, problem)
+
+
+def _shown(token: Token) -> str:
+    return repr(token.text) if token.text else "the end"
 
 
 def _raise(term: Term, exponent: Polynomial) -> Term:

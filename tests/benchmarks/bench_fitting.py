@@ -3,12 +3,13 @@
 Run from the repository root, with one thread for linear algebra:
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_fitting.py [speed] [diloco] [recovery] [coverage] [identify]
-        [decade] [coverage=1000]
+        [decade] [aside] [coverage=1000]
 
-Without a section all run (about ten minutes of one core); ``coverage=1000`` draws 1,000 data sets a design in place of
-150. A comparison with the package simple-scaling-laws is in ``bench_fitting_peer.py``. ``speed``, ``decade`` and
-``diloco`` need the public tables in ``../shared/data`` and say so where those are absent; speed then uses simulated
-runs of the same size. Times are processor times of one core, medians over rounds in which all codes take turns.
+Without a section all run (about twelve minutes of one core); ``coverage=1000`` draws 1,000 data sets a design in place
+of 150. A comparison with the package simple-scaling-laws is in ``bench_fitting_peer.py``. ``speed``, ``decade``,
+``aside`` and ``diloco`` need the public tables in ``../shared/data`` and say so where those are absent; speed then uses
+simulated runs of the same size. Times are processor times of one core, medians over rounds in which all codes take
+turns.
 """
 
 import itertools
@@ -230,28 +231,52 @@ def public_sets() -> dict[str, pd.DataFrame]:
     return {name: table.astype(float).reset_index(drop=True) for name, table in sets.items()}
 
 
+def judged(runs: pd.DataFrame, near: pd.Series, far: pd.Series, law: str, focus: float) -> tuple[float, float, float]:
+    """Fit the near runs, predict the far ones: coverage of nominal 90% bands, their median width, the median error."""
+    band = fit(runs[near], law, focus=focus, resamples=200).predict(runs[far])
+    loss = runs.loc[far, "loss"]
+    width = ((band["high"] - band["low"]) / band["estimate"]).median()
+    inside = (band["low"] <= loss) & (loss <= band["high"])
+    return float(inside.mean()), float(width), float((loss / band["estimate"] - 1).abs().median())
+
+
+def report(label: str, rows: list[tuple[float, float, float]], start: float) -> None:
+    covered, widths, errors = np.array(rows).T
+    print(f"{label}: coverage {covered.mean():.3f} (least {covered.min():.2f}), median width "
+          f"{np.median(widths):.1%}, error {np.median(errors):.2%} median {errors.mean():.2%} mean, "
+          f"{len(rows)} sets, {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
+
+
 def decade() -> None:
     """Fit at a tenth of the largest compute or less, predict the rest: nominal 90% bands."""
     if not (DATA / "porian_isoflop.parquet").exists():
         print("  (../shared/data is not here: nothing to predict)")
         return
     for law, focus in (("chinchilla", 0.0), ("chinchilla", 0.5), ("coupled", 0.0), ("coupled", 0.5), ("coupled", 1.0)):
-        covered, widths, errors = [], [], []
-        start = time.process_time()
+        rows, start = [], time.process_time()
         for name, runs in public_sets().items():
             compute = runs["params"] * runs["tokens"]
             far = compute > compute.max() / 10
-            found = fit(runs[~far], law, focus=focus, resamples=200)
-            band = found.predict(runs[far])
-            loss = runs.loc[far, "loss"]
-            covered.append(float(((band["low"] <= loss) & (loss <= band["high"])).mean()))
-            widths.append(float(((band["high"] - band["low"]) / band["estimate"]).median()))
-            errors.append(float((loss / band["estimate"] - 1).abs().median()))
+            rows.append(judged(runs, ~far, far, law, focus))
             if (law, focus) == ("coupled", 0.5):
-                print(f"    {name:52s} coverage {covered[-1]:.2f} width {widths[-1]:6.1%} error {errors[-1]:.2%}")
-        print(f"{law:10s} focus {focus:3.1f}: coverage {np.mean(covered):.3f} (least {min(covered):.2f}), median width "
-              f"{np.median(widths):.1%}, error {np.median(errors):.2%} median {np.mean(errors):.2%} mean, "
-              f"{len(covered)} sets, {time.process_time() - start:.0f} s", flush=True)  # fmt: skip
+                print("    {:52s} coverage {:.2f} width {:6.1%} error {:.2%}".format(name, *rows[-1]))
+        report(f"{law:10s} focus {focus:3.1f}", rows, start)
+
+
+def aside() -> None:
+    """Hold out the half decade of largest params, or of most tokens, and predict those whose scale was seen."""
+    if not (DATA / "porian_isoflop.parquet").exists():
+        print("  (../shared/data is not here: nothing to predict)")
+        return
+    for column, (law, focus) in itertools.product(("params", "tokens"), (("chinchilla", 0.0), ("coupled", 0.5))):
+        rows, start = [], time.process_time()
+        for runs in public_sets().values():
+            compute = runs["params"] * runs["tokens"]
+            near = runs[column] <= runs[column].max() / 10**0.5
+            far = ~near & (compute <= compute[near].max())
+            if near.sum() >= 12 and far.any():
+                rows.append(judged(runs, near, far, law, focus))
+        report(f"most {column}, {law:10s} focus {focus:3.1f}", rows, start)
 
 
 # -- what cannot be told ---------------------------------------------------------------------------------------------
@@ -342,8 +367,8 @@ def recovery() -> None:
         print(f"{name:24s} {len(runs):4d} runs: worst relative error {worst:.1e}, {time.process_time() - start:.2f} s")
 
 
-SECTIONS = {"speed": speed, "coverage": coverage, "decade": decade, "identify": identify, "diloco": diloco,
-            "recovery": recovery}  # fmt: skip
+SECTIONS = {"speed": speed, "coverage": coverage, "decade": decade, "aside": aside, "identify": identify,
+            "diloco": diloco, "recovery": recovery}  # fmt: skip
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
