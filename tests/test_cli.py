@@ -239,6 +239,10 @@ def test_laws_are_compared(files, capsys):
     code, out, _ = run(capsys, *words, "--json")
     rows = json.loads(out)
     assert code == 0 and len(rows) == 2 and {"holdout_error", "aic", "bic", "weight"} <= set(rows[0])
+    code, out, _ = run(capsys, *words, "--robust", "none", "--focus", 1, "--replicates", "params,tokens", "--json")
+    again = json.loads(out)
+    assert code == 0 and again[0]["held_out"] == 2 * again[0]["means"] and again[0]["mean_error"] > 0
+    assert again[0]["holdout_error"] != rows[0]["holdout_error"]
 
 
 @pytest.mark.slow

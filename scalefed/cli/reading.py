@@ -38,6 +38,9 @@ Settings = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="What is held fixed: clients=16 participation=0.25 skew=0 ..."),
 ]
 Fix = Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")]
+Target = Annotated[str, typer.Option(help="Column that the law explains.")]
+Robust = Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")]
+Focus = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -107,14 +110,14 @@ def runs(
 def fit(
     source: Source,
     law: Law = "federated",
-    target: Annotated[str, typer.Option(help="Column that the law explains.")] = "loss",
-    robust: Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")] = "1e-3",
+    target: Target = "loss",
+    robust: Robust = "1e-3",
     fix: Fix = None,
     bound: Annotated[
         list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
     ] = None,
     share: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
-    focus: Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")] = 0.0,
+    focus: Focus = 0.0,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
     resamples: Resamples = 1000,
     seed: Seed = 0,
@@ -127,8 +130,8 @@ def fit(
     from scalefed.fitting.result import fit as make
     from scalefed.runlog import load_runs
 
-    width = {"none": None, "auto": "auto"}.get(robust.lower(), number(robust))
-    options: dict[str, Any] = {"law": law, "target": target, "robust": width, "resamples": resamples, "seed": seed}
+    options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
+    options["robust"] = _width(robust)
     options |= {"focus": focus, "shared": pairs_from(share, "--share b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
@@ -156,8 +159,14 @@ def compare(
         str | None, typer.Option(help="Runs to hold out: a share, a column such as tokens, or 'tokens > 8e6'.")
     ] = None,
     passk: Annotated[bool, typer.Option("--passk", help="Predict pass@1 of the held-out runs too.")] = False,
-    target: Annotated[str, typer.Option(help="Column that the laws explain.")] = "loss",
+    replicates: Annotated[
+        str | None,
+        typer.Option(help="Hold laws against the means of runs that agree in these columns: params,tokens_asked"),
+    ] = None,
+    target: Target = "loss",
+    robust: Robust = "1e-3",
     fix: Fix = None,
+    focus: Focus = 0.0,
     resamples: Resamples = 200,
     seed: Seed = 0,
     column: Columns = None,
@@ -178,11 +187,13 @@ def compare(
     options: dict[str, Any] = {} if holdout is None else {"holdout": number(holdout)}
     if passk:
         options["counts"] = load_counts(source)
+    if replicates:
+        options["replicates"] = replicates.split(",")
+    asked: dict[str, Any] = {"target": target, "robust": _width(robust), "focus": focus, "resamples": resamples}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the table has a status for every law
         fits = [
-            make(frame, one, target=target, fixed=held, resamples=resamples, seed=seed)
-            for one, held in zip(laws, _held(fix, laws), strict=True)
+            make(frame, one, fixed=held, seed=seed, **asked) for one, held in zip(laws, _held(fix, laws), strict=True)
         ]
         table = judge_laws(*fits, **options)
     tell_frame(table, as_json=as_json, index="law")
@@ -243,6 +254,10 @@ def save_chart(drawn: Any, target: Path) -> None:
         drawn.save(str(target), scale_factor=2)
     else:
         drawn.save(str(target))
+
+
+def _width(robust: str) -> Any:
+    return {"none": None, "auto": "auto"}.get(robust.lower(), number(robust))
 
 
 def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, float]]:
