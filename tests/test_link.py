@@ -225,13 +225,13 @@ def bent(seed: int) -> tuple[pd.DataFrame, pd.Series]:
 
 def test_beyond_the_runs_the_interval_holds_the_curves_own_error():
     """Smaller where the curve is right than where it is wrong, and none among the runs."""
-    right = [fit_link(*simulated(seed=s), resamples=2).discrepancy[0] for s in range(4)]
-    wrong = [fit_link(*bent(s), resamples=2).discrepancy[0] for s in range(4)]
+    right = [fit_link(*simulated(seed=s), resamples=2).discrepancy[0, 0] for s in range(4)]
+    wrong = [fit_link(*bent(s), resamples=2).discrepancy[0, 0] for s in range(4)]
     assert np.mean(right) < 0.7 * np.mean(wrong)
     link = fit_link(*bent(0), resamples=100)
     assert link.beyond([0.4, 1.3, 0.8]).tolist() == [0.0, 0.0, 0.0]
     assert link.beyond([0.4 - 0.45, 1.3 + 0.9]) == pytest.approx([0.5, 1.0])
-    alone = dataclasses.replace(link, discrepancy=(0.0, 0.0))
+    alone = dataclasses.replace(link, discrepancy=np.zeros((2, 2)))
     for loss, widened in ((0.5, False), (0.1, True)):
         with_error, without = link.predict(loss, (1, 10)), alone.predict(loss, (1, 10))
         assert ((with_error["high"] - with_error["low"]) > (without["high"] - without["low"]) * 1.1).all() == widened

@@ -11,7 +11,7 @@ covariate x of the run, its loss (fitted or measured) or any other number such a
 
 so pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. Replacing the
 spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen). Beyond the runs the intervals also hold the
-curve's own error, as large as holding out the best runs finds it.
+curve's own error, as large as holding out the outermost runs at that end finds it.
 
 Source: T2 scaling (arXiv 2604.01411, approach 2) for the logistic mean and the spread; PassUntil (arXiv 2310.03262)
 for the power form; the likelihood instead of least squares on pass@k, and the intervals, are ours.
@@ -54,8 +54,9 @@ class Link:
         curve: the estimate.
         replicates: (b,) curves refitted on clustered reweightings of problems and runs.
         scatter: (runs, 2) how far single runs lie from the curve, in logit mean and log spread.
-        discrepancy: logit mean and log spread: standard deviation of the curve's own error one span of the runs beyond
-            them, from holding out the best runs; 0 where they are too few to hold any out.
+        discrepancy: (2, 2) below and above the runs' covariates, in logit mean and log spread: standard deviation of
+            the curve's own error one span of the runs beyond them, from holding out the outermost runs at that end; 1
+            where they are too few to hold any out.
         held_out: how many runs that is taken from: degrees of freedom (at least 2) of the Student's t it is drawn from.
         observed: lowest and highest covariate among the runs.
         runs, problems: how many went in.
@@ -68,7 +69,7 @@ class Link:
     curve: Curve
     replicates: Curve = field(repr=False)
     scatter: Array = field(repr=False)
-    discrepancy: tuple[float, float]
+    discrepancy: Array = field(repr=False)
     held_out: int
     observed: tuple[float, float]
     runs: int
@@ -118,8 +119,9 @@ class Link:
         """(b, n, len(k)) plausible values of pass@k, one a replicate; ``loss`` may be (n,) or (b, n)."""
         x = np.asarray(loss, float)
         x = np.broadcast_to(x, (len(self.replicates), x.shape[-1])) if x.ndim == 2 else x[None]
-        model = stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2)) * self.discrepancy
-        shift = model[:, :, None] * self.beyond(x)[:, None, :]
+        model = stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2))
+        error = self.discrepancy[(x > self.observed[1]).astype(int)] * self.beyond(x)[..., None]
+        shift = model[:, :, None] * np.moveaxis(error, -1, 1)
         if new_run:
             stream = rng(self.seed, "link-scatter")
             single = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
@@ -158,7 +160,7 @@ class Link:
             "theta": self.curve.theta[0].tolist(),
             "replicates": self.replicates.theta.tolist(),
             "scatter": self.scatter.tolist(),
-            "discrepancy": list(self.discrepancy),
+            "discrepancy": self.discrepancy.tolist(),
             "held_out": self.held_out,
             "observed": list(self.observed),
             "runs": self.runs,
@@ -183,7 +185,7 @@ class Link:
                 curve=Curve(center, scale, np.array([data["theta"]], float), mean),
                 replicates=Curve(center, scale, np.array(data["replicates"], float), mean),
                 scatter=np.array(data["scatter"], float),
-                discrepancy=_pair(data.get("discrepancy", (0.0, 0.0))),
+                discrepancy=np.broadcast_to(np.array(data.get("discrepancy", 0.0), float), (2, 2)),
                 held_out=int(data.get("held_out", 0)),
                 observed=_pair(data["observed"]),
                 runs=int(data["runs"]),
@@ -225,7 +227,7 @@ def fit_link(
     center, scale = float(x.mean()), float(x.std(ddof=0))
     cells = Cells.build(counts, (x - center) / scale)
     mean, best = best_curve(cells, mean)
-    own_error, held_out = discrepancy(counts, (x - center) / scale, best.theta[0], mean)
+    own_error, held_out = discrepancy(counts, (x - center) / scale, mean)
     stream = rng(seed, "link-bootstrap")
     of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
     of_task = stream.exponential(size=(resamples, cells.tasks))
@@ -237,7 +239,7 @@ def fit_link(
         curve=Curve(center, scale, best.theta, mean),
         replicates=Curve(center, scale, moved, mean),
         scatter=newton_offsets(cells, best.theta[0], mean=mean) * np.sqrt(runs / max(runs - 2.0, 1.0)),
-        discrepancy=(float(own_error[0]), float(own_error[1])),
+        discrepancy=own_error,
         held_out=held_out,
         observed=(float(x.min()), float(x.max())),
         runs=runs,
@@ -306,7 +308,7 @@ def _status(hessian: Array, held_out: int) -> str:
     loose = [name for name, sd, prior in zip(NAMES, spread, PRIOR_SD, strict=True) if sd > 0.8 * prior]
     words = [f"not determined by these counts: {', '.join(loose)} (held by a weak prior)"] if loose else []
     if not held_out:
-        words.append("too few runs to hold any out, so intervals beyond them lack the curve's own error")
+        words.append("too few runs to hold any out: the curve's own error beyond them is a guess, not measured")
     return "; ".join(words) or "ok"
 
 
@@ -318,7 +320,7 @@ EXAMPLE: dict[str, Any] = {
     "theta": [0.0, -2.0, 1.3862943611198906, 1.0, 0.0],
     "replicates": [[0.0, -2.0, 1.3862943611198906, 1.0, 0.0]],
     "scatter": [[0.0, 0.0]],
-    "discrepancy": [0.0, 0.0],
+    "discrepancy": [[0.0, 0.0], [0.0, 0.0]],
     "held_out": 0,
     "observed": [0.5, 2.0],
     "runs": 3,

@@ -1,6 +1,6 @@
 """Which curve of mean and spread is the likeliest, and how far off is it beyond the runs it was fitted to?
 
-The back-test fits the curve to the runs with the worst covariate and asks it for the others: what it misses, less the
+The back-test fits the curve without the runs at one end of the covariate and asks it for them: what it misses, less the
 scatter of single runs, grows with the distance beyond the runs it saw. As for laws (see
 :mod:`scalefed.fitting.backtest`) the error is carried beyond all runs in proportion to the distance relative to the
 span of the runs.
@@ -18,26 +18,33 @@ from scalefed.fitting.crossed import newton_offsets
 Array = NDArray[np.float64]
 
 MEANS = ("logistic", "power")
+UNKNOWN = 1.0
+"""The curve's own error a span beyond runs too few to hold any out: what Pythia's rates over log params have."""
 _FEWEST = 3
 _SHARES = (1 / 6, 1 / 3)
 
 
-def discrepancy(counts: pd.DataFrame, z: pd.Series, theta: Array, mean: str) -> tuple[Array, int]:
+def discrepancy(counts: pd.DataFrame, z: pd.Series, mean: str) -> tuple[Array, int]:
     """Standard deviation of the curve's own error one whole span of the runs beyond them, and the runs behind it.
 
-    The sixth and the third of the runs with the best covariate are held out in turn, at least one and two; squared
-    misses less the scatter are set against squared distances, all together.
+    At either end, the outermost sixth and third of the runs are held out in turn, at least one and two; squared misses
+    less the scatter are set against squared distances, all together.
 
     Args:
         counts: run_id, task_id, samples, correct.
         z: standardised covariate by run.
-        theta: (5,) the curve fitted to all runs, which says which end is the better one.
         mean: the shape of the mean curve.
 
     Returns:
-        (2,) for logit mean and log spread, 0 where nothing could be held out; and how many runs could be.
+        (2, 2) for the low and the high end, in logit mean and log spread, :data:`UNKNOWN` where nothing could be held
+        out; and how many runs could be, at the end with fewer.
     """
-    order = z.sort_values(ascending=theta[1] > 0).index
+    ends = [_at_one_end(counts, z, mean, high=high) for high in (False, True)]
+    return np.stack([error for error, _ in ends]), min(count for _, count in ends)
+
+
+def _at_one_end(counts: pd.DataFrame, z: pd.Series, mean: str, *, high: bool) -> tuple[Array, int]:
+    order = z.sort_values(ascending=high).index
     sizes = {max(least, round(share * len(order))) for least, share in enumerate(_SHARES, start=1)}
     found, most = [], 0
     for size in sorted(sizes):
@@ -51,12 +58,12 @@ def discrepancy(counts: pd.DataFrame, z: pd.Series, theta: Array, mean: str) -> 
         own = best_curve(cells, mean)[1].theta[0]
         missed = newton_offsets(held, own, mean=mean)
         noise = np.mean(newton_offsets(cells, own, mean=mean) ** 2, axis=0)
-        edge = z[inside].max() if theta[1] > 0 else z[inside].min()
+        edge = z[inside].max() if high else z[inside].min()
         beyond = np.abs(held.z - edge) / np.ptp(z[inside].to_numpy(float))
         found.append((np.sum(missed**2 - noise, axis=0), np.sum(beyond**2)))
         most = size
     if not found:
-        return np.zeros(2), 0
+        return np.full(2, UNKNOWN), 0
     excess, squares = (np.sum(np.stack(x), axis=0) for x in zip(*found, strict=True))
     return np.sqrt(np.maximum(excess, 0.0) / squares), most
 
