@@ -1,6 +1,7 @@
 """The link from loss to pass@k: derivatives, recovery, limits, intervals, and the Pythia counts where at hand."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.special import polygamma
+from scipy.special import expit, polygamma
 
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.fitting.betabinomial import Cells, Curve, failure, maximise, mean_shape, objective, trigamma
-from scalefed.fitting.link import EXAMPLE, NAMES, Link, fit_link, pass_at_k
+from scalefed.fitting.link import EXAMPLE, NAMES, Link, fit_link, known_floor, pass_at_k
 from scalefed.fitting.passk_forms import compare_forms, rates
+from scalefed.laws import LAWS
 from scalefed.passk import fit_beta, fit_k_exponent
 
 TRUTH = {"middle": 0.7, "slope": 6.0, "ceiling": 0.9, "spread": 1.0, "spread_slope": -0.8}
@@ -237,6 +239,53 @@ def test_beyond_the_runs_the_interval_holds_the_curves_own_error():
         assert ((with_error["high"] - with_error["low"]) > (without["high"] - without["low"]) * 1.1).all() == widened
     few = simulated(runs=3, problems=40)
     assert "too few runs to hold any out" in fit_link(*few, resamples=2).status
+
+
+def near_a_floor(seed: int = 0, floor: float = 0.2) -> tuple[pd.DataFrame, pd.Series]:
+    """Logistic in the log of the loss above a floor: near it success rises faster than along the loss."""
+    generator = np.random.default_rng(seed)
+    losses = pd.Series(np.geomspace(0.26, 1.3, 24), index=[f"r{i:02d}" for i in range(24)])
+    mean = expit(-1.8 * (np.log(losses.to_numpy() - floor) + 2.8))[:, None]
+    rate = generator.beta(mean * 2, (1 - mean) * 2, (24, 200))
+    table = {"run_id": np.repeat(losses.index, 200), "task_id": np.tile(np.arange(200), 24), "samples": 20}
+    return pd.DataFrame({**table, "correct": generator.binomial(20, rate).ravel()}), losses
+
+
+def test_near_a_floor_success_follows_the_log_of_the_excess():
+    counts, losses = near_a_floor()
+    held, seen = list(losses.index[:4]), rates(counts, [1])[1]
+    rest = counts[~counts["run_id"].isin(held)]
+    missed = {}
+    for name, floor in (("known", 0.2), ("auto", "auto"), ("none", None)):
+        link = fit_link(rest, losses, floor=floor, resamples=20)
+        missed[name] = (link.predict(losses[held].to_numpy(), 1)["estimate"].to_numpy() - seen[held]).abs().max()
+        assert (link.curve.floor is None) == (floor is None)
+    assert missed["known"] < 0.05 and missed["auto"] < 0.5 * missed["none"] and missed["none"] > 0.15
+    link = fit_link(counts, losses, floor=0.2, resamples=20)
+    assert link.predict(link.inverse(0.4), 1)["estimate"].item() == pytest.approx(0.4)
+    assert link.predict([0.2, 0.1], 1)["estimate"].tolist() == pytest.approx(
+        [link.summary()["estimate"]["ceiling"]] * 2
+    )
+    back = Link.from_json(json.loads(json.dumps(link.to_json())))
+    assert back.predict(0.25, 1).equals(link.predict(0.25, 1)) and "log(loss - 0.2)" in repr(back)
+
+
+def test_a_floor_is_not_sought_where_the_loss_itself_will_do():
+    for seed in range(4):
+        assert fit_link(*simulated(seed=seed), resamples=2).curve.floor is None
+
+
+@pytest.mark.parametrize("floor", [0.26, "low", True, float("nan")])
+def test_a_floor_that_is_none_is_refused(floor):
+    with pytest.raises(ConfigError, match="a number below the least covariate 0.26"):
+        fit_link(*near_a_floor(), floor=floor)
+
+
+def test_the_floor_of_a_law_is_taken_where_it_is_known():
+    losses = pd.Series([0.3, 0.5])
+    assert known_floor(LAWS["chinchilla"].with_(fixed={"E": 0.2}), losses) == 0.2
+    assert known_floor(LAWS["chinchilla"].with_(fixed={"E": 0.4}), losses) == "auto"
+    assert known_floor(LAWS["chinchilla"], losses) == "auto"
 
 
 def test_bands_of_runs_beyond_a_bent_curve_cover():

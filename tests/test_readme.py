@@ -49,7 +49,7 @@ def test_the_python_sessions_run_as_written(place):
 def test_the_shell_session_runs_as_written(place):
     (session,) = blocks("console")
     commands = [line.removeprefix("$ ") for line in session.splitlines()]
-    assert len(commands) == 6 and all(command.startswith("scalefed ") for command in commands)
+    assert len(commands) == 7 and all(command.startswith("scalefed ") for command in commands)
     for command in commands:
         run([sys.executable, "-W", "ignore", "-m", *shlex.split(command)], place)
     assert (place / "optimum.png").stat().st_size > 10_000

@@ -187,12 +187,13 @@ def ask(fit: Any, question: Mapping[str, Any]) -> Any:
         ConfigError: the question has a word that ``optimal_size`` does not know.
         FitError: the fit cannot answer.
     """
+    from scalefed.budgets import Budget
     from scalefed.fitting.planning import optimal_size
 
     allowed = [name for name in inspect.signature(optimal_size).parameters if name != "fit"]
     for name in question:
         if name not in allowed:
-            raise ConfigError(f"a question has no {name!r}; {nearest(name, allowed)}")
+            raise ConfigError(f"a question has no {name!r}; {nearest(name, [*allowed, *Budget.__slots__])}")
     return fit.optimal_size(**with_iid(fit, question))
 
 

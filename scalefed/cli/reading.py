@@ -137,6 +137,7 @@ def fit(
         options["fixed"] = {name: number(value) for name, value in held.items()}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
+        passk = bool(asked.pop("passk", passk))
         options, out = options | asked, out or answer
     names = columns_from(column)
     frame = load_runs(source, columns=names, sweep=sweep)
@@ -282,13 +283,14 @@ def fit_of(source: Path, law: str) -> "Fit":
 
 def _linked(result: "Fit", source: Path, seed: int) -> "Fit":
     """The fit with a link from its runs' losses to their success counts."""
-    from scalefed.fitting.link import fit_link
+    from scalefed.fitting.link import fit_link, known_floor
     from scalefed.runlog import load_counts
 
     counts = load_counts(source)
     losses = result.runs.set_index("run_id")[result.target]
     counts = counts[counts["run_id"].isin(losses.index)]
-    return result.with_link(fit_link(counts, losses.loc[list(counts["run_id"].unique())], seed=seed))
+    losses = losses.loc[list(counts["run_id"].unique())]
+    return result.with_link(fit_link(counts, losses, floor=known_floor(result.law, losses), seed=seed))
 
 
 def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
@@ -296,7 +298,7 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed")
+    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed", "passk")
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:

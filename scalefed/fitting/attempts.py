@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from scalefed import optimum
 from scalefed.budgets import Budget
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.betabinomial import Curve
 from scalefed.fitting.context import question
 from scalefed.fitting.link import pass_at_k
 from scalefed.fitting.planning import FitLike, attached_link, values_of
@@ -63,7 +62,7 @@ def optimal_size_with_attempts(
     rows = max(len(next(iter(values.values()))), len(link.replicates) + 1)
     values = {name: np.concatenate([series[:1], np.resize(series[1:], rows - 1)]) for name, series in values.items()}
     thetas = np.concatenate([link.curve.theta, np.resize(link.replicates.theta, (rows - 1, 5))])
-    curves = Curve(link.curve.center, link.curve.scale, thetas, link.curve.mean)
+    curves = replace(link.curve, theta=thetas)
     train = float(train_flops(1, 1, trained=setting.trained_share))
     largest = np.log(compute_per_problem / sampling_flops(1, tokens_per_attempt))
     if largest < 0:

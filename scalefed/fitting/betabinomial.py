@@ -30,6 +30,7 @@ PRIOR_MEAN = np.array([0.0, 0.0, 3.0, 1.0, 0.0])
 PRIOR_SD = np.array([8.0, 8.0, 1.5, 5.0, 5.0])
 LOG_SPREAD_LIMIT = 20.0
 SMALLEST_SHAPE = 1e-30
+_LEAST_EXCESS = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,24 @@ class Curve:
     """A batch of mean and spread curves in one covariate.
 
     Attributes:
-        center, scale: the covariate is standardised as z = (x - center) / scale.
+        center, scale: the covariate's position is standardised as z = (position - center) / scale.
         theta: (b, 5) internal parameters, see the module's docstring.
         mean: "logistic" or "power".
+        floor: the position is the covariate itself if None, else the log of its excess over this.
     """
 
     center: float
     scale: float
     theta: Array
     mean: str = "logistic"
+    floor: float | None = None
 
     def __len__(self) -> int:
         return len(self.theta)
+
+    def position(self, x: Array) -> Array:
+        """Where the covariate lies on the curve's own axis; at or below the floor, far out at its end."""
+        return position(x, self.floor)
 
     def parameters(self) -> Array:
         """(b, 5): middle, slope, ceiling, spread, spread_slope, as the link's formula has them."""
@@ -65,7 +72,7 @@ class Curve:
             x: (..., n); broadcast against the batch, which is the first axis when there is more than one curve.
             shift: (b, 2, ...) added to the logit mean and the log spread, or None.
         """
-        z = (np.asarray(x, float) - self.center) / self.scale
+        z = (self.position(x) - self.center) / self.scale
         b0, b1, t, g0, g1 = (column.reshape((-1,) + (1,) * (z.ndim - 1)) for column in self.theta.T)
         if len(self.theta) == 1:
             b0, b1, t, g0, g1 = (float(column.item()) for column in (b0, b1, t, g0, g1))
@@ -75,6 +82,16 @@ class Curve:
         spread = np.exp(np.clip(log_spread, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT))
         tiny = SMALLEST_SHAPE
         return np.maximum(mean * spread, tiny), np.maximum((1 - mean) * spread, tiny)
+
+
+def position(x: Array, floor: float | None) -> Array:
+    """The covariate, or the log of its excess over a floor.
+
+    >>> position(np.array([0.5, 0.1]), 0.25).round(2).tolist()
+    [-1.39, -69.08]
+    """
+    x = np.asarray(x, float)
+    return x if floor is None else np.log(np.maximum(x - floor, _LEAST_EXCESS))
 
 
 def mean_shape(mean: str, s: Array) -> tuple[Array, Array, Array]:

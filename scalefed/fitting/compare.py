@@ -9,7 +9,7 @@ import pandas as pd
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.fitted import Fit, check_level
 from scalefed.fitting.holdout import Prediction, predict_held, split
-from scalefed.fitting.link import fit_link
+from scalefed.fitting.link import fit_link, known_floor
 from scalefed.fitting.passk_forms import rates
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.stacking import stack
@@ -107,7 +107,8 @@ def _passes(
     if not len(seen) or not len(rows):
         raise DataError("none of the training runs or none of the held-out runs has success counts; see load_counts")
     losses = seen.set_index("run_id")[f.target]
-    link = fit_link(counts[counts["run_id"].isin(losses.index)], losses, resamples=200, seed=f.seed)
+    floor = known_floor(f.law, losses)
+    link = fit_link(counts[counts["run_id"].isin(losses.index)], losses, floor=floor, resamples=200, seed=f.seed)
     band = found.band.iloc[rows]
     centre = np.log(band["estimate"].to_numpy(dtype=float))
     ends = np.log(band[["low", "high"]].to_numpy(dtype=float))

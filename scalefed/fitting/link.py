@@ -9,16 +9,17 @@ covariate x of the run, its loss (fitted or measured) or any other number such a
     rate ~ Beta(mu nu, (1 - mu) nu)          correct ~ Binomial(samples, rate)
     pass@k(x) = 1 - B(mu nu, (1 - mu) nu + k) / B(mu nu, (1 - mu) nu)
 
-so pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. Replacing the
-spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen). Beyond the runs the intervals also hold the
-curve's own error, as large as holding out the outermost runs at that end finds it.
+so pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. For a loss, x is the
+log of its excess over a floor where that is likelier: near the entropy of the text success rises much faster than along
+the loss itself. Replacing the spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen). Beyond the runs
+the intervals also hold the curve's own error, as large as holding out the outermost runs at that end finds it.
 
 Source: T2 scaling (arXiv 2604.01411, approach 2) for the logistic mean and the spread; PassUntil (arXiv 2310.03262)
 for the power form; the likelihood instead of least squares on pass@k, and the intervals, are ours.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,14 @@ from scalefed.errors import DataError, FitError
 from scalefed.fitting.betabinomial import (
     PRIOR_MEAN,
     PRIOR_SD,
-    Cells,
     Curve,
     check_counts,
     failure,
 )
 from scalefed.fitting.crossed import newton_offsets, replicate, two_way_shrinkage
-from scalefed.fitting.linkfit import best_curve, discrepancy
+from scalefed.fitting.linkfit import discrepancy, likeliest
 from scalefed.fitting.starts import quasi_random
+from scalefed.laws import Law
 from scalefed.seeds import rng
 
 Array = NDArray[np.float64]
@@ -80,8 +81,9 @@ class Link:
     seed: int = 0
 
     def __repr__(self) -> str:
-        shape = f"{self.runs} runs x {self.problems} problems, {self.curve.mean} mean"
-        return f"<Link from {self.covariate} to pass@k: {shape}, {self.status}>"
+        shape, floor = f"{self.runs} runs x {self.problems} problems, {self.curve.mean} mean", self.curve.floor
+        axis = self.covariate if floor is None else f"log({self.covariate} - {floor:.4g})"
+        return f"<Link from {axis} to pass@k: {shape}, {self.status}>"
 
     def predict(
         self, loss: ArrayLike, k: Sequence[int] | int = (1, 10, 100), *, level: float = 0.9, new_run: bool = True
@@ -129,8 +131,11 @@ class Link:
         return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[..., None])
 
     def beyond(self, loss: ArrayLike) -> Array:
-        """How far the covariate lies beyond the runs, in spans of the runs; 0 among them."""
-        x, (low, high) = np.asarray(loss, dtype=float), self.observed
+        """How far beyond the runs the covariate lies on the curve's axis, in spans of the runs; 0 among them."""
+        x, (low, high) = (
+            self.curve.position(np.asarray(loss, dtype=float)),
+            self.curve.position(np.array(self.observed)),
+        )
         return np.asarray(np.maximum(np.maximum(x - high, low - x), 0.0) / max(high - low, 1e-300))
 
     def inverse(self, target: float, *, k: int = 1) -> float:
@@ -157,6 +162,7 @@ class Link:
             "center": self.curve.center,
             "scale": self.curve.scale,
             "mean": self.curve.mean,
+            "floor": self.curve.floor,
             "theta": self.curve.theta[0].tolist(),
             "replicates": self.replicates.theta.tolist(),
             "scatter": self.scatter.tolist(),
@@ -180,10 +186,11 @@ class Link:
         """
         try:
             center, scale, mean = float(data["center"]), float(data["scale"]), str(data["mean"])
+            curve = Curve(center, scale, np.array([data["theta"]], float), mean, data.get("floor"))
             return cls(
                 covariate=data["covariate"],
-                curve=Curve(center, scale, np.array([data["theta"]], float), mean),
-                replicates=Curve(center, scale, np.array(data["replicates"], float), mean),
+                curve=curve,
+                replicates=replace(curve, theta=np.array(data["replicates"], float)),
                 scatter=np.array(data["scatter"], float),
                 discrepancy=np.broadcast_to(np.array(data.get("discrepancy", 0.0), float), (2, 2)),
                 held_out=int(data.get("held_out", 0)),
@@ -205,6 +212,7 @@ def fit_link(
     *,
     covariate: str = "loss",
     mean: str = "auto",
+    floor: float | str | None = "auto",
     resamples: int = 400,
     seed: int = 0,
 ) -> Link:
@@ -215,19 +223,24 @@ def fit_link(
         losses: the covariate by run_id: measured losses, a law's predictions, or for instance log params.
         covariate: its name, for printing.
         mean: the shape of the mean curve, "logistic" or "power"; "auto" takes the likelier of the two.
+        floor: x is the log of the covariate's excess over this number, or the covariate itself if None; "auto" takes
+            the likelier for a loss, and None for any other covariate.
         resamples: bootstrap replicates, problems and runs both reweighted.
         seed: of the replicates.
 
     Raises:
+        ConfigError: an unknown mean, or a floor that is no number below the covariates.
         DataError: impossible counts, or runs without a covariate.
         FitError: fewer than three different values of the covariate, or no success at all.
     """
     check_counts(counts)
     x = _covariate(counts, losses, covariate)
-    center, scale = float(x.mean()), float(x.std(ddof=0))
-    cells = Cells.build(counts, (x - center) / scale)
-    mean, best = best_curve(cells, mean)
-    own_error, held_out = discrepancy(counts, (x - center) / scale, mean)
+    if floor == "auto" and covariate != "loss":
+        floor = None
+    found = likeliest(counts, x, mean, floor)
+    cells, best, mean = found.cells, found.best, found.mean
+    curve = Curve(found.center, found.scale, best.theta, mean, found.floor)
+    own_error, held_out = discrepancy(counts, found.z, mean)
     stream = rng(seed, "link-bootstrap")
     of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
     of_task = stream.exponential(size=(resamples, cells.tasks))
@@ -236,8 +249,8 @@ def fit_link(
     runs = len(cells.run_ids)
     return Link(
         covariate=covariate,
-        curve=Curve(center, scale, best.theta, mean),
-        replicates=Curve(center, scale, moved, mean),
+        curve=curve,
+        replicates=replace(curve, theta=moved),
         scatter=newton_offsets(cells, best.theta[0], mean=mean) * np.sqrt(runs / max(runs - 2.0, 1.0)),
         discrepancy=own_error,
         held_out=held_out,
@@ -249,6 +262,12 @@ def fit_link(
         status=_status(best.hessian[0], held_out),
         seed=seed,
     )
+
+
+def known_floor(law: Law, losses: pd.Series) -> float | str:
+    """The floor for :func:`fit_link`: the law's E where it is held at a known value below all losses, else "auto"."""
+    floor = law.fixed.get("E", np.inf)
+    return floor if floor < losses.min() else "auto"
 
 
 def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None) -> Array:
@@ -263,9 +282,9 @@ def inverse(curve: Curve, target: float, k: int = 1) -> Array:
     Raises:
         FitError: if the first curve does not cross the target.
     """
-    span = 60.0 * curve.scale
+    axis, span = replace(curve, floor=None), 60.0 * curve.scale
     ends = np.array([curve.center - span, curve.center + span])
-    values = pass_at_k(curve, np.broadcast_to(ends, (len(curve), 2)), np.array(float(k)))
+    values = pass_at_k(axis, np.broadcast_to(ends, (len(curve), 2)), np.array(float(k)))
     crosses = (values.max(1) > target) & (values.min(1) < target)
     if not 0 < target < 1 or not crosses[0]:
         raise FitError(
@@ -275,11 +294,11 @@ def inverse(curve: Curve, target: float, k: int = 1) -> Array:
     low, high = np.full(len(curve), ends[0]), np.full(len(curve), ends[1])
     for _ in range(70):
         middle = (low + high) / 2
-        above = pass_at_k(curve, middle[:, None], np.array(float(k)))[:, 0] > target
+        above = pass_at_k(axis, middle[:, None], np.array(float(k)))[:, 0] > target
         go_down = above == rising
         low, high = np.where(go_down, low, middle), np.where(go_down, middle, high)
-    found: Array = np.where(crosses, (low + high) / 2, np.nan)
-    return found
+    found = (low + high) / 2 if curve.floor is None else curve.floor + np.exp((low + high) / 2)
+    return np.asarray(np.where(crosses, found, np.nan))
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:

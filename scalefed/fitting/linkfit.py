@@ -6,13 +6,15 @@ scatter of single runs, grows with the distance beyond the runs it saw. As for l
 span of the runs.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logit
 
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.betabinomial import Cells, Maximum, maximise, objective
+from scalefed.fitting.betabinomial import Cells, Maximum, maximise, objective, position
 from scalefed.fitting.crossed import newton_offsets
 
 Array = NDArray[np.float64]
@@ -20,6 +22,8 @@ Array = NDArray[np.float64]
 MEANS = ("logistic", "power")
 UNKNOWN = 1.0
 """The curve's own error a span beyond runs too few to hold any out: what Pythia's rates over log params have."""
+_FLOORS = (0.0, 0.25, 0.5)
+_MARGIN = 5.0
 _FEWEST = 3
 _SHARES = (1 / 6, 1 / 3)
 
@@ -66,6 +70,60 @@ def _at_one_end(counts: pd.DataFrame, z: pd.Series, mean: str, *, high: bool) ->
         return np.full(2, UNKNOWN), 0
     excess, squares = (np.sum(np.stack(x), axis=0) for x in zip(*found, strict=True))
     return np.sqrt(np.maximum(excess, 0.0) / squares), most
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The likeliest curve to some counts: its axis, its shape and the cells it was fitted to."""
+
+    floor: float | None
+    center: float
+    scale: float
+    z: pd.Series
+    mean: str
+    cells: Cells
+    best: Maximum
+
+
+def likeliest(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | str | None) -> Fitted:
+    """The curve on the covariate itself or on the log of its excess over a floor.
+
+    Args:
+        counts: run_id, task_id, samples, correct.
+        x: covariate by run.
+        mean: shape of the mean curve, or "auto".
+        floor: a number below all x, None for the covariate itself, or "auto": of some floors between 0 and half the
+            least x (a nearer one is a guess that the next better run may refute) the likeliest, if it is likelier than
+            none by more than :data:`_MARGIN`.
+
+    Raises:
+        ConfigError: a floor that is no number below the covariates.
+    """
+    if floor != "auto":
+        return _fitted(counts, x, mean, _checked(floor, x))
+    none = _fitted(counts, x, mean, None)
+    least = float(x.min())
+    if least <= 0:
+        return none
+    tried = [_fitted(counts, x, mean, share * least) for share in _FLOORS]
+    top = max(tried, key=lambda one: float(one.best.value[0]))
+    return top if top.best.value[0] > none.best.value[0] + _MARGIN else none
+
+
+def _checked(floor: float | str | None, x: pd.Series) -> float | None:
+    number = np.nan if isinstance(floor, (str, bool)) else floor
+    if number is None or number < x.min():
+        return number
+    raise ConfigError(f"floor must be 'auto', None or a number below the least covariate {x.min():g}, got {floor!r}")
+
+
+def _fitted(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | None) -> Fitted:
+    place = pd.Series(position(x.to_numpy(), floor), index=x.index)
+    center, scale = float(place.mean()), float(place.std(ddof=0))
+    z = (place - center) / scale
+    cells = Cells.build(counts, z)
+    shape, best = best_curve(cells, mean)
+    return Fitted(floor, center, scale, z, shape, cells, best)
 
 
 def best_curve(cells: Cells, mean: str) -> tuple[str, Maximum]:

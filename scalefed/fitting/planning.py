@@ -258,7 +258,9 @@ def attached_link(fit: FitLike) -> Link:
     """
     link = getattr(fit, "link", None)
     if not isinstance(link, Link):
-        raise FitError("pass@k needs success counts: fit a link with fit_link(counts, losses) and attach it to the fit")
+        raise FitError(
+            "this fit knows no pass@k: add a link, fit.with_link(fit_link(counts, losses)), or scalefed fit --passk"
+        )
     return link
 
 
