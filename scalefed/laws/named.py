@@ -38,6 +38,10 @@ _GRID = (
     "measured: runs/grid, where larger models gain more from data, and averaging several clients makes up for part of "
     "their difference; tested against the other laws on held-out larger runs"
 )
+_CAPACITY = (
+    "measured: runs/grid, runs/stateless and runs/pilot, where skewed clients make size worth less and leave the worth of "
+    "data as it is, so that they cost the more the longer a run is; tested against the other laws on held-out larger runs"
+)
 _OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
 
 
@@ -173,6 +177,18 @@ _ENTRIES = (
         },
         units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "r": "none"},
         bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "s": (-20.0, 20.0), "r": (-8.0, 8.0)},
+    ),
+    _named(
+        "federated-capacity",
+        "E + (A*clients_per_round^(-r*skew)/params^(a - h*skew) + B/(tokens/clients_per_round^g)^b)^c",
+        source=_CAPACITY,
+        meanings={
+            "h": "what skew takes from a: clients of disjoint mixtures leave a model the exponent a - h",
+            "r": "how much of that averaging clients gives back: exponent of clients per round at skew 1",
+            "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
+        },
+        units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "h": "none", "r": "none"},
+        bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)},
     ),
     _named(
         "federated-drift",
