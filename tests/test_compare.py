@@ -132,6 +132,11 @@ def test_success_counts_put_pass_at_1_beside_the_loss(fits: tuple[Fit, ...], run
     assert table["pass_at_1_error"].idxmin() == "federated"
     assert table.loc["federated", "pass_at_1_error"] < 0.05
     assert table.loc["federated", "pass_at_1_coverage"] >= 0.75
+    linked = fits[0].with_link(counts)
+    assert linked.link is not None and linked.link.runs == len(runs)
+    assert linked.link.to_json() == fits[0].with_link(linked.link).link.to_json()
+    with pytest.raises(DataError, match="none of the runs has success counts"):
+        fits[0].with_link(counts.assign(run_id="x"))
     with pytest.raises(DataError, match="success counts"):
         compare(*fits[:2], holdout="tokens", counts=counts.assign(run_id="x"))
 

@@ -14,7 +14,7 @@ from scipy.special import expit, polygamma
 
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.fitting.betabinomial import Cells, Curve, failure, maximise, mean_shape, objective, trigamma
-from scalefed.fitting.link import EXAMPLE, NAMES, Link, fit_link, known_floor, pass_at_k
+from scalefed.fitting.link import EXAMPLE, NAMES, Link, fit_link, link_runs, pass_at_k
 from scalefed.fitting.passk_forms import compare_forms, rates
 from scalefed.laws import LAWS
 from scalefed.passk import fit_beta, fit_k_exponent
@@ -282,10 +282,27 @@ def test_a_floor_that_is_none_is_refused(floor):
 
 
 def test_the_floor_of_a_law_is_taken_where_it_is_known():
-    losses = pd.Series([0.3, 0.5])
-    assert known_floor(LAWS["chinchilla"].with_(fixed={"E": 0.2}), losses) == 0.2
-    assert known_floor(LAWS["chinchilla"].with_(fixed={"E": 0.4}), losses) == "auto"
-    assert known_floor(LAWS["chinchilla"], losses) == "auto"
+    counts, losses = near_a_floor()
+    runs = losses.rename("loss").rename_axis("run_id").reset_index()
+    for law, options in [
+        (LAWS["chinchilla"].with_(fixed={"E": 0.2}), {"floor": 0.2}),
+        (LAWS["chinchilla"].with_(fixed={"E": 0.4}), {}),
+        (LAWS["chinchilla"], {}),
+    ]:
+        linked = link_runs(law, runs, "loss", counts, resamples=2)
+        assert linked.to_json() == fit_link(counts, losses, resamples=2, **options).to_json()
+
+
+def test_runs_without_counts_are_left_out_of_a_link_and_all_without_are_refused():
+    counts, losses = near_a_floor()
+    runs = losses.rename("loss").rename_axis("run_id").reset_index()
+    more = pd.concat([runs, pd.DataFrame({"run_id": ["uncounted"], "loss": [0.1]})])
+    law = LAWS["chinchilla"]
+    assert link_runs(law, more, "loss", counts, resamples=2).runs == len(runs)
+    with pytest.raises(DataError, match="none of the runs has success counts"):
+        link_runs(law, more.tail(1), "loss", counts)
+    with pytest.raises(DataError, match="the runs need run_id"):
+        link_runs(law, runs[["loss"]], "loss", counts)
 
 
 def test_bands_of_runs_beyond_a_bent_curve_cover():

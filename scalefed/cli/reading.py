@@ -128,7 +128,7 @@ def fit(
 ) -> None:
     """Fit a scaling law: parameters with intervals, and a status."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runlog import load_runs
+    from scalefed.runlog import load_counts, load_runs
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
     options["robust"] = _width(robust)
@@ -143,7 +143,7 @@ def fit(
     frame = load_runs(source, columns=names, sweep=sweep)
     result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
     if passk:
-        result = _linked(result, source, seed)
+        result = result.with_link(load_counts(source))
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -279,18 +279,6 @@ def fit_of(source: Path, law: str) -> "Fit":
     from scalefed.runlog import load_runs
 
     return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
-
-
-def _linked(result: "Fit", source: Path, seed: int) -> "Fit":
-    """The fit with a link from its runs' losses to their success counts."""
-    from scalefed.fitting.link import fit_link, known_floor
-    from scalefed.runlog import load_counts
-
-    counts = load_counts(source)
-    losses = result.runs.set_index("run_id")[result.target]
-    counts = counts[counts["run_id"].isin(losses.index)]
-    losses = losses.loc[list(counts["run_id"].unique())]
-    return result.with_link(fit_link(counts, losses, floor=known_floor(result.law, losses), seed=seed))
 
 
 def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:

@@ -9,7 +9,7 @@ import pandas as pd
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.fitted import Fit, check_level
 from scalefed.fitting.holdout import Prediction, predict_held, split
-from scalefed.fitting.link import fit_link, known_floor
+from scalefed.fitting.link import link_runs
 from scalefed.fitting.passk_forms import rates
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.stacking import stack
@@ -99,16 +99,12 @@ def _passes(
     f: Fit, found: Prediction, train: pd.DataFrame, held: pd.DataFrame, counts: pd.DataFrame
 ) -> dict[str, float]:
     """Pass@1 of the held-out runs from their predicted losses, with the losses' own uncertainty in the band."""
-    if "run_id" not in train.columns or "run_id" not in held.columns:
-        raise DataError("the runs need run_id, which says whose success counts these are")
-    known = set(counts["run_id"])
-    seen = train[train["run_id"].isin(known)]
-    rows = np.flatnonzero(held.loc[found.runs.index, "run_id"].isin(known))
-    if not len(seen) or not len(rows):
-        raise DataError("none of the training runs or none of the held-out runs has success counts; see load_counts")
-    losses = seen.set_index("run_id")[f.target]
-    floor = known_floor(f.law, losses)
-    link = fit_link(counts[counts["run_id"].isin(losses.index)], losses, floor=floor, resamples=200, seed=f.seed)
+    link = link_runs(f.law, train, f.target, counts, resamples=200, seed=f.seed)
+    if "run_id" not in held.columns:
+        raise DataError("the held-out runs need run_id, which says whose success counts these are")
+    rows = np.flatnonzero(held.loc[found.runs.index, "run_id"].isin(counts["run_id"]))
+    if not len(rows):
+        raise DataError("none of the held-out runs has success counts; load_counts reads those of a folder of runs")
     band = found.band.iloc[rows]
     centre = np.log(band["estimate"].to_numpy(dtype=float))
     ends = np.log(band[["low", "high"]].to_numpy(dtype=float))

@@ -227,8 +227,20 @@ class Fit:
 
         return region(self, **question)
 
-    def with_link(self, link: "Link") -> "Fit":
-        """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too."""
+    def with_link(self, link: "Link | pd.DataFrame") -> "Fit":
+        """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too.
+
+        Args:
+            link: from :func:`fit_link`, or the success counts of the fitted runs (:func:`load_counts`), to which one is
+                fitted.
+
+        Raises:
+            DataError: none of the runs has counts.
+        """
+        from scalefed.fitting.link import link_runs
+
+        if isinstance(link, pd.DataFrame):
+            link = link_runs(self.law, self.runs, self.target, link, seed=self.seed)
         return replace(self, link=link)
 
     def _must_be_identified(self, what: str) -> None:

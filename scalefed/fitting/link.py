@@ -264,10 +264,29 @@ def fit_link(
     )
 
 
-def known_floor(law: Law, losses: pd.Series) -> float | str:
-    """The floor for :func:`fit_link`: the law's E where it is held at a known value below all losses, else "auto"."""
+def link_runs(law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, **options: Any) -> Link:
+    """The link from the losses of these runs to their success counts; runs without counts are left out.
+
+    Its floor is the law's E where that is held at a known value below all losses.
+
+    Args:
+        law: the law that is fitted to the runs.
+        runs: with columns run_id and the target.
+        target: the column with the losses.
+        counts: as for :func:`fit_link`.
+        options: resamples and seed, as for :func:`fit_link`.
+
+    Raises:
+        DataError: the runs have no run_id, or none of them has counts.
+    """
+    if "run_id" not in runs.columns:
+        raise DataError("the runs need run_id, which says whose success counts these are")
+    counts = counts[counts["run_id"].isin(runs["run_id"])]
+    if not len(counts):
+        raise DataError("none of the runs has success counts; load_counts reads those of a folder of runs")
+    losses = runs[runs["run_id"].isin(counts["run_id"])].set_index("run_id")[target]
     floor = law.fixed.get("E", np.inf)
-    return floor if floor < losses.min() else "auto"
+    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", **options)
 
 
 def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None) -> Array:

@@ -259,7 +259,7 @@ def attached_link(fit: FitLike) -> Link:
     link = getattr(fit, "link", None)
     if not isinstance(link, Link):
         raise FitError(
-            "this fit knows no pass@k: fit a link, fit.with_link(fit_link(counts, losses)), or scalefed fit --passk"
+            "this fit knows no pass@k: fit a link, fit.with_link(load_counts(runs)), or scalefed fit --passk"
         )
     return link
 

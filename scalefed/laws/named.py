@@ -39,8 +39,8 @@ _GRID = (
     "their difference; tested against the other laws on held-out larger runs"
 )
 _CAPACITY = (
-    "measured: runs/grid, runs/stateless and runs/pilot, where skewed clients make size worth less and leave the worth of "
-    "data as it is, so that they cost the more the longer a run is; tested against the other laws on held-out larger runs"
+    "measured: runs/grid and runs/stateless, where skewed clients make size worth less and leave the worth of data as "
+    "it is, so that they cost the more the longer a run is; tested against the other laws on held-out larger runs"
 )
 _OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
 
