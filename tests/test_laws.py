@@ -43,7 +43,7 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
         rise = np.exp(p["s"] * s) / m ** (p["r"] * s)
         return e + rise * (a + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
     if name == "federated-capacity":
-        size = p["A"] * n ** (p["h"] * s - p["a"]) / m ** (p["r"] * s)
+        size = p["A"] * np.exp(p["s"] * s) * n ** (p["h"] * s - p["a"]) / m ** (p["r"] * s)
         return e + (size + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
     drift = p["F"] * np.exp(p["s"] * s) * local ** p["h"] / rounds ** p["r"]
     return e + a + p["B"] / (d / m ** p["g"]) ** p["b"] + drift

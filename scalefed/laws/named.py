@@ -180,15 +180,16 @@ _ENTRIES = (
     ),
     _named(
         "federated-capacity",
-        "E + (A*clients_per_round^(-r*skew)/params^(a - h*skew) + B/(tokens/clients_per_round^g)^b)^c",
+        "E + (A*exp(s*skew)*clients_per_round^(-r*skew)/params^(a - h*skew) + B/(tokens/clients_per_round^g)^b)^c",
         source=_CAPACITY,
         meanings={
+            "s": "how the log of the size term at params = 1 rises from iid (skew 0) to disjoint clients (skew 1)",
             "h": "what skew takes from a: clients of disjoint mixtures leave a model the exponent a - h",
             "r": "how much of that averaging clients gives back: exponent of clients per round at skew 1",
             "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
         },
         units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "h": "none", "r": "none"},
-        bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)},
+        bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "s": (-40.0, 40.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)},
     ),
     _named(
         "federated-drift",
