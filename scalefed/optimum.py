@@ -199,11 +199,13 @@ class Optimum:
         return plain
 
     def __repr__(self) -> str:
-        lines = [f"Optimum for {self.compute:.4g} FLOPs, {self.level:.0%} intervals"]
+        known = np.isfinite(self.params_low)
+        how = f"{self.level:.0%} intervals" if known else "without intervals: there are no replicates"
+        lines = [f"Optimum for {self.compute:.4g} FLOPs, {how}"]
         for name in ("params", "tokens", "rounds", "loss", "pass_at_1"):
             value, low, high = (getattr(self, name + end) for end in ("", "_low", "_high"))
             if np.isfinite(value):
-                lines.append(f"  {name:<10}{value:>12.4g}   [{low:.4g}, {high:.4g}]")
+                lines.append(f"  {name:<10}{value:>12.4g}" + (f"   [{low:.4g}, {high:.4g}]" if known else ""))
         if np.isfinite(self.local_steps):
             lines.append(f"  {'local_steps':<11}{self.local_steps:>11.4g}")
         for k, (value, low, high) in self.pass_at_k.items():

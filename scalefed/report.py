@@ -4,7 +4,7 @@ import html
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -94,26 +94,32 @@ def _answer(fit: Any, question: Mapping[str, Any] | None) -> list[str]:
         best = ask(fit, question)
     except FitError as error:
         return [asked, f'<div class="card none"><p><b>No size can be recommended.</b> {_text(error)}</p></div>']
-    level = f"{best.level:.0%}"
+    sure = f"{best.level:.0%} interval {si(best.params_low)} to {si(best.params_high)}"
+    if not math.isfinite(best.params_low):
+        sure = "no interval, as the fit has no replicates"
     facts = [
-        (si(best.tokens), f"training tokens in all ({si(best.tokens_low)} to {si(best.tokens_high)})"),
+        (si(best.tokens), "training tokens in all" + _range(best, "tokens", si)),
         (f"{best.tokens / best.params:.3g}", "tokens per parameter"),
-        (f"{best.loss:.3f}", f"predicted loss, nats per token ({best.loss_low:.3f} to {best.loss_high:.3f})"),
+        (f"{best.loss:.3f}", "predicted loss, nats per token" + _range(best, "loss", "{:.3f}".format)),
     ]
     if math.isfinite(best.rounds):
-        facts.insert(1, (si(best.rounds), f"rounds ({si(best.rounds_low)} to {si(best.rounds_high)})"))
+        facts.insert(1, (si(best.rounds), "rounds" + _range(best, "rounds", si)))
     if math.isfinite(best.pass_at_1):
-        facts.append(
-            (f"{best.pass_at_1:.2f}", f"predicted pass@1 ({best.pass_at_1_low:.2f} to {best.pass_at_1_high:.2f})")
-        )
+        facts.append((f"{best.pass_at_1:.2f}", "predicted pass@1" + _range(best, "pass_at_1", "{:.2f}".format)))
     cells = "".join(f"<div><b>{_text(value)}</b><span>{_text(words)}</span></div>" for value, words in facts)
     return [
         asked,
         f'<div class="card answer"><p class="lead">Train {si(best.params)} parameters</p>'
-        f'<p class="range">{level} interval {si(best.params_low)} to {si(best.params_high)}, non-embedding</p>'
+        f'<p class="range">{sure}; non-embedding</p>'
         f'<div class="facts">{cells}</div></div>',
         *_caveats(best),
     ]
+
+
+def _range(best: "Optimum", name: str, form: Callable[[float], str]) -> str:
+    """The interval of a quantity in brackets, nothing where there is none."""
+    low, high = getattr(best, f"{name}_low"), getattr(best, f"{name}_high")
+    return f" ({form(low)} to {form(high)})" if math.isfinite(low) else ""
 
 
 def _caveats(best: "Optimum") -> list[str]:
@@ -198,9 +204,11 @@ def _embedded(value: Any) -> str:
 def _law(fit: Any) -> list[str]:
     rows = []
     for name, row in fit.summary().iterrows():
-        fixed = name in fit.law.fixed
-        ends = "held fixed" if fixed else f"{_short(row['low'], 4)} to {_short(row['high'], 4)}"
-        error = "" if fixed else _short(row["std_error"], 2)
+        ends, error = f"{_short(row['low'], 4)} to {_short(row['high'], 4)}", _short(row["std_error"], 2)
+        if name in fit.law.fixed:
+            ends, error = "held fixed", ""
+        elif math.isnan(row["low"]):
+            ends, error = "not estimated", ""
         meaning = fit.law.meanings.get(name, "")
         rows.append([name, _short(row["estimate"], 4), error, ends, meaning])
     head = ["Parameter", "Estimate", "Std. error", "95% interval", "Meaning"]

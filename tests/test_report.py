@@ -36,6 +36,16 @@ def page(fitted, tmp_path_factory):
     return target.read_text(encoding="utf-8")
 
 
+def test_a_fit_without_replicates_claims_no_interval(fitted, tmp_path):
+    alone = fit(fitted.runs, fitted.law, resamples=0)
+    assert alone.summary()[["std_error", "low", "high"]].isna().all().all()
+    target = write_report(alone, out=tmp_path / "page.html", question=QUESTION)
+    words, _ = read(target.read_text(encoding="utf-8"))
+    best = alone.optimal_size(**QUESTION)
+    assert f"Train {si(best.params)} parameters no interval, as the fit has no replicates" in words
+    assert "not estimated" in words and not re.search(r"\bnan\b", words) and "95% intervals" not in words
+
+
 class Words(HTMLParser):
     """The words a reader sees, and every address the page would fetch."""
 

@@ -220,8 +220,6 @@ def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 
 def interval(result: Any, name: str) -> tuple[float, float, float]:
-    """Estimate, low and high of one quantity of an optimum or a plan."""
-    value = getattr(result, name)
-    if hasattr(value, "low"):
-        return float(value.estimate), float(value.low), float(value.high)
-    return float(value), float(getattr(result, f"{name}_low")), float(getattr(result, f"{name}_high"))
+    """Estimate, low and high of one quantity of an optimum; all three the same where the fit has no replicates."""
+    value, low, high = (float(getattr(result, name + end)) for end in ("", "_low", "_high"))
+    return (value, low, high) if np.isfinite(low) else (value, value, value)

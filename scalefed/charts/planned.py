@@ -174,10 +174,11 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
     for name, value in _columns(setting).items():
         rows[name] = value
     line = predicted(view, rows).assign(part="line", y=lambda frame: frame["estimate"])
-    line = line.assign(y_low=line["low"], y_high=line["high"])
+    line = line.assign(y_low=line["low"].fillna(line["y"]), y_high=line["high"].fillna(line["y"]))
+    told = si(size) if low == high else f"{si(size)} ({si(low)} to {si(high)})"
     at = predicted(view, rows.iloc[:1].assign(params=size))["estimate"].iloc[0]
     mark = pd.DataFrame({"part": ["best"], "params": [size], "x_low": [low], "x_high": [high], "y": [at],
-                         "measure": [f"{si(size)} ({si(low)} to {si(high)})"]})  # fmt: skip
+                         "measure": [told]})  # fmt: skip
     measured = pd.DataFrame({"part": "run", "params": view.runs["params"].unique()})
     frame = pd.concat([line, mark, measured], ignore_index=True)
     cut = Panels(None, None, max(width - 70, 200), 280, 1)
@@ -201,7 +202,9 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
         .mark_tick(thickness=2, size=10, yOffset=-5)
         .encode(y=alt.value(cut.height), color=alt.value(QUIET)),
     ]
-    words = "Curve: predicted with its 90% band. Shaded: 95% interval of the best size. Grey ticks: sizes measured"
+    words = "Grey ticks: sizes measured"
+    if low < high:
+        words = f"Curve: predicted with its 90% band. Shaded: 95% interval of the best size. {words}"
     return assemble(
         layers,
         frame,
@@ -304,7 +307,13 @@ def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mappin
         table = optimal_sizes(fit, compute=budgets, **setting, **words).assign(clients_per_round=count)
         tables.append(table)
     frame = pd.concat(tables, ignore_index=True)
-    return frame.assign(y=frame["params"], y_low=frame["params_low"], y_high=frame["params_high"])
+    low, high = (frame.get(f"params_{end}", frame["params"]) for end in ("low", "high"))
+    return frame.assign(y=frame["params"], y_low=low, y_high=high)
+
+
+def _with_intervals(frame: "pd.DataFrame") -> bool:
+    """Whether the best sizes have intervals: a fit without replicates gives none."""
+    return bool((frame["y_low"] < frame["y_high"]).any())
 
 
 def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, headline: str | None) -> Any:
@@ -333,7 +342,9 @@ def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, h
         base.transform_filter(alt.datum.part == "edge").mark_rule(strokeDash=[4, 4]).encode(color=alt.value(QUIET)),
     ]
     frame = pd.concat([frame, pd.DataFrame({"part": ["edge"], "compute": [last]})], ignore_index=True)
-    words = "Bands: 95% intervals. Right of the dashed line: more compute than any run had"
+    words = "Right of the dashed line: more compute than any run had"
+    if _with_intervals(frame):
+        words = f"Bands: 95% intervals. {words}"
     return assemble(
         layers, frame, cut, title=title(headline or "Best model size by compute", view.note(words), width=width)
     )
@@ -355,7 +366,7 @@ def _over_clients(frame: "pd.DataFrame", budget: float, view: Shown, width: int,
         base.mark_line(strokeWidth=1.4, opacity=0.6).encode(y=up),
         base.mark_circle(size=80, opacity=1).encode(y=up, tooltip=tooltips(frame, ["clients_per_round", "params"])),
     ]
-    words = f"At {power(budget)} FLOPs in all. Bars: 95% intervals"
+    words = f"At {power(budget)} FLOPs in all" + (". Bars: 95% intervals" if _with_intervals(frame) else "")
     return assemble(
         layers, frame, cut, title=title(headline or "Best model size by clients per round", [words], width=width)
     )

@@ -90,7 +90,9 @@ class Fit:
 
     # -- what it says ------------------------------------------------------------------------------------------------
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
-        """Every parameter with ``estimate, std_error, low, high``; fixed ones have no error.
+        """Every parameter with ``estimate, std_error, low, high``.
+
+        Fixed parameters have no error; without replicates all but the estimates is NaN.
 
         Args:
             level: coverage of the intervals.
@@ -102,8 +104,10 @@ class Fit:
                 sample = self.resampled[name].to_numpy()
                 low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
                 rows[name] = (value, float(sample.std(ddof=1)), min(low, value), max(high, value))
+            elif name in self.law.fixed:
+                rows[name] = (value, 0.0, value, value)
             else:
-                rows[name] = (value, 0.0 if name in self.law.fixed else np.nan, value, value)
+                rows[name] = (value, np.nan, np.nan, np.nan)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "std_error", "low", "high"])
 
     def predict(self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: Any) -> pd.DataFrame:
