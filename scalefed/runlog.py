@@ -288,7 +288,7 @@ def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataF
             row = _row(folder)
             if rounds:
                 history = _table(read_rounds(folder), ROUND_COLUMNS)
-                of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN}] * len(history))
+                of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN if k not in history}] * len(history))
                 frames.append(pd.concat([of_run, history], axis=1))
             rows.append(row)
     if not rows:

@@ -218,6 +218,17 @@ def test_rounds_carry_what_run_they_belong_to(tmp_path):
     assert load_runs(tmp_path, rounds=True, sweep="b")["seed"].tolist() == [2, 2]
 
 
+def test_the_clients_of_a_round_are_those_that_trained(tmp_path):
+    """A run has a column of that name too: how many there are."""
+    config = RunConfig(params=3000, tokens=1000)
+    rounds = [{"round": 1, "tokens": 512, "clients": [2, 6]}, {"round": 2, "tokens": 1024, "clients": [0]}]
+    write_run(tmp_path, config=config.to_dict(), result={"params": 3105, "loss": 1.0}, rounds=rounds)
+    frame = load_runs(tmp_path, rounds=True)
+    assert frame.columns.is_unique and frame["clients"].tolist() == [[2, 6], [0]]
+    assert load_runs(tmp_path)["clients"].tolist() == [config.clients]
+
+
+
 def test_sweeps_are_found_by_name(tmp_path):
     make_run(tmp_path / "pilot", seed=1)
     make_run(tmp_path / "grid", seed=2)
