@@ -39,7 +39,7 @@ def test_the_python_sessions_run_as_written(place):
     sessions = blocks("python")
     assert len(sessions) == 2
     printed = run([sys.executable, "-W", "ignore", "-c", "\n".join(sessions)], place)
-    assert "federated-coupled: loss = E + exp(s*skew)" in printed
+    assert "federated-capacity: loss = E + (A*exp(s*skew)" in printed
     low, high = map(float, re.search(r"^[\d.e+]+ ([\d.e+]+) ([\d.e+]+)$", printed, flags=re.MULTILINE).groups())
     assert 1e3 < low < high
     assert (place / "participation.png").stat().st_size > 10_000
@@ -68,5 +68,12 @@ def test_the_first_screen_has_two_complete_commands_and_a_picture():
 
 
 def test_files_that_the_readme_names_are_there():
-    for name in ("runs/LOG.md", "runs/grid", "fits/grid.toml", "constraints.txt", "tests/benchmarks"):
+    for name in (
+        "runs/LOG.md",
+        "paper/paper.pdf",
+        "runs/grid",
+        "fits/grid.toml",
+        "constraints.txt",
+        "tests/benchmarks",
+    ):
         assert (ROOT / name).exists(), name

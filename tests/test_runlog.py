@@ -228,7 +228,6 @@ def test_the_clients_of_a_round_are_those_that_trained(tmp_path):
     assert load_runs(tmp_path)["clients"].tolist() == [config.clients]
 
 
-
 def test_sweeps_are_found_by_name(tmp_path):
     make_run(tmp_path / "pilot", seed=1)
     make_run(tmp_path / "grid", seed=2)
