@@ -62,8 +62,9 @@ def start(chosen: RunConfig) -> np.ndarray:
     return MODEL.initial(chosen.seed).numpy().copy()
 
 
-def agrees(state: ServerState, reference: np.ndarray) -> None:
-    np.testing.assert_allclose(state.weights.numpy(), reference, rtol=0, atol=1e-11)
+def apart(state: ServerState, reference: np.ndarray) -> float:
+    """The largest distance of a weight from the reference; rounding errors of these sums stay below 1e-11."""
+    return float(np.abs(state.weights.numpy() - reference).max())
 
 
 # ---------------------------------------------------------------------- references
@@ -74,7 +75,7 @@ def test_fedavg_is_the_weighted_mean_of_the_clients_models(weighting: str) -> No
     for cohort_data in who(chosen):
         sizes = np.array([len(b) if weighting == "tokens" else 1.0 for b in cohort_data.values()])
         w = np.average([sgd(w, b) for b in cohort_data.values()], axis=0, weights=sizes)
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 def test_fedprox_minimises_the_loss_plus_half_mu_times_the_squared_distance() -> None:
@@ -83,7 +84,7 @@ def test_fedprox_minimises_the_loss_plus_half_mu_times_the_squared_distance() ->
     w = start(chosen)
     for cohort_data in who(chosen):
         w = np.mean([sgd(w, b, lambda g, v, w=w: g + mu * (v - w)) for b in cohort_data.values()], axis=0)
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 def test_scaffold_follows_option_two_of_the_paper() -> None:
@@ -102,7 +103,7 @@ def test_scaffold_follows_option_two_of_the_paper() -> None:
         w = w + 0.8 * np.mean(moves, axis=0)
         c = c + len(cohort_data) / chosen.clients * np.mean(control_moves, axis=0)
     state = native(chosen)
-    agrees(state, w)
+    assert apart(state, w) <= 1e-11
     np.testing.assert_allclose(state.slots["control"].numpy(), c, atol=1e-11)
     for client, memory in state.memory.items():
         np.testing.assert_allclose(memory["control"].numpy(), own[client], atol=1e-11)
@@ -134,7 +135,7 @@ def test_fednova_normalises_by_the_accumulated_gradient_weights(rho: float) -> N
         effective = np.mean(sizes)
         w = w - effective * ETA * np.mean(directions, axis=0)
     assert lengths == {1, STEPS}
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 def test_fednova_without_stragglers_is_fedavg() -> None:
@@ -156,7 +157,7 @@ def test_feddyn_follows_the_paper() -> None:
         h = h - alpha / chosen.clients * sum(model - w for model in models)
         w = np.mean(models, axis=0) - h / alpha
     state = native(chosen)
-    agrees(state, w)
+    assert apart(state, w) <= 1e-11
     np.testing.assert_allclose(state.slots["drift"].numpy(), h, atol=1e-11)
 
 
@@ -201,7 +202,7 @@ def test_gradient_centralisation(algorithm: str, extra: dict, at_client: tuple, 
     for cohort_data in who(chosen):
         models = [sgd(w, b, lambda g, v: project(g, at_client, vectors)) for b in cohort_data.values()]
         w = w + project(np.mean(models, axis=0) - w, at_server, vectors)  # sizes are ignored, as published
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 def test_momentum_acts_on_the_centred_gradient() -> None:
@@ -216,7 +217,7 @@ def test_momentum_acts_on_the_centred_gradient() -> None:
                 y = y - ETA * buffer
             models.append(y)
         w = np.mean(models, axis=0)
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 @pytest.mark.parametrize("algorithm", ["fedadam", "fedyogi", "fedadagrad"])
@@ -234,7 +235,7 @@ def test_adaptive_servers_follow_algorithm_two_of_the_paper(algorithm: str) -> N
             "fedadam": b2 * v + (1 - b2) * delta**2,
         }[algorithm]
         w = w + eta * m / (np.sqrt(v) + tau)
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 @pytest.mark.parametrize(("algorithm", "nesterov"), [("fedavgm", False), ("diloco", True), ("fedavg", True)])
@@ -246,7 +247,7 @@ def test_server_momentum(algorithm: str, nesterov: bool) -> None:
         delta = np.mean([sgd(w, b) - w for b in cohort_data.values()], axis=0)
         m = 0.8 * m + delta
         w = w + 0.6 * (delta + 0.8 * m if nesterov else m)
-    agrees(native(chosen), w)
+    assert apart(native(chosen), w) <= 1e-11
 
 
 def test_local_clients_never_meet() -> None:
@@ -256,7 +257,7 @@ def test_local_clients_never_meet() -> None:
         for k, batches in cohort_data.items():
             own[k] = sgd(own[k], batches)
     state = native(chosen)
-    agrees(state, np.mean(list(own.values()), axis=0))
+    assert apart(state, np.mean(list(own.values()), axis=0)) <= 1e-11
     models = evaluated_weights(chosen, state)
     assert len(models) == sum(visits > 0 for visits in state.visits)
     for client, model in zip(sorted(state.memory), models, strict=True):

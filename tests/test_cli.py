@@ -343,8 +343,9 @@ def test_every_command_has_a_line_of_help_and_an_example(name, capsys):
 def test_every_example_parses(name):
     """The options and words of an example exist; nothing is run."""
     command = commands()[name]
-    for line in re.findall(rf"scalefed {name} .*", command.help):
-        command.make_context(name, line.split()[2:])
+    examples = re.findall(rf"scalefed {name}(?: .*)?$", command.help, flags=re.MULTILINE)
+    assert examples, f"{name} has no example"
+    assert all(command.make_context(name, line.split()[2:]) for line in examples)
 
 
 def test_every_command_is_in_the_readme():

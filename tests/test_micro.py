@@ -129,12 +129,17 @@ def test_depths_and_families_follow_their_laws(draws):
     assert np.abs(families - expected).max() < 4 * np.sqrt(expected.max() / DOCUMENTS)
 
 
-def test_every_document_runs_on_every_kind_of_input(draws):
+PYTHON = {"n": int, "xs": list, "s": str, "ws": list, "d": dict, "ps": list, "rows": list, "b": bool, "pair": tuple}
+
+
+def test_every_document_runs_on_every_kind_of_input_and_gives_its_type(draws):
+    model = grammar.grammar()
     for number, variants in enumerate(draws.variants[:1500]):
-        program = exams._program(variants[variants >= 0])
-        kind = TYPES[grammar.grammar().source[variants[0]]]
-        for source in inputs(kind, 4, rng(0, "test", number)):
-            program(eval(source))
+        steps = variants[variants >= 0]
+        program = exams._program(steps)
+        given, result = TYPES[model.source[steps[0]]], PYTHON[TYPES[model.target[steps[-1]]]]
+        for source in inputs(given, 4, rng(0, "test", number)):
+            assert isinstance(program(eval(source)), result)
 
 
 def test_negative_counts_are_refused():
