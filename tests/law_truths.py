@@ -3,7 +3,7 @@
 NAMES = (
     "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
     "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-coupled "
-    "federated-capacity federated-drift"
+    "federated-capacity federated-capacity-steps federated-drift"
 ).split()
 TRUTHS = {
     "chinchilla": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37},
@@ -26,6 +26,10 @@ TRUTHS = {
     },
     "federated-capacity": {
         "E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.77, "g": 0.4, "s": -0.6, "h": 0.08, "r": 0.3,
+    },
+    "federated-capacity-steps": {
+        "E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.77, "s": -0.6, "h": 0.08, "r": 0.3,
+        "G": 2e5, "d": 0.6, "t": 0.5,
     },
     "federated-drift": {
         "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 1.0, "F": 0.3, "h": 0.5, "r": 0.6,

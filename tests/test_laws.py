@@ -42,8 +42,11 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
     if name == "federated-coupled":
         rise = np.exp(p["s"] * s) / m ** (p["r"] * s)
         return e + rise * (a + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
-    if name == "federated-capacity":
+    if name.startswith("federated-capacity"):
         size = p["A"] * np.exp(p["s"] * s) * n ** (p["h"] * s - p["a"]) / m ** (p["r"] * s)
+        if name == "federated-capacity-steps":
+            steps = p["G"] * np.exp(p["t"] * s) / (d / m) ** p["d"]
+            return e + (size + p["B"] / d ** p["b"] + steps) ** p["c"]
         return e + (size + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
     drift = p["F"] * np.exp(p["s"] * s) * local ** p["h"] / rounds ** p["r"]
     return e + a + p["B"] / (d / m ** p["g"]) ** p["b"] + drift

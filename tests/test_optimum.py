@@ -12,7 +12,19 @@ from scalefed.optimum import evaluate, interval, least_compute, minimise
 from scalefed.units import activation_values, client_memory_bytes
 
 HOFFMANN = {"E": 1.69, "A": 406.4, "a": 0.34, "B": 410.7, "b": 0.28}
-VALUES = {**HOFFMANN, "g": 0.3, "s": 0.8, "h": 0.2, "G": 300.0, "c": 0.3, "F": 10.0, "r": 0.5, "R": 15.0}
+VALUES = {
+    **HOFFMANN,
+    "g": 0.3,
+    "s": 0.8,
+    "h": 0.2,
+    "G": 300.0,
+    "c": 0.3,
+    "F": 10.0,
+    "r": 0.5,
+    "R": 15.0,
+    "t": 0.4,
+    "d": 0.3,
+}
 SPECIAL = {
     "coupled": {**HOFFMANN, "A": 4.0, "B": 4.0, "c": 1.3},
     "kaplan": {"A": 100.0, "a": 0.8, "B": 1e9, "c": 0.1},

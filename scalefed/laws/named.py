@@ -42,6 +42,13 @@ _CAPACITY = (
     "measured: runs/grid and runs/stateless, where skewed clients make size worth less and leave the worth of data as "
     "it is, so that they cost the more the longer a run is; tested against the other laws on held-out larger runs"
 )
+_CAPACITY_MEANINGS = {
+    "s": "how the log of the size term at params = 1 rises from iid (skew 0) to disjoint clients (skew 1)",
+    "h": "what skew takes from a: clients of disjoint mixtures leave a model the exponent a - h",
+    "r": "how much of that averaging clients gives back: exponent of clients per round at skew 1",
+    "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
+}
+_CAPACITY_BOUNDS = {"c": (0.05, 12.0), "s": (-40.0, 40.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)}
 _OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
 
 
@@ -182,14 +189,28 @@ _ENTRIES = (
         "federated-capacity",
         "E + (A*exp(s*skew)*clients_per_round^(-r*skew)/params^(a - h*skew) + B/(tokens/clients_per_round^g)^b)^c",
         source=_CAPACITY,
-        meanings={
-            "s": "how the log of the size term at params = 1 rises from iid (skew 0) to disjoint clients (skew 1)",
-            "h": "what skew takes from a: clients of disjoint mixtures leave a model the exponent a - h",
-            "r": "how much of that averaging clients gives back: exponent of clients per round at skew 1",
-            "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
-        },
+        meanings=_CAPACITY_MEANINGS,
         units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "h": "none", "r": "none"},
-        bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "s": (-40.0, 40.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)},
+        bounds={**_CAPACITY_BOUNDS, "g": (-2.0, 4.0)},
+    ),
+    _named(
+        "federated-capacity-steps",
+        "E + (A*exp(s*skew)*clients_per_round^(-r*skew)/params^(a - h*skew) + B/tokens^b"
+        " + G*exp(t*skew)/(tokens/clients_per_round)^d)^c",
+        source=_CAPACITY,
+        meanings={
+            **_CAPACITY_MEANINGS,
+            "G": "size of the term that falls with sequential steps (tokens per client and round)",
+            "d": "exponent of sequential steps",
+            "t": "how the log of the steps term rises from iid (skew 0) to disjoint clients (skew 1)",
+        },
+        units={
+            "A": "nats^(1/c) at params = 1",
+            "B": "nats^(1/c) at tokens = 1",
+            "G": "nats^(1/c) at one token per client",
+            **dict.fromkeys("cdhrt", "none"),
+        },
+        bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0)},
     ),
     _named(
         "federated-drift",

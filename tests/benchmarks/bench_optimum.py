@@ -19,7 +19,7 @@ from scalefed.optimum import least_compute, minimise
 
 VALUES = {
     "E": 1.69, "A": 406.4, "a": 0.34, "B": 410.7, "b": 0.28, "g": 0.3, "s": 0.8, "h": 0.2, "G": 300.0, "c": 0.3,
-    "F": 10.0, "r": 0.5, "R": 15.0,
+    "F": 10.0, "r": 0.5, "R": 15.0, "t": 0.4, "d": 0.3,
 }  # fmt: skip
 SPECIAL = {
     "coupled": {**VALUES, "A": 4.0, "B": 4.0, "c": 1.3},
