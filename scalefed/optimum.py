@@ -21,7 +21,7 @@ from scalefed.errors import FitError
 from scalefed.geometric import FARTHEST, Minimum
 from scalefed.laws import Law, as_law
 from scalefed.laws.terms import log_sum
-from scalefed.units import sampling_flops, train_flops
+from scalefed.units import grouped, sampling_flops, train_flops
 
 Array = NDArray[np.float64]
 
@@ -205,7 +205,8 @@ class Optimum:
         for name in ("params", "tokens", "rounds", "loss", "pass_at_1"):
             value, low, high = (getattr(self, name + end) for end in ("", "_low", "_high"))
             if np.isfinite(value):
-                lines.append(f"  {name:<10}{value:>12.4g}" + (f"   [{low:.4g}, {high:.4g}]" if known else ""))
+                ends = f"   [{grouped(low)}, {grouped(high)}]" if known else ""
+                lines.append(f"  {name:<10}{grouped(value):>12}{ends}")
         if np.isfinite(self.local_steps):
             lines.append(f"  {'local_steps':<11}{self.local_steps:>11.4g}")
         for k, (value, low, high) in self.pass_at_k.items():
@@ -256,11 +257,11 @@ def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLik
     }
 
 
-def columns_at(law: Law, found: Solution, setting: Setting, index: int = 0) -> dict[str, float]:
-    """The law's columns for the best run of one row."""
-    row = (a.reshape(-1)[index] for a in (found.params, found.tokens, found.rounds, found.local_steps))
+def columns_at(law: Law, found: Solution, setting: Setting) -> dict[str, float]:
+    """The law's columns for the best run of the first row."""
+    row = (a.reshape(-1)[0] for a in (found.params, found.tokens, found.rounds, found.local_steps))
     params, tokens, rounds, local_steps = map(float, row)
-    flat = _columns(law, setting, params, tokens, rounds, local_steps)
+    flat = columns_of(law, setting, params, tokens, rounds, local_steps)
     return {name: float(np.reshape(value, -1)[0]) for name, value in flat.items()}
 
 
@@ -279,15 +280,16 @@ def evaluate(
     side, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
     step = np.nan if side is None or batch is None else np.asarray(side, float) * np.asarray(batch, float)
     columns = {
-        k: np.asarray(v) for k, v in _columns(law, setting, size, length, length / (step * local), local).items()
+        k: np.asarray(v) for k, v in columns_of(law, setting, size, length, length / (step * local), local).items()
     }
     arrays = {name: np.asarray(value, dtype=float) for name, value in {**values, **law.fixed}.items()}
     return np.asarray(np.exp(log_sum(law.bound_terms, arrays, columns, law.positive)), dtype=np.float64)
 
 
-def _columns(
+def columns_of(
     law: Law, setting: Setting, params: ArrayLike, tokens: ArrayLike, rounds: ArrayLike, local_steps: ArrayLike
 ) -> dict[str, ArrayLike]:
+    """The law's columns for runs of this size and length in a setting; all broadcast by numpy's rules."""
     trained = np.asarray(params) * setting.trained_share
     known: dict[str, ArrayLike] = {
         **setting.given(),
@@ -321,10 +323,11 @@ def summarise(
         )
     here = columns_at(law, found, setting)
     losses = law.predict(values, here)
-    ends = _ends(np.stack([found.params, found.tokens, found.rounds, losses]), level)
-    (params, tokens, rounds, loss), lows, highs = ends
-    params_low, tokens_low, rounds_low, loss_low = lows
-    params_high, tokens_high, rounds_high, loss_high = highs
+    series = np.stack([found.params, found.tokens, found.rounds, losses], axis=1)
+    lows, highs = ends(series, level)
+    params, tokens, rounds, loss = map(float, series[0])
+    params_low, tokens_low, rounds_low, loss_low = map(float, lows)
+    params_high, tokens_high, rounds_high, loss_high = map(float, highs)
     loose = float(np.mean(~found.bounded[1:])) if len(losses) > 1 else 0.0
     return Optimum(
         params=params,
@@ -350,15 +353,14 @@ def summarise(
     )
 
 
-def _ends(series: Array, level: float) -> tuple[list[float], list[float], list[float]]:
-    """Estimates (first column), low and high ends (percentiles of the other columns), one a row."""
-    estimate = series[:, 0]
-    if series.shape[1] < 2:
-        return estimate.tolist(), [np.nan] * len(series), [np.nan] * len(series)
+def ends(series: Array, level: float) -> tuple[Array, Array]:
+    """Low and high percentiles of the replicates (rows 1 on), stretched to hold the estimate (row 0), or NaN."""
+    if len(series) < 2:
+        return np.full(series.shape[1:], np.nan), np.full(series.shape[1:], np.nan)
     # interpolating between infinite replicates would give nan
     method: Literal["linear", "nearest"] = "nearest" if np.isinf(series).any() else "linear"
-    low, high = np.quantile(series[:, 1:], [(1 - level) / 2, (1 + level) / 2], axis=1, method=method)
-    return estimate.tolist(), np.minimum(low, estimate).tolist(), np.maximum(high, estimate).tolist()
+    low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2], axis=0, method=method)
+    return np.minimum(low, series[0]), np.maximum(high, series[0])
 
 
 def _finish(question: program.Program, found: Minimum) -> Solution:

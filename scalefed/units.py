@@ -103,3 +103,12 @@ def bits_per_byte(loss: Any, *, tokens: int, text_bytes: int) -> Any:
     0.5
     """
     return loss * tokens / (text_bytes * NATS_PER_BIT)
+
+
+def grouped(value: float) -> str:
+    """A number in four digits, with thousands set apart below a billion.
+
+    >>> grouped(97_784.3), grouped(5.1132e6), grouped(6.449e9), grouped(0.27091)
+    ('97,780', '5,113,000', '6.449e+09', '0.2709')
+    """
+    return f"{float(f'{value:.4g}'):,.10g}" if abs(value) < 1e9 else f"{value:.4g}"

@@ -156,6 +156,23 @@ def test_a_sweep_equals_single_questions():
     assert list(bare.columns) == ["compute", "params", "tokens", "rounds", "loss"]
 
 
+def test_a_sweep_of_a_real_fit_has_the_bands_of_single_questions():
+    made = fit(simulate_runs("federated", VALUES, runs(), noise=0.02, seed=1), law="federated", resamples=200)
+    words = {"clients_per_round": 4, "skew": 0.1}
+    table = made.optimal_sizes(compute=[1e13, 1e14], **words)
+    one = made.optimal_size(compute=1e14, **words)
+    for name in ("params", "params_low", "params_high", "loss", "loss_low", "loss_high"):
+        assert table[name].iloc[1] == pytest.approx(getattr(one, name), rel=1e-9), name
+
+
+def test_without_replicates_the_ends_of_a_sweep_are_unknown():
+    alone = planning.optimal_sizes(
+        fitted(resampled=pd.DataFrame()), compute=[1e13, 1e14], clients_per_round=4, skew=0.1
+    )
+    assert alone[["params_low", "params_high", "loss_low", "loss_high"]].isna().all().all()
+    assert alone["params"].notna().all()
+
+
 def test_least_compute_for_a_loss_and_for_pass_at_1():
     words = {"clients_per_round": 4, "skew": 0.1}
     best = planning.optimal_size(fitted(), compute=3e13, **words)

@@ -307,13 +307,13 @@ def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mappin
         table = optimal_sizes(fit, compute=budgets, **setting, **words).assign(clients_per_round=count)
         tables.append(table)
     frame = pd.concat(tables, ignore_index=True)
-    low, high = (frame.get(f"params_{end}", frame["params"]) for end in ("low", "high"))
+    low, high = (frame[f"params_{end}"].fillna(frame["params"]) for end in ("low", "high"))
     return frame.assign(y=frame["params"], y_low=low, y_high=high)
 
 
 def _with_intervals(frame: "pd.DataFrame") -> bool:
     """Whether the best sizes have intervals: a fit without replicates gives none."""
-    return bool((frame["y_low"] < frame["y_high"]).any())
+    return bool(frame["params_low"].notna().any())
 
 
 def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, headline: str | None) -> Any:

@@ -178,6 +178,9 @@ def optimal_sizes(
 ) -> pd.DataFrame:
     """A sweep: one row a budget with params, tokens, rounds, loss and their low and high, all solved at once.
 
+    As in :func:`optimal_size`, the ends of ``loss`` are the band of a run that is made, the others those of the best
+    run over the replicates; they are NaN where the fit has no replicates.
+
     Args:
         fit: a fit of a law in params and tokens.
         compute: (q,) FLOPs.
@@ -200,9 +203,13 @@ def optimal_sizes(
         ("loss", found.loss),
     ):
         table[name] = series[0]
-        if intervals and len(series) > 1:
-            low, high = np.quantile(series[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
-            table[name + "_low"], table[name + "_high"] = np.minimum(low, series[0]), np.maximum(high, series[0])
+        if intervals:
+            table[name + "_low"], table[name + "_high"] = optimum.ends(series, level)
+    predict = getattr(fit, "predict", None)
+    if intervals and predict is not None and len(found.loss) > 1:
+        best = (series[0] for series in (found.params, found.tokens, found.rounds, found.local_steps))
+        band = predict(level=level, **optimum.columns_of(fit.law, setting, *best))
+        table["loss_low"], table["loss_high"] = band["low"].to_numpy(), band["high"].to_numpy()
     return pd.DataFrame(table)
 
 
