@@ -274,9 +274,23 @@ def test_the_rule_can_be_asked_of_a_fit(fits: tuple[Fit, ...]) -> None:
     found = average_compute_test(fits[2])
     p = fits[2].params["b"] / (fits[2].params["a"] + fits[2].params["b"])
     assert found.p == pytest.approx(p) and found.q == pytest.approx(p * fits[2].params["g"])
+    replicates = fits[2].resampled
+    shares = replicates["b"] / (replicates["a"] + replicates["b"])
+    ends = np.quantile((replicates["g"] - 1) * shares, [0.025, 0.975])
+    assert (found.low, found.high) == pytest.approx(tuple(ends))
     assert found.high < 0 and found.p_value < 0.05
-    with pytest.raises(ConfigError, match="no discount g"):
+    with pytest.raises(ConfigError, match="no optimal size that depends on clients per round"):
         average_compute_test(fits[0])
+    with pytest.raises(ConfigError, match="takes no setting, got skew"):
+        average_compute_test(optima(0.5), skew=0)
+
+
+def test_the_rule_can_be_asked_of_laws_without_a_discount(runs: pd.DataFrame) -> None:
+    rule = fit(runs, law="average-compute", resamples=20, backtest=False)
+    found = average_compute_test(rule)
+    assert found.q == pytest.approx(found.p) == pytest.approx(rule.params["b"] / (rule.params["a"] + rule.params["b"]))
+    steps = average_compute_test(fit(runs, law="federated-steps", resamples=20, backtest=False))
+    assert 0 < steps.q < steps.p
 
 
 @pytest.mark.parametrize(

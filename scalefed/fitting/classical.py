@@ -12,11 +12,15 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, DataError
+from scalefed.fitting.context import question
 from scalefed.fitting.data import clusters_of
 from scalefed.fitting.fitted import Fit
+from scalefed.fitting.planning import values_of
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import weights_for
 from scalefed.fitting.solver import Solver
+from scalefed.optimum import ends, minimise
+from scalefed.units import train_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,26 +136,32 @@ def average_compute_test(
     clients: str = "clients_per_round",
     clusters: Sequence[object] | None = None,
     level: float = 0.95,
+    **setting: object,
 ) -> AverageComputeTest:
     """Does the optimal size depend on compute and clients through compute per client only?
 
     Args:
         optima: measured optimal sizes, columns ``params``, ``compute`` and ``clients_per_round``, fitted by least
-            squares in logarithms; or a Fit of a law with params, tokens and a discount g, whose optimum has
-            p = b/(a+b) and q = g p.
+            squares in logarithms; or a Fit of a law of params, tokens and clients per round, whose own optima at the
+            runs' numbers of clients, from the least to the largest compute of a run, are fitted so (the estimate and
+            every replicate). With one discount g this gives p = b/(a+b) and q = g p at every budget.
         clients: name of the clients column.
         clusters: one label a row for cluster-robust errors; by default heteroscedasticity-robust ones (HC3).
         level: coverage of the intervals.
+        setting: for a fit, what else is held fixed, as ``fit.optimal_size`` takes it; iid clients if left out.
 
     Raises:
         DataError: a column is missing, or there are fewer than four optima.
-        ConfigError: a fit whose law has no such exponents.
+        ConfigError: a fit whose law has no optimum that depends on clients per round, or a setting for a table.
 
     Source: Chen et al. 2025 (arXiv 2511.12188), corollaries 1 and 3; q = p is what they imply together.
     """
     if isinstance(optima, Fit):
-        return _from_fit(optima, level)
+        return _from_fit(optima, level, setting)
     import statsmodels.api as sm
+
+    if setting:
+        raise ConfigError(f"a table of optima takes no setting, got {', '.join(setting)}; give it with a fit")
 
     missing = [c for c in ("params", "compute", clients) if c not in optima.columns]
     if missing:
@@ -173,22 +183,30 @@ def average_compute_test(
     return _average_compute([float(np.squeeze(x)) for x in numbers], level)
 
 
-def _from_fit(fit: Fit, level: float) -> AverageComputeTest:
-    names = {"a", "b"} | ({"g"} if "g" in fit.law.parameters else set())
-    if "g" not in fit.law.parameters or not names <= set(fit.law.parameters):
-        raise ConfigError(f"the law {fit.law.name!r} has no discount g beside exponents a and b; fit 'federated'")
-    values = {n: fit.resampled[n].to_numpy() if n in fit.resampled else np.array([fit.params[n]]) for n in names}
-    p = values["b"] / (values["a"] + values["b"])
-    q = values["g"] * p
-    best_p = fit.params["b"] / (fit.params["a"] + fit.params["b"])
-    best_q = fit.params["g"] * best_p
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    difference = q - p
-    below = (np.sum(difference <= 0) + 1) / (len(difference) + 2)
-    p_value = 2 * min(below, 1 - below)
-    numbers = [best_p, *np.quantile(p, ends), best_q, *np.quantile(q, ends)]
-    numbers += [best_q - best_p, *np.quantile(difference, ends), p_value]
-    return _average_compute([float(x) for x in numbers], level)
+def _from_fit(fit: Fit, level: float, words: Mapping[str, object]) -> AverageComputeTest:
+    law, count = fit.law, "clients_per_round"
+    if not {count, "params", "tokens"} <= set(law.columns):
+        raise ConfigError(
+            f"the law {law.name!r} has no optimal size that depends on clients per round; fit 'federated', or another "
+            "law of params, tokens and clients_per_round"
+        )
+    if "skew" in law.columns and not {"skew", "concentration"} & set(words):
+        words = {**words, "skew": 0.0}
+    spent = train_flops(fit.runs["params"], fit.runs["tokens"])
+    computes = np.geomspace(spent.min(), spent.max(), 3)
+    counts = np.unique(fit.runs[count]) if fit.runs[count].nunique() > 1 else np.array([1.0, 2.0])
+    compute, side = (grid.ravel() for grid in np.meshgrid(computes, counts))
+    budget, setting, _ = question(law, fit.runs, {**words, "compute": compute, count: side})
+    values = {name: series[:, None] for name, series in values_of(fit).items()}
+    sizes = np.log(minimise(law, values, budget=budget, setting=setting).params)
+    design = np.column_stack([np.ones(len(side)), np.log(compute), -np.log(side)])
+    _, p, q = np.linalg.lstsq(design, sizes.T, rcond=None)[0]
+    series = np.stack([p, q, q - p], axis=1)
+    lows, highs = ends(series, level)
+    draws = series[1:, 2]
+    below = (np.sum(draws <= 0) + 1) / (len(draws) + 2)
+    numbers = [x for column in zip(series[0], lows, highs, strict=True) for x in column]
+    return _average_compute([float(x) for x in [*numbers, 2 * min(below, 1 - below)]], level)
 
 
 def _average_compute(numbers: list[float], level: float) -> AverageComputeTest:
