@@ -315,6 +315,15 @@ def test_predictions_carry_bands_that_widen_beyond_the_runs(fitted: Fit, runs: p
     assert narrow["high"].iloc[0] < ahead["high"].iloc[1]
 
 
+def test_bands_have_no_step_at_the_edge_of_the_runs(fitted: Fit, runs: pd.DataFrame) -> None:
+    edge, tokens = float(runs["params"].max()), float(runs["tokens"].max())
+    doubted = dataclasses.replace(fitted, rival={**fitted.params, "rival_power": 1.5})
+    band = doubted.predict(params=edge * np.array([0.999, 1.001, 2.0]), tokens=tokens, parts=True)
+    assert (band["distance"] > 0).tolist() == [False, True, True]
+    assert band["model"].iloc[2] > 0.02
+    assert 0 < band["model"].iloc[1] < 0.05 * band["model"].iloc[2]
+
+
 def test_predict_names_what_is_missing(fitted: Fit) -> None:
     with pytest.raises(DataError, match="needs the column tokens"):
         fitted.predict(params=1e9)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CHUNK_DOUBLES = 2**22
 _RIVAL = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
+_EDGE = 0.1  # decades beyond the runs over which that comes in, so that a band has no step at their edge
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -154,7 +155,7 @@ class Fit:
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
-        apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * (beyond > 0)
+        apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * np.minimum(beyond / _EDGE, 1.0)
         model = np.hypot(model_error(self.backtest, arrays), apart)
         rest = (float(stdtrit(self.degrees, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
