@@ -9,7 +9,7 @@
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from scalefed.charts.theme import power, si
 from scalefed.errors import FitWarning
 from scalefed.fitting.classical import average_compute_test
 from scalefed.fitting.effects import paired_effects
-from scalefed.laws import LAWS
+from scalefed.laws import LAWS, Law
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -37,13 +37,14 @@ def facts() -> dict[str, Any]:
     """Everything the paper says in numbers, as the strings it prints."""
     runs = sf.load_runs(ROOT / "runs/grid")
     fit = sf.load_fit(ROOT / "fits/grid.json")
+    fits = {name: _fitted(runs, law, fit.law.fixed) for name, law in LAWS.items()}
     return {
         "runs_hash": fit.runs_hash,
         "grid": _grid(runs),
         "law": _law(fit),
-        "holdout": _holdout(runs, fit),
+        "holdout": _holdout(runs, fit, list(fits.values())),
         "optimum": _optimum(fit),
-        "rule": _rule(fit),
+        "rule": _rule(fit, fits["federated-capacity"]),
         "skew": _skew(runs),
         "centralisation": _centralisation(),
         "synthetic": _synthetic(),
@@ -81,14 +82,14 @@ def _law(fit: sf.Fit) -> dict[str, Any]:
     return {"name": fit.law.name, "formula": fit.law.formula, "rows": rows, "noise": f"{fit.noise:.1%}"}
 
 
-def _holdout(runs: pd.DataFrame, fit: sf.Fit) -> dict[str, Any]:
+def _fitted(runs: pd.DataFrame, law: Law, fixed: Mapping[str, float]) -> sf.Fit:
+    return sf.fit(runs, law=law, fixed=fixed if "E" in law.parameters else None, robust="auto", focus=1.0)
+
+
+def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, Any]:
     """Every named law against the largest budget, which none of them has seen."""
     largest = runs["tokens_asked"].max()
     held = runs[runs["tokens_asked"] == largest]
-    fits = [
-        sf.fit(runs, law=law, fixed=fit.law.fixed if "E" in law.parameters else None, robust="auto", focus=1.0)
-        for law in LAWS.values()
-    ]
     table = sf.compare(*fits, holdout="tokens", counts=sf.load_counts(ROOT / "runs/grid"), replicates=SEEDS)
     loose = table["training_status"] == "not_identified"
     rows = [
@@ -121,10 +122,11 @@ def _optimum(fit: sf.Fit) -> dict[str, Any]:
     return {"compute": power(COMPUTE), "rows": rows, "sizes": [row[1] for row in rows], "losses": [r[4] for r in rows]}
 
 
-def _rule(fit: sf.Fit) -> dict[str, Any]:
+def _rule(fit: sf.Fit, discounted: sf.Fit) -> dict[str, Any]:
     test = average_compute_test(fit)
-    row = fit.summary().loc["g"]
+    row = discounted.summary().loc["g"]
     return {
+        "discounted": discounted.law.name,
         "g": f"{row['estimate']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
         "q": f"{test.q:.2f} ({test.q_low:.2f} to {test.q_high:.2f})",
         "p": f"{test.p:.2f} ({test.p_low:.2f} to {test.p_high:.2f})",

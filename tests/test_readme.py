@@ -39,7 +39,7 @@ def test_the_python_sessions_run_as_written(place):
     sessions = blocks("python")
     assert len(sessions) == 2
     printed = run([sys.executable, "-W", "ignore", "-c", "\n".join(sessions)], place)
-    assert "federated-capacity: loss = E + (A*exp(s*skew)" in printed
+    assert "federated-capacity-steps: loss = E + (A*exp(s*skew)" in printed
     low, high = map(float, re.search(r"^[\d.e+]+ ([\d.e+]+) ([\d.e+]+)$", printed, flags=re.MULTILINE).groups())
     assert 1e3 < low < high
     assert (place / "participation.png").stat().st_size > 10_000
