@@ -14,6 +14,7 @@ _MEANING = {
     "a": "exponent of params",
     "B": "size of the term that falls with tokens",
     "b": "exponent of tokens",
+    "G": "size of the term that falls with sequential steps (tokens per client and round)",
     "g": "discount of tokens by clients per round: 0 pooled, 1 average compute per client",
     "s": "how the logarithm of the term rises from iid (skew 0) to disjoint clients (skew 1)",
 }
@@ -42,6 +43,7 @@ _CAPACITY = (
     "measured: runs/grid and runs/stateless, where skewed clients make size worth less and leave the worth of data as "
     "it is, so that they cost the more the longer a run is; tested against the other laws on held-out larger runs"
 )
+_COUPLED_UNITS = {"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none"}
 _CAPACITY_MEANINGS = {
     "s": "how the log of the size term at params = 1 rises from iid (skew 0) to disjoint clients (skew 1)",
     "h": "what skew takes from a: clients of disjoint mixtures leave a model the exponent a - h",
@@ -93,7 +95,7 @@ _ENTRIES = (
         "E + (A/params^a + B/tokens^b)^c",
         source="the form E + (A/N^a + B/D^b)^c as used for xLSTM scaling laws; Chinchilla is c = 1",
         meanings={"c": "coupling of the size and token terms: 1 separable, below 1 the larger one dominates less"},
-        units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none"},
+        units=_COUPLED_UNITS,
         bounds={"c": (0.05, 5.0)},
     ),
     _named(
@@ -136,7 +138,6 @@ _ENTRIES = (
         "E + A/params^a + B/tokens^b + G*exp(s*skew)/(tokens/clients_per_round)^c",
         source=_OWN,
         meanings={
-            "G": "size of the term that falls with sequential steps (tokens per client and round)",
             "c": "exponent of sequential steps",
         },
         units={"G": "nats per token at one token per client", "c": "none"},
@@ -167,7 +168,6 @@ _ENTRIES = (
         source=_PILOT,
         meanings={
             "s": _EXCESS,
-            "G": "size of the term that falls with sequential steps (tokens per client and round)",
             "c": "exponent of sequential steps",
         },
         units={"G": "nats per token at one token per client", "c": "none"},
@@ -182,7 +182,7 @@ _ENTRIES = (
             "r": "how much of that averaging clients takes away: exponent of clients per round at skew 1",
             "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
         },
-        units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "r": "none"},
+        units={**_COUPLED_UNITS, "r": "none"},
         bounds={"c": (0.05, 12.0), "g": (-2.0, 4.0), "s": (-20.0, 20.0), "r": (-8.0, 8.0)},
     ),
     _named(
@@ -190,7 +190,7 @@ _ENTRIES = (
         "E + (A*exp(s*skew)*clients_per_round^(-r*skew)/params^(a - h*skew) + B/(tokens/clients_per_round^g)^b)^c",
         source=_CAPACITY,
         meanings=_CAPACITY_MEANINGS,
-        units={"A": "nats^(1/c) at params = 1", "B": "nats^(1/c) at tokens = 1", "c": "none", "h": "none", "r": "none"},
+        units={**_COUPLED_UNITS, "h": "none", "r": "none"},
         bounds={**_CAPACITY_BOUNDS, "g": (-2.0, 4.0)},
     ),
     _named(
@@ -200,16 +200,10 @@ _ENTRIES = (
         source=_CAPACITY,
         meanings={
             **_CAPACITY_MEANINGS,
-            "G": "size of the term that falls with sequential steps (tokens per client and round)",
             "d": "exponent of sequential steps",
             "t": "how the log of the steps term rises from iid (skew 0) to disjoint clients (skew 1)",
         },
-        units={
-            "A": "nats^(1/c) at params = 1",
-            "B": "nats^(1/c) at tokens = 1",
-            "G": "nats^(1/c) at one token per client",
-            **dict.fromkeys("cdhrt", "none"),
-        },
+        units={**_COUPLED_UNITS, "G": "nats^(1/c) at one token per client", **dict.fromkeys("dhrt", "none")},
         bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0)},
     ),
     _named(
