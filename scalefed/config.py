@@ -59,6 +59,8 @@ class RunConfig:
             shares. synthetic_epsilon, synthetic_delta: differential privacy of each of its blocks; inf is none.
         generator_params: size of the model that writes the synthetic text. generator_steps: its training steps.
         kernels: ``compiled`` runs the model through ``torch.compile``: other rounding, pays for long runs only.
+        device: where clients train and samples are drawn: ``cpu``, ``cuda`` or ``cuda:1``. On a GPU, runs that share
+            steps are equal to those alone up to rounding, not to the last bit.
         unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing.
         seed: draws of this run (weights, partition, participation, batches, sampling).
         data_seed: draws of the corpus, the validation text and the problems, shared by runs that are compared.

@@ -248,3 +248,9 @@ def test_a_sweep_killed_ten_times_ends_with_the_log_of_one_left_alone(tmp_path):
         time.sleep(1.5)  # its workers notice within a second
     assert start("killed").wait(timeout=300) == 0
     assert same_log(tmp_path / "alone", tmp_path / "killed"), log_differences(tmp_path / "alone", tmp_path / "killed")
+
+
+def test_a_device_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="device='warp:9' cannot be used here"):
+        train(RunConfig(device="warp:9"), runs=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

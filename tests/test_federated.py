@@ -282,6 +282,49 @@ def test_compiled_kernels_agree_with_eager_ones() -> None:
         torch.testing.assert_close(eager, train(chosen)[-1].state.weights, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("inner_state", ["keep", "reset"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "diloco", "gc-local", "gc-fed", "synthetic-sharing", "local"])
+def test_the_step_that_a_gpu_records_is_the_step(algorithm: str, inner_state: str, monkeypatch) -> None:
+    """Its arithmetic, on the processor and in double precision; what a GPU makes of it is tested where there is one."""
+    chosen = config(algorithm=algorithm, inner_state=inner_state)
+    first = initial_state(chosen, DECODER)
+    doubled = {name: slot.double() for name, slot in first.slots.items()}
+    first = replace(first, weights=first.weights.double(), slots=doubled)
+    plain = train(chosen, state=first)
+    made: list[int] = []
+    recording = client_module.Recording
+
+    def counted(*given: object) -> object:
+        made.append(1)
+        return recording(*given)
+
+    monkeypatch.setattr(client_module, "can_record", lambda *_: True)
+    monkeypatch.setattr(client_module, "Recording", counted)
+    recorded = train(chosen, model=Decoder(shape_for(1_000, VOCAB)), state=first)
+    assert made == [1] if algorithm != "synthetic-sharing" else sum(made) <= 2  # one for the generators
+    for one, other in zip(plain, recorded, strict=True):
+        torch.testing.assert_close(one.state.weights, other.state.weights, atol=1e-10, rtol=1e-9)
+        np.testing.assert_allclose(one.record["client_losses"], other.record["client_losses"], atol=1e-6)
+        assert one.state.memory.keys() == other.state.memory.keys()
+        for client, memory in one.state.memory.items():
+            assert memory.keys() == other.state.memory[client].keys()
+            for name, vector in memory.items():
+                torch.testing.assert_close(vector, other.state.memory[client][name], atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("algorithm", ["fedavg", "gc-fed", "scaffold"])
+def test_adam_on_a_gpu_agrees_with_the_processor(algorithm: str) -> None:
+    """With small steps: Adam turns the last bits of a gradient near zero into a step's sign."""
+    ways = [train(config(algorithm=algorithm, device=device, learning_rate=1e-5))[-1] for device in ("cpu", "cuda")]
+    assert ways[1].state.weights.device.type == "cpu"
+    moved = [way.state.weights - DECODER.initial(0) for way in ways]
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 0.05
+    for one, other in zip(*(way.record["client_losses"] for way in ways), strict=True):
+        assert abs(one - other) < 1e-4
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "feddyn", "gc-fed", "local", "synthetic-sharing"])
@@ -291,7 +334,7 @@ def test_a_gpu_agrees_with_the_processor(algorithm: str, how: str) -> None:
         train(config(algorithm=algorithm, device=device, inner_optimizer="sgd", client_batching=how))[-1].state.weights
         for device in ("cpu", "cuda")
     ]
-    torch.testing.assert_close(ways[0], ways[1].cpu(), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(ways[0], ways[1], atol=1e-4, rtol=1e-3)
 
 
 def test_runs_advanced_together_are_the_runs_alone() -> None:

@@ -47,13 +47,14 @@ def bundles(configs: Sequence[RunConfig], *, workers: int) -> list[tuple[RunConf
 
 def runs_at_once(config: RunConfig) -> int:
     """How many runs like this one to train together: 1 where it would not pay, or would change a bit."""
-    if config.checkpoint or config.device != "cpu" or config.kernels != "eager":
+    on_gpu = config.device != "cpu"
+    if config.checkpoint or (config.kernels != "eager" and not on_gpu):
         return 1
     model = build_model(config)
     step = torch.zeros(1, config.batch_size, config.sequence_length + 1, dtype=torch.int64)
     size = clients_at_once(model, step, config) // config.clients_per_round
     with one_thread(config):
-        return size if size > 1 and _equal_bits(model, step) else 1
+        return size if size > 1 and (on_gpu or _equal_bits(model, step)) else 1
 
 
 def train_together(

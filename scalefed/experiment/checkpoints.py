@@ -88,7 +88,7 @@ def load_checkpoint(config: RunConfig) -> Progress | None:
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, map_location=config.device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         theirs = content["config"]
         progress = Progress(
             ServerState(content["weights"], content["round"], content["slots"], content["memory"],

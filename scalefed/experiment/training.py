@@ -88,7 +88,7 @@ def evaluate(
     """
     config = run.config
     task = prepare(config)
-    weights = load_weights(weights_path(config), task.model.layout)
+    weights = load_weights(weights_path(config), task.model.layout).to(config.device)
     chosen = problems or config.problems
     with one_thread(config):
         counts = count_passes(task, weights, problem_set(chosen, config), config, samples=samples, seed=seed)
@@ -207,6 +207,7 @@ class _Final:
 
 
 def _final_scores(config: RunConfig, task: Task, weights: Tensor) -> _Final:
+    weights = weights.to(config.device)
     loss = score(task, weights)
     if config.problems == "none":
         return _Final(loss, None, None)

@@ -13,6 +13,7 @@ import torch
 
 from scalefed.config import RunConfig
 from scalefed.federated.inner import InnerOptimizer, inner_memory
+from scalefed.federated.recorded import Recording, can_record
 from scalefed.federated.state import ClientTask, ClientUpdate, Correction
 from scalefed.models import Model, Tensor
 
@@ -33,7 +34,11 @@ BATCHED_MAX_TOKENS = 512  # in one client's step
 BATCHED_MAX_PARAMS = 200_000
 BATCHED_MAX_WORK = 42_000_000  # tokens of one client's step times trained parameters; beyond, arithmetic is what costs
 
+GPU_TOKENS = 65_536  # in a step of all clients of a batch together
+GPU_VALUES = 2**27  # weights of all clients of a batch together
+
 _compiled: WeakKeyDictionary[Model, Callable[[Tensor, Tensor], Tensor]] = WeakKeyDictionary()
+_recorded: WeakKeyDictionary[Model, dict[object, Recording]] = WeakKeyDictionary()
 
 
 def local_updates(
@@ -89,6 +94,8 @@ def _group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
     """How many clients to train at once, by what was measured to pay (``tests/benchmarks/bench_training.py``)."""
     if config.client_batching == "loop" or not model.batched:
         return 1
+    if config.device != "cpu":
+        return max(1, min(GPU_TOKENS // task.step_tokens, GPU_VALUES // model.params_trained))
     small = task.step_tokens <= BATCHED_MAX_TOKENS and model.params_trained <= BATCHED_MAX_PARAMS
     if config.client_batching == "auto" and not (small and task.step_tokens * model.params_trained <= BATCHED_MAX_WORK):
         return 1
@@ -116,8 +123,10 @@ def _train(
 ) -> list[ClientUpdate]:
     """Local steps of one client ``(P,)``, or of several at once ``(m, P)``; those with fewer steps stop earlier."""
     starts = [start if task.start is None else task.start for task in tasks]
-    single = len(tasks) == 1
-    origin = starts[0] if single else torch.stack(starts)
+    if model.batched and can_record(config, tasks):
+        return _replay(model, torch.stack(starts), tasks, config, rates)
+    single, home = len(tasks) == 1, start.device
+    origin = (starts[0] if single else torch.stack(starts)).to(config.device)
     weights = origin.clone()
     keep = keeps_inner_state(config)
     kept = [inner_memory(task.memory) for task in tasks] if keep else ()
@@ -131,14 +140,43 @@ def _train(
         moving = weights if single else weights[:active]
         leaf = moving.detach().requires_grad_()
         blocks = tasks[0].batches[step] if single else torch.stack([task.batches[step] for task in tasks[:active]])
-        loss = loss_of(leaf, blocks)
+        loss = loss_of(leaf, blocks.to(weights.device))
         (gradient,) = torch.autograd.grad(loss.sum(), leaf)
         with torch.no_grad():
             (total if single else total[:active]).add_(loss.detach())
             if gradients is not None:
                 (gradients if single else gradients[:active]).add_(gradient)
             optimizer.step(moving, gradient if change is None else change(gradient, moving), rate)
-    return _updates(tasks, weights, total, gradients, optimizer if keep else None)
+    memory = [optimizer.memory(index, task.steps, home=home) if keep else {} for index, task in enumerate(tasks)]
+    return _updates(tasks, weights.to(home), total.to(home), None if gradients is None else gradients.to(home), memory)
+
+
+def _replay(
+    model: Model, starts: Tensor, tasks: Sequence[ClientTask], config: RunConfig, rates: Sequence[float]
+) -> list[ClientUpdate]:
+    """The same local steps on a GPU, where a step is recorded once for all rounds."""
+    keep = keeps_inner_state(config)
+    kept = [inner_memory(task.memory) if keep else {} for task in tasks]
+    settings = tuple(getattr(config, name) for name in ("beta1", "beta2", "adam_epsilon", "weight_decay", "clip_norm"))
+    kind = (len(tasks), tasks[0].batches.shape, tasks[0].correction.centring, config.kernels, config.device, settings)
+    known = _recorded.setdefault(model, {})
+    if kind not in known:
+        known[kind] = Recording(config, _loss_function(model, config), model.decay_mask, starts, tasks)
+    nothing = torch.zeros_like(starts[0])
+    moments = [torch.stack([one.get(name, nothing) for one in kept]) for name in ("inner_first", "inner_second")]
+    taken = [int(one.get("inner_steps", 0)) for one in kept]
+    done = known[kind].run(starts, moments, taken, tasks, rates)
+    memory = [
+        {
+            "inner_steps": torch.tensor(before + task.steps),
+            "inner_first": done.first[index].clone(),
+            "inner_second": done.second[index].clone(),
+        }
+        if keep
+        else {}
+        for index, (task, before) in enumerate(zip(tasks, taken, strict=True))
+    ]
+    return _updates(tasks, done.weights, done.total, None, memory)
 
 
 def _updates(
@@ -146,7 +184,7 @@ def _updates(
     weights: Tensor,
     total: Tensor,
     gradients: Tensor | None,
-    optimizer: InnerOptimizer | None,
+    memory: Sequence[dict[str, Tensor]],
 ) -> list[ClientUpdate]:
     steps = tasks[0].steps if total.dim() == 0 else torch.tensor([task.steps for task in tasks], device=total.device)
     losses = (total / steps).reshape(-1).tolist()
@@ -156,7 +194,6 @@ def _updates(
         gradient = None
         if gradients is not None:
             gradient = (gradients[index] if gradients.dim() == 2 else gradients) / task.steps
-        memory = optimizer.memory(index, task.steps) if optimizer else {}
         updates.append(
             ClientUpdate(
                 task.client,
@@ -164,7 +201,7 @@ def _updates(
                 task.steps,
                 task.steps * task.step_tokens,
                 losses[index],
-                memory,
+                memory[index],
                 gradient=gradient,
             )  # fmt: skip
         )
@@ -177,7 +214,7 @@ def _combined(corrections: Sequence[Correction], origin: Tensor) -> Callable[[Te
     shift = None
     if first.shift is not None:
         shifts = [one.shift for one in corrections if one.shift is not None]
-        shift = shifts[0] if origin.dim() == 1 else torch.stack(shifts)
+        shift = (shifts[0] if origin.dim() == 1 else torch.stack(shifts)).to(origin.device)
     if shift is None and not first.pull and first.centring is None:
         return None
 
@@ -197,5 +234,5 @@ def _loss_function(model: Model, config: RunConfig) -> Callable[[Tensor, Tensor]
     if config.kernels == "eager":
         return model.loss
     if model not in _compiled:
-        _compiled[model] = torch.compile(model.loss)
+        _compiled[model] = torch.compile(model.loss, dynamic=False if config.device != "cpu" else None)
     return _compiled[model]

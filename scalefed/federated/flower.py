@@ -164,7 +164,7 @@ def _ask(link: _Link, config: RunConfig, plan: Plan) -> dict[int, ClientUpdate]:
                 complaints.append(str(reply.error.reason))
                 logger.warning("round %d: a client failed: %s", plan.state.round + 1, reply.error.reason)
             else:
-                update = _read_update(reply.content, config.device)
+                update = _read_update(reply.content)
                 updates[update.client] = update
         time.sleep(POLL_SECONDS if waiting else 0)
     if not updates:
@@ -187,7 +187,7 @@ def _await_nodes(link: _Link) -> list[int]:
 def _answer(message: Any, config: RunConfig) -> Any:
     """One client's round: the same steps from the task to the update as in the native loop."""
     flower = _flower()
-    work, arrays = message.content["work"], _unpack(message.content["arrays"], config.device)
+    work, arrays = message.content["work"], _unpack(message.content["arrays"])
     torch.set_num_threads(int(work["threads"]))
     task, client = _prepared(config), int(work["client"])
     state = ServerState(
@@ -197,7 +197,7 @@ def _answer(message: Any, config: RunConfig) -> Any:
     batches = task.data.batches(client, visit=int(work["visit"]), steps=int(work["steps"]))
     if shares_text(config):
         batches = mixed(config, state, client, batches)
-    tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64)).to(config.device)
+    tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64))
     order = client_task(config, task.model.layout, state, client, tokens)
     (update,) = local_updates(task.model, state.weights, [order], config, learning_rates=list(work["rates"]))
     return flower.Message(_update_record(update), reply_to=message)
@@ -232,8 +232,8 @@ def _update_record(update: ClientUpdate) -> Any:
     return flower.RecordDict({"arrays": _pack(arrays), "metrics": flower.MetricRecord(metrics)})
 
 
-def _read_update(content: Any, device: str) -> ClientUpdate:
-    arrays, metrics = _unpack(content["arrays"], device), content["metrics"]
+def _read_update(content: Any) -> ClientUpdate:
+    arrays, metrics = _unpack(content["arrays"]), content["metrics"]
     return ClientUpdate(
         client=int(metrics["client"]), weights=arrays["weights"], steps=int(metrics["steps"]),
         tokens=int(metrics["tokens"]), loss=float(metrics["loss"]), memory=_named(arrays, "memory."),
@@ -252,13 +252,13 @@ def _pack(tensors: Mapping[str, Tensor]) -> Any:
     return flower.ArrayRecord(arrays)
 
 
-def _unpack(record: Any, device: str) -> dict[str, Tensor]:
+def _unpack(record: Any) -> dict[str, Tensor]:
     tensors = {}
     for name, array in record.items():
         tensor = torch.from_numpy(array.numpy().copy())
         if name.endswith(":bfloat16"):
             name, tensor = name.removesuffix(":bfloat16"), tensor.view(torch.bfloat16)
-        tensors[name] = tensor.to(device)
+        tensors[name] = tensor
     return tensors
 
 

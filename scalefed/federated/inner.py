@@ -55,12 +55,12 @@ class InnerOptimizer:
         else:
             weights.add_(gradient, alpha=-learning_rate)
 
-    def memory(self, index: int, steps: int) -> dict[str, Tensor]:
-        """What client ``index`` keeps for its next round, after ``steps`` steps of this one."""
+    def memory(self, index: int, steps: int, *, home: torch.device) -> dict[str, Tensor]:
+        """What client ``index`` keeps for its next round, after ``steps`` steps of this one, on the device ``home``."""
         kept = {"inner_steps": torch.tensor(self.before[min(index, len(self.before) - 1)] + steps)}
         for name, moment in (("inner_first", self.first), ("inner_second", self.second)):
             if moment is not None:
-                kept[name] = (moment[index] if moment.dim() == 2 else moment).clone()
+                kept[name] = (moment[index] if moment.dim() == 2 else moment).to(home, copy=True)
         return kept
 
     def _adam(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from scalefed.config import RunConfig
@@ -62,8 +63,10 @@ def prepare(config: RunConfig) -> Task:
     """Build model, clients and held-out text; the same config gives the same everywhere.
 
     Raises:
-        ConfigError: settings that do not go together. DataError: a client would hold no text.
+        ConfigError: settings that do not go together, or a device that is not there. DataError: a client would hold no
+            text.
     """
+    _check_device(config)
     words = tokenizer(config)
     text, held_out, entropy = _texts(config, words)
     dealt = partition(
@@ -87,6 +90,16 @@ def prepare(config: RunConfig) -> Task:
         entropy_per_token=entropy,
         shape=_shape(model),
     )
+
+
+def _check_device(config: RunConfig) -> None:
+    try:
+        torch.zeros(1, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={config.device!r} cannot be used here ({str(error).splitlines()[0]}); allowed: cpu, and cuda or "
+            "cuda:0 with a GPU and a build of torch for it"
+        ) from error
 
 
 def _rows(config: RunConfig, held_out: micro.Corpus, start: int) -> list[NDArray[np.uint16]]:

@@ -78,7 +78,7 @@ def initial_state(config: RunConfig, model: Model) -> ServerState:
         ConfigError: a server setting is given that the algorithm has no use for.
     """
     server_settings(config)
-    weights = model.initial(config.seed).to(config.device)
+    weights = model.initial(config.seed).cpu()
     return ServerState(weights=weights, slots=first_slots(config, weights), visits=(0,) * config.clients)
 
 
@@ -111,7 +111,7 @@ def plan_round(config: RunConfig, model: Model, data: ClientData, state: ServerS
         batches = data.batches(client, visit=state.visits[client], steps=steps)
         if shares_text(config):
             batches = mixed(config, state, client, batches)
-        tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64)).to(config.device)
+        tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64))
         tasks.append(client_task(config, model.layout, state, client, tokens))
     return Plan(state, sampled, tuple(tasks), tuple(learning_rates(config, state.round)), extra_bytes)
 

@@ -96,12 +96,12 @@ def generators(config: RunConfig, data: ClientText, clients: range) -> list[Tens
     """Trained generator weights ``(P,)`` for some clients; with a privacy budget, by DP-SGD."""
     recipe = _recipe(config)
     model = generator_model(config)
-    start = model.initial(config.seed).to(config.device)
+    start = model.initial(config.seed)
     batches = {client: data.batches(client, visit=0, steps=config.generator_steps) for client in clients}
     if math.isfinite(config.synthetic_epsilon):
         return [private_training(model, start, batches[client], recipe, client=client) for client in clients]
     tasks = [
-        ClientTask(client, torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64)).to(config.device))
+        ClientTask(client, torch.from_numpy(np.ascontiguousarray(one, dtype=np.int64)))
         for client, one in batches.items()
     ]
     updates = local_updates(model, start, tasks, recipe, learning_rates=learning_rates(recipe, 0))

@@ -189,6 +189,7 @@ def encode_draws(draws: Draws) -> Corpus:
     )
 
 
+@lru_cache(maxsize=2)  # runs of a bundle share their text; nobody writes into it
 def _stream(tokens: int, seed: int, purpose: str) -> Corpus:
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
