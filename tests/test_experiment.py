@@ -171,6 +171,8 @@ def test_bundles_hold_runs_alike_and_leave_no_worker_idle():
     assert [config for bundle in made for config in bundle] == [longer, *ALIKE]
     for changes in ({"client_batching": "loop"}, {"batch_size": 8}, {"kernels": "compiled"}, {"params": 300_000}):
         assert runs_at_once(ALIKE[0].replace(**changes)) == 1
+    on_gpu = ALIKE[0].replace(device="cuda", kernels="compiled")  # 65,536 tokens a step
+    assert runs_at_once(on_gpu) == 512 and runs_at_once(on_gpu.replace(clients_per_round=4)) == 128
 
 
 def test_a_bundle_stopped_anywhere_ends_with_the_logs_of_its_runs_alone(tmp_path, monkeypatch):

@@ -2,8 +2,9 @@
 
 A client of few tokens a step costs more beside its arithmetic than in it. Runs whose own clients do not fill a batch
 are therefore advanced together, a round of each at a time. That changes no bit of any of them, which is tried before it
-is done. A bundle only trains: every member leaves the checkpoint of its last round, from which it is evaluated and
-stored on its own, as if it had been stopped there; a killed bundle goes on from its members' checkpoints.
+is done; on a GPU, where kernels depend on how much they are given, they stay equal up to rounding. A bundle only
+trains: every member leaves the checkpoint of its last round, from which it is evaluated and stored on its own, as if it
+had been stopped there; a killed bundle goes on from its members' checkpoints.
 """
 
 import os
