@@ -21,6 +21,7 @@ from scalefed.charts.theme import power, si
 from scalefed.errors import FitWarning
 from scalefed.fitting.classical import average_compute_test
 from scalefed.fitting.effects import paired_effects
+from scalefed.fitting.isoflop import isoflop_optima
 from scalefed.laws import LAWS, Law
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def facts() -> dict[str, Any]:
         "grid": _grid(runs),
         "law": _law(fit),
         "holdout": _holdout(runs, fit, list(fits.values())),
-        "optimum": _optimum(fit),
+        "optimum": _optimum(fit, runs),
         "rule": _rule(fit, fits["federated-capacity"]),
         "skew": _skew(runs),
         "centralisation": _centralisation(),
@@ -69,7 +70,8 @@ def _grid(runs: pd.DataFrame) -> dict[str, Any]:
         "problems": f"{runs['problem_count'].iloc[0]:g}",
         "samples": f"{runs['samples'].iloc[0]:g}",
         "entropy": f"{runs['entropy_per_token'].iloc[0]:.4f}",
-        "hours": f"{runs['cpu_s'].sum() / 3600:.0f}",
+        "hours": f"{runs.loc[runs['device'] == 'cpu', 'cpu_s'].sum() / 3600:.0f}",
+        "on_gpu": str((runs["device"] != "cpu").sum()),
     }
 
 
@@ -112,14 +114,26 @@ def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, A
     }
 
 
-def _optimum(fit: sf.Fit) -> dict[str, Any]:
+def _optimum(fit: sf.Fit, runs: pd.DataFrame) -> dict[str, Any]:
+    iid = isoflop_optima(runs[runs["concentration"] == np.inf], COMPUTE, floor=fit.params["E"])
+    measured = iid.set_index("clients_per_round")
     rows = []
     for count in COUNTS:
         best = fit.optimal_size(compute=COMPUTE, clients=16, clients_per_round=count, skew=0)
         passes = f"{best.pass_at_1:.0%} ({best.pass_at_1_low:.0%} to {best.pass_at_1_high:.0%})"
         sizes = f"{si(best.params_low)} to {si(best.params_high)}"
-        rows.append([str(count), si(best.params), sizes, si(best.tokens), f"{best.loss:.3f}", passes])
-    return {"compute": power(COMPUTE), "rows": rows, "sizes": [row[1] for row in rows], "losses": [r[4] for r in rows]}
+        check = _measured(measured, count)
+        rows.append([str(count), si(best.params), sizes, check, si(best.tokens), f"{best.loss:.3f}", passes])
+    return {"compute": power(COMPUTE), "rows": rows, "sizes": [row[1] for row in rows], "losses": [r[5] for r in rows]}
+
+
+def _measured(optima: pd.DataFrame, count: int) -> str:
+    """The best size without a law, where the runs show one."""
+    if count not in optima.index or np.isnan(optima.loc[count, "params"]):
+        return "-"
+    row = optima.loc[count]
+    ends = "" if np.isnan(row["params_low"]) else f" ({si(row['params_low'])} to {si(row['params_high'])})"
+    return si(row["params"]) + ends
 
 
 def _rule(fit: sf.Fit, discounted: sf.Fit) -> dict[str, Any]:
