@@ -20,7 +20,7 @@ import scalefed as sf
 from scalefed.charts.theme import power, si
 from scalefed.errors import FitWarning
 from scalefed.fitting.classical import average_compute_test
-from scalefed.fitting.effects import paired_effects
+from scalefed.fitting.effects import at_equal_loss, paired_effects
 from scalefed.fitting.isoflop import isoflop_optima
 from scalefed.laws import LAWS, Law
 
@@ -30,6 +30,7 @@ GENERATED = HERE / "generated"
 SEEDS = ["params", "tokens_asked", "clients_per_round", "concentration"]
 COMPUTE = 3e12
 COUNTS = (1, 4, 16)
+ABLE = 0.8  # nats a token; above, hardly a program passes
 CENTRALISED = ("gc-local", "gc-global", "gc-fed")
 
 
@@ -44,6 +45,7 @@ def facts() -> dict[str, Any]:
         "grid": _grid(runs),
         "law": _law(fit),
         "holdout": _holdout(runs, fit, list(fits.values())),
+        "equal_loss": _equal_loss(runs, fit.params["E"]),
         "optimum": _optimum(fit, runs),
         "rule": _rule(fit, fits["federated-capacity"]),
         "skew": _skew(runs),
@@ -112,6 +114,14 @@ def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, A
         "loose": " and ".join(table.index[loose]),
         "chosen": chosen,
     }
+
+
+def _equal_loss(runs: pd.DataFrame, floor: float) -> dict[str, Any]:
+    """Odds of passing beside the loss, of the runs that pass at all often."""
+    able = runs[runs["loss"] < ABLE]
+    found = at_equal_loss(able, sf.load_counts(ROOT / "runs/grid"), floor=floor)
+    words = {name: f"{row['odds_ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for name, row in found.iterrows()}
+    return {str(name): text for name, text in words.items()} | {"below": f"{ABLE:g}", "runs": str(len(able))}
 
 
 def _optimum(fit: sf.Fit, runs: pd.DataFrame) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 No law is assumed: the effect of a setting is the mean difference over pairs, with the interval of a paired t test,
 which stays honest for the three or five seeds one can afford. What the pairs do not have in common with the question
 (other sizes, other budgets) is not extrapolated.
+
+And does a setting matter beside the loss: of runs with equal loss, which solve more problems?
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from scalefed.errors import DataError, nearest
 from scalefed.schema import COLUMNS
@@ -96,3 +98,82 @@ def _mean(change: Any, ratio: bool, level: float) -> dict[str, float]:
     ends = np.array([mean, mean - reach, mean + reach])
     estimate, low, high = np.expm1(ends) if ratio else ends
     return {"pairs": count, "estimate": float(estimate), "low": float(low), "high": float(high)}
+
+
+def at_equal_loss(
+    runs: "pd.DataFrame",
+    counts: "pd.DataFrame",
+    *,
+    columns: Sequence[str] = ("params", "tokens", "clients_per_round", "skew"),
+    target: str = "loss",
+    floor: float = 0.0,
+    level: float = 0.95,
+) -> "pd.DataFrame":
+    """Odds of passing among runs of equal loss: by how much do they change with size, tokens, clients or skew?
+
+    A logistic regression of the success counts on a cubic in the log of the loss above its floor, beside which the
+    columns enter linearly (as log10; ``skew`` as it is). If the loss told all, every ratio would be 1.
+
+    Args:
+        runs: one row a run with ``run_id``, the columns and the target.
+        counts: successes, as :func:`scalefed.runlog.load_counts` gives.
+        columns: settings; ``skew`` from 0 to 1, all others positive.
+        target: the loss.
+        floor: what it cannot go below, in its unit.
+        level: coverage of the intervals.
+
+    Returns:
+        One row a column: ``odds_ratio`` of ten times as much (of skew 1 against 0), ``low``, ``high``, ``p_value``.
+        Errors are those of a jackknife over settings: runs equal in all columns but skew may be correlated.
+
+    Raises:
+        DataError: a column is missing, never varies or is not positive, a loss is at or below the floor, no run has
+            counts, or there are fewer than three settings for every coefficient.
+
+    Source: McCullagh and Nelder 1989, chapter 4, by statsmodels; Bell and McCaffrey 2002 for the jackknife.
+    """
+    import pandas as pd
+    import statsmodels.api as sm
+
+    for name in ("run_id", target, *columns):
+        if name not in runs.columns:
+            raise DataError(f"the runs have no column {name!r}; {nearest(name, runs.columns)}")
+    solved = counts.groupby("run_id")[["correct", "samples"]].sum()
+    paired = runs[["run_id", target, *columns]].set_index("run_id").join(solved.add_prefix("of_"), how="inner")
+    if not len(paired):
+        raise DataError("none of the runs has success counts; load_counts reads those of a folder of runs")
+    above = paired[target].to_numpy(dtype=float) - floor
+    if not (above > 0).all():
+        raise DataError(f"{(~(above > 0)).sum()} of {len(paired)} runs have no {target} above the floor {floor:g}")
+    x = np.log(above) - np.log(above).mean()
+    beside = {name: _regressor(name, paired[name].to_numpy(dtype=float)) for name in columns}
+    full = pd.DataFrame(beside, index=paired.index).assign(x=x, squared=x**2, cubed=x**3, one=1.0)
+    settings = [name for name in columns if name != "skew"] or [target]
+    groups = paired.groupby(settings, sort=False).ngroup().to_numpy()
+    count, needed = int(groups.max()) + 1, 3 * full.shape[1]
+    if count < needed:
+        raise DataError(
+            f"{count} different settings are too few for {full.shape[1]} coefficients, needed are {needed}; give fewer "
+            "columns or more runs"
+        )
+    passed = np.stack([paired["of_correct"], paired["of_samples"] - paired["of_correct"]], axis=1)
+    matrix, family = full.to_numpy(), sm.families.Binomial()
+    best = sm.GLM(passed, matrix, family=family).fit().params
+    without = [
+        sm.GLM(passed[groups != one], matrix[groups != one], family=family).fit(start_params=best).params
+        for one in range(count)
+    ]
+    error = np.sqrt((count - 1) / count * ((np.stack(without) - best) ** 2).sum(0))[: len(columns)]
+    own = best[: len(columns)]
+    reach = stdtrit(count - 1, (1 + level) / 2) * error
+    table = {"odds_ratio": np.exp(own), "low": np.exp(own - reach), "high": np.exp(own + reach)}
+    p_value = 2 * stdtr(count - 1, -np.abs(own / error))
+    return pd.DataFrame(table | {"p_value": p_value}, index=pd.Index(columns, name="setting"))
+
+
+def _regressor(name: str, values: "np.ndarray") -> "np.ndarray":
+    if name != "skew" and not (values > 0).all():
+        raise DataError(f"{name} must be positive in every run, the least is {values.min():g}")
+    if not np.ptp(values) > 0:
+        raise DataError(f"{name} is {values[0]:g} in every run; leave it out of columns")
+    return values if name == "skew" else np.log10(values)
