@@ -94,7 +94,9 @@ def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, A
     """Every named law against the largest budget, which none of them has seen."""
     largest = runs["tokens_asked"].max()
     held = runs[runs["tokens_asked"] == largest]
-    table = sf.compare(*fits, holdout="tokens", counts=sf.load_counts(ROOT / "runs/grid"), replicates=SEEDS)
+    counts, beside = sf.load_counts(ROOT / "runs/grid"), _beside(fit)
+    table = sf.compare(*fits, holdout="tokens", counts=counts, beside=beside, replicates=SEEDS)
+    plain = sf.compare(fit, *fits[:1], holdout="tokens", counts=counts).iloc[0]
     loose = table["training_status"] == "not_identified"
     rows = [
         [str(name), f"{r['holdout_error']:.1%}", f"{r['mean_error']:.1%}", f"{r['coverage']:.0%}", f"{r['width']:.0%}",
@@ -113,7 +115,14 @@ def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, A
         "rows": rows,
         "loose": " and ".join(table.index[loose]),
         "chosen": chosen,
+        "plain_passes": f"{100 * plain['pass_at_1_error']:.1f}",
+        "plain_inside": f"{plain['pass_at_1_coverage']:.0%}",
     }
+
+
+def _beside(fit: sf.Fit) -> tuple[str, ...]:
+    """What the link looks at beside the loss."""
+    return fit.link.curve.beside.names if fit.link and fit.link.curve.beside else ()
 
 
 def _equal_loss(runs: pd.DataFrame, floor: float) -> dict[str, Any]:

@@ -275,15 +275,18 @@ def evaluate(
     ...          params=[4.0, 16.0], tokens=1.0).round(6).tolist()
     [5.0, 2.0]
     """
+    columns = {k: np.asarray(v) for k, v in columns_of_runs(law, setting, params=params, tokens=tokens).items()}
+    arrays = {name: np.asarray(value, dtype=float) for name, value in {**values, **law.fixed}.items()}
+    return np.asarray(np.exp(log_sum(law.bound_terms, arrays, columns, law.positive)), dtype=np.float64)
+
+
+def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: ArrayLike) -> dict[str, ArrayLike]:
+    """The law's columns for runs of this size and length, with the rounds that they take in the setting."""
     size, length = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
     local = np.asarray(np.nan if setting.local_steps is None else setting.local_steps, dtype=float)
     side, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
     step = np.nan if side is None or batch is None else np.asarray(side, float) * np.asarray(batch, float)
-    columns = {
-        k: np.asarray(v) for k, v in columns_of(law, setting, size, length, length / (step * local), local).items()
-    }
-    arrays = {name: np.asarray(value, dtype=float) for name, value in {**values, **law.fixed}.items()}
-    return np.asarray(np.exp(log_sum(law.bound_terms, arrays, columns, law.positive)), dtype=np.float64)
+    return columns_of(law, setting, size, length, length / (step * local), local)
 
 
 def columns_of(

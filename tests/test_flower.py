@@ -211,7 +211,7 @@ def test_bits_survive_flowers_records(here) -> None:
         "ids": torch.tensor([[1, 2], [3, 4]], dtype=torch.int32),
         "nothing": torch.zeros(0),
     }
-    back = flower._unpack(flower._pack(tensors), "cpu")
+    back = flower._unpack(flower._pack(tensors))
     assert list(back) == list(tensors)
     for name, tensor in tensors.items():
         assert back[name].dtype == tensor.dtype

@@ -40,6 +40,9 @@ Settings = Annotated[
 Fix = Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")]
 Target = Annotated[str, typer.Option(help="Column that the law explains.")]
 Robust = Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")]
+Beside = Annotated[
+    str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
+]
 Focus = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
@@ -119,6 +122,7 @@ def fit(
     share: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
     focus: Focus = 0.0,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
+    beside: Beside = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     column: Columns = None,
@@ -137,13 +141,14 @@ def fit(
         options["fixed"] = {name: number(value) for name, value in held.items()}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
-        passk = bool(asked.pop("passk", passk))
+        passk, beside = bool(asked.pop("passk", passk)), asked.pop("beside", beside)
         options, out = options | asked, out or answer
     names = columns_from(column)
     frame = load_runs(source, columns=names, sweep=sweep)
     result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
+    names_beside = _names_beside(beside, passk=passk)
     if passk:
-        result = result.with_link(load_counts(source))
+        result = result.with_link(load_counts(source), beside=names_beside)
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -160,6 +165,7 @@ def compare(
         str | None, typer.Option(help="Runs to hold out: a share, a column such as tokens, or 'tokens > 8e6'.")
     ] = None,
     passk: Annotated[bool, typer.Option("--passk", help="Predict pass@1 of the held-out runs too.")] = False,
+    beside: Beside = None,
     replicates: Annotated[
         str | None,
         typer.Option(help="Hold laws against the means of runs that agree in these columns: params,tokens_asked"),
@@ -186,8 +192,9 @@ def compare(
     laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
     options: dict[str, Any] = {} if holdout is None else {"holdout": number(holdout)}
+    names_beside = _names_beside(beside, passk=passk)
     if passk:
-        options["counts"] = load_counts(source)
+        options |= {"counts": load_counts(source), "beside": names_beside}
     if replicates:
         options["replicates"] = replicates.split(",")
     asked: dict[str, Any] = {"target": target, "robust": _width(robust), "focus": focus, "resamples": resamples}
@@ -286,7 +293,8 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed", "passk")
+    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed", "passk",
+               "beside")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:
@@ -294,6 +302,15 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     if "runs" not in asked:
         raise ConfigError(f'{path} names no runs; add a line such as runs = "../runs/pilot"')
     return path.parent / asked.pop("runs"), asked, path.with_suffix(".json")
+
+
+def _names_beside(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:
+    """Columns that count beside the loss: words with commas from the shell, a list from a question file."""
+    from scalefed.errors import ConfigError
+
+    if given and not passk:
+        raise ConfigError("--beside says what the link of --passk looks at beside the loss; give --passk too")
+    return tuple(given.split(",") if isinstance(given, str) else given or ())
 
 
 def _saved(source: Path) -> "Fit":

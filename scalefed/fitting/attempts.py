@@ -18,7 +18,7 @@ from scalefed.budgets import Budget
 from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.context import question
 from scalefed.fitting.link import pass_at_k
-from scalefed.fitting.planning import FitLike, attached_link, values_of
+from scalefed.fitting.planning import FitLike, attached_link, stacked_curves, values_of
 from scalefed.optimum import Optimum
 from scalefed.units import sampling_flops, train_flops
 
@@ -60,9 +60,11 @@ def optimal_size_with_attempts(
     _, setting, notes = question(fit.law, fit.runs, {**setting_words, "compute": compute})
     values = values_of(fit)
     rows = max(len(next(iter(values.values()))), len(link.replicates) + 1)
-    values = {name: np.concatenate([series[:1], np.resize(series[1:], rows - 1)]) for name, series in values.items()}
-    thetas = np.concatenate([link.curve.theta, np.resize(link.replicates.theta, (rows - 1, 5))])
-    curves = replace(link.curve, theta=thetas)
+    values = {
+        name: np.concatenate([series[:1], np.resize(series[1:] if len(series) > 1 else series, rows - 1)])
+        for name, series in values.items()
+    }
+    curves = stacked_curves(link, rows)
     train = float(train_flops(1, 1, trained=setting.trained_share))
     largest = np.log(compute_per_problem / sampling_flops(1, tokens_per_attempt))
     if largest < 0:
@@ -76,9 +78,11 @@ def optimal_size_with_attempts(
     def solved(log_params: Array) -> tuple[Array, Array]:
         """Pass@k and loss at (rows, points) log params."""
         size = np.exp(log_params)
-        found = optimum.evaluate(law, stacked, setting, params=size, tokens=compute / (train * size))
+        tokens = compute / (train * size)
+        found = optimum.evaluate(law, stacked, setting, params=size, tokens=tokens)
         k = np.exp(np.maximum(largest - log_params, 0.0))
-        return pass_at_k(curves, found, k), found
+        offset = curves.offset(optimum.columns_of_runs(law, setting, params=size, tokens=tokens))
+        return pass_at_k(curves, found, k, offset=offset), found
 
     low, high = np.zeros(rows), np.full(rows, largest)
     for _ in range(_REFINEMENTS):

@@ -4,9 +4,10 @@ The beta-binomial likelihood with its exact gradient and Hessian, for a batch of
 problems and runs at once. Counts are first reduced to cells (run, samples, correct) with a multiplicity, so the cost
 does not grow with the number of problems. Internal parameters, z being the standardised covariate::
 
-    mean = expit(t) shape(b0 + b1 z)        log spread = g0 + g1 z        theta = (b0, b1, t, g0, g1)
+    mean = expit(t) shape(b0 + b1 z + d . f)        log spread = g0 + g1 z        theta = (b0, b1, t, g0, g1, d)
 
-with shape(s) = 1 / (1 + exp(-s)) ("logistic") or exp(-exp(-s)) ("power": -log mean is a power law in what x is the
+f being what else of a run counts (see :class:`Beside`; nothing in the plain curve), and
+shape(s) = 1 / (1 + exp(-s)) ("logistic") or exp(-exp(-s)) ("power": -log mean is a power law in what x is the
 logarithm of, PassUntil's form).
 
 A weak normal prior (standard deviation 5; for the ceiling's logit 3 +- 1.5) keeps what the counts say nothing about
@@ -15,22 +16,70 @@ from running off; where the counts speak it is far below their weight.
 Source: beta-binomial likelihood, Skellam (1948).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma, expit, gammaln, logit
 
 from scalefed.errors import DataError
 
 Array = NDArray[np.float64]
 
-PRIOR_MEAN = np.array([0.0, 0.0, 3.0, 1.0, 0.0])
-PRIOR_SD = np.array([8.0, 8.0, 1.5, 5.0, 5.0])
+PLAIN = 5  # parameters of the plain curve
 LOG_SPREAD_LIMIT = 20.0
 SMALLEST_SHAPE = 1e-30
 _LEAST_EXCESS = 1e-30
+
+
+def prior(parameters: int) -> tuple[Array, Array]:
+    """Mean and standard deviation of the weak normal prior on ``theta``."""
+    rest = parameters - PLAIN
+    return np.array([0.0, 0.0, 3.0, 1.0, 0.0] + rest * [0.0]), np.array([8.0, 8.0, 1.5, 5.0, 5.0] + rest * [5.0])
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Columns of a run that count beside its covariate: their logs, or ``skew`` as it is, less a centre each."""
+
+    names: tuple[str, ...]
+    centers: tuple[float, ...]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> "Beside":
+        """All columns of a table, centred at its means.
+
+        Raises:
+            DataError: a column is not positive, or the same in every row.
+        """
+        plain = cls(tuple(map(str, table.columns)), (0.0,) * table.shape[1])
+        values = plain.features(table)
+        for name, column in zip(plain.names, values.T, strict=True):
+            if not np.ptp(column) > 0:
+                raise DataError(f"{name} is the same in every run, so it tells nothing; leave it out of beside")
+        return replace(plain, centers=tuple(map(float, values.mean(axis=0))))
+
+    def features(self, columns: Mapping[str, ArrayLike] | pd.DataFrame) -> Array:
+        """(..., q): the columns, broadcast by numpy's rules.
+
+        Raises:
+            DataError: a column is missing or not positive.
+        """
+        missing = [name for name in self.names if name not in columns]
+        if missing:
+            raise DataError(
+                f"this link looks at {', '.join(self.names)} beside the loss; give {', '.join(missing)} too, for "
+                f"example beside={{'{missing[0]}': ...}}"
+            )
+        found = []
+        for name, center in zip(self.names, self.centers, strict=True):
+            values = np.asarray(columns[name], dtype=float)
+            if not (np.isfinite(values) & ((values > 0) | ((name == "skew") & (values == 0)))).all():
+                raise DataError(f"{name} must be positive and finite, got {np.ravel(values)[:3]}")
+            found.append((values if name == "skew" else np.log(values)) - center)
+        return np.stack(np.broadcast_arrays(*found), axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +88,10 @@ class Curve:
 
     Attributes:
         center, scale: the covariate's position is standardised as z = (position - center) / scale.
-        theta: (b, 5) internal parameters, see the module's docstring.
+        theta: (b, 5 + q) internal parameters, see the module's docstring.
         mean: "logistic" or "power".
         floor: the position is the covariate itself if None, else the log of its excess over this.
+        beside: the q columns that count beside the covariate, or None.
     """
 
     center: float
@@ -49,6 +99,7 @@ class Curve:
     theta: Array
     mean: str = "logistic"
     floor: float | None = None
+    beside: Beside | None = None
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -57,26 +108,47 @@ class Curve:
         """Where the covariate lies on the curve's own axis; at or below the floor, far out at its end."""
         return position(x, self.floor)
 
+    def offset(self, columns: Mapping[str, ArrayLike] | pd.DataFrame | None) -> Array:
+        """What the columns add inside the mean's shape, one a curve and run: (b, n); zeros for a plain curve.
+
+        Args:
+            columns: (n,) each, or (b, n) where every curve has runs of its own.
+
+        Raises:
+            DataError: a column is missing or not positive.
+        """
+        if self.beside is None:
+            return np.zeros((len(self), 1))
+        features = np.atleast_2d(self.beside.features(columns if columns is not None else {}))
+        return np.asarray((self.theta[:, None, PLAIN:] * features).sum(-1))
+
+    def at(self, columns: Mapping[str, ArrayLike] | None) -> "Curve":
+        """The plain curves of runs with these columns, one number each."""
+        theta = self.theta[:, :PLAIN].copy()
+        theta[:, 0] += self.offset(columns)[:, 0]
+        return replace(self, theta=theta, beside=None)
+
     def parameters(self) -> Array:
-        """(b, 5): middle, slope, ceiling, spread, spread_slope, as the link's formula has them."""
-        b0, b1, t, g0, g1 = self.theta.T
+        """(b, 5 + q): middle, slope, ceiling, spread, spread_slope, as the link's formula has them, and d."""
+        b0, b1, t, g0, g1 = self.theta[:, :PLAIN].T
         flat = np.where(b1 == 0, np.finfo(float).tiny, b1)
         middle = self.center - b0 * self.scale / flat
         columns = [middle, -b1 / self.scale, expit(t), g0 - g1 * self.center / self.scale, g1 / self.scale]
-        return np.stack(columns, axis=1)
+        return np.concatenate([np.stack(columns, axis=1), self.theta[:, PLAIN:]], axis=1)
 
-    def shapes(self, x: Array, shift: Array | None = None) -> tuple[Array, Array]:
+    def shapes(self, x: Array, shift: Array | None = None, offset: Array | float = 0.0) -> tuple[Array, Array]:
         """The beta distribution's two parameters at x.
 
         Args:
             x: (..., n); broadcast against the batch, which is the first axis when there is more than one curve.
             shift: (b, 2, ...) added to the logit mean and the log spread, or None.
+            offset: from :meth:`offset`, with as many axes as x.
         """
         z = (self.position(x) - self.center) / self.scale
-        b0, b1, t, g0, g1 = (column.reshape((-1,) + (1,) * (z.ndim - 1)) for column in self.theta.T)
+        b0, b1, t, g0, g1 = (column.reshape((-1,) + (1,) * (z.ndim - 1)) for column in self.theta[:, :PLAIN].T)
         if len(self.theta) == 1:
             b0, b1, t, g0, g1 = (float(column.item()) for column in (b0, b1, t, g0, g1))
-        mean, log_spread = expit(t) * mean_shape(self.mean, b0 + b1 * z)[0], g0 + g1 * z
+        mean, log_spread = expit(t) * mean_shape(self.mean, b0 + b1 * z + offset)[0], g0 + g1 * z
         if shift is not None:
             mean, log_spread = expit(logit(mean) + shift[:, 0]), log_spread + shift[:, 1]
         spread = np.exp(np.clip(log_spread, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT))
@@ -145,7 +217,7 @@ class Cells:
 
     Attributes:
         run, samples, correct: (u,) of each cell; ``starts`` (r,) the first cell of each run.
-        z: (r,) standardised covariate of each run.
+        z: (r,) standardised covariate of each run; ``beside`` (r, q) what else of it counts.
         row_cell, row_run, row_task: (rows,) the cell, run and task of each row of the table.
         run_ids: (r,) names; tasks: how many different problems.
     """
@@ -155,6 +227,7 @@ class Cells:
     correct: Array
     starts: NDArray[np.intp]
     z: Array
+    beside: Array
     row_cell: NDArray[np.intp]
     row_run: NDArray[np.intp]
     row_task: NDArray[np.intp]
@@ -162,8 +235,8 @@ class Cells:
     tasks: int
 
     @classmethod
-    def build(cls, counts: pd.DataFrame, z: pd.Series) -> "Cells":
-        """From a validated table (run_id, task_id, samples, correct) and the covariate by run."""
+    def build(cls, counts: pd.DataFrame, z: pd.Series, beside: pd.DataFrame | None = None) -> "Cells":
+        """From a validated table (run_id, task_id, samples, correct), the covariate and the features by run."""
         row_run, run_ids = pd.factorize(counts["run_id"], sort=True)
         row_task, tasks = pd.factorize(counts["task_id"], sort=True)
         key = np.stack([row_run, counts["samples"], counts["correct"]], axis=1).astype(np.int64)
@@ -175,6 +248,7 @@ class Cells:
             correct=cells[:, 2].astype(float),
             starts=starts.astype(np.intp),
             z=z.loc[list(run_ids)].to_numpy(float),
+            beside=np.zeros((len(run_ids), 0)) if beside is None else beside.loc[list(run_ids)].to_numpy(float),
             row_cell=row_cell.reshape(-1).astype(np.intp),
             row_run=row_run.astype(np.intp),
             row_task=row_task.astype(np.intp),
@@ -198,7 +272,7 @@ def run_derivatives(
     """Log-likelihood and its derivatives in (logit mean, ceiling logit, log spread), run by run.
 
     Args:
-        theta: (t, 5) with t = 1 or b.
+        theta: (t, 5 + q) with t = 1 or b.
         cells: the counts.
         many: (b, u) multiplicities.
         mean: the shape of the mean curve.
@@ -208,7 +282,8 @@ def run_derivatives(
     Returns:
         (b,) log-likelihood, (b, r, 3) gradient, (b, r, 3, 3) Hessian.
     """
-    s, w = theta[:, :1] + theta[:, 1:2] * cells.z, theta[:, 3:4] + theta[:, 4:5] * cells.z
+    s = theta[:, :1] + theta[:, 1:2] * cells.z + theta[:, PLAIN:] @ cells.beside.T
+    w = theta[:, 3:4] + theta[:, 4:5] * cells.z
     if shift is not None:
         s, w = s + shift[:, 0], w + shift[:, 1]
     w = np.clip(w, -LOG_SPREAD_LIMIT, LOG_SPREAD_LIMIT)
@@ -254,11 +329,12 @@ def run_derivatives(
 
 
 def _assemble(cells: Cells, gradient: Array, hessian: Array | None) -> tuple[Array, Array]:
-    """From per-run derivatives in three quantities to derivatives in the five parameters."""
-    basis = np.zeros((len(cells.z), 3, 5))
+    """From per-run derivatives in three quantities to derivatives in the parameters."""
+    basis = np.zeros((len(cells.z), 3, PLAIN + cells.beside.shape[1]))
     basis[:, 0, 0] = basis[:, 1, 2] = basis[:, 2, 3] = 1.0
     basis[:, 0, 1] = basis[:, 2, 4] = cells.z
-    flat = gradient.reshape(len(gradient), -1) @ basis.reshape(-1, 5)
+    basis[:, 0, PLAIN:] = cells.beside
+    flat = gradient.reshape(len(gradient), -1) @ basis.reshape(-1, basis.shape[-1])
     if hessian is None:
         return flat, np.empty(0)
     return flat, np.einsum("rip,brij,rjq->bpq", basis, hessian, basis, optimize=True)
@@ -266,7 +342,7 @@ def _assemble(cells: Cells, gradient: Array, hessian: Array | None) -> tuple[Arr
 
 @dataclass(frozen=True, slots=True)
 class Maximum:
-    """The best curves of a batch: theta (b, 5), value (b,), hessian (b, 5, 5), converged (b,)."""
+    """The best curves of a batch of p parameters: theta (b, p), value (b,), hessian (b, p, p), converged (b,)."""
 
     theta: Array
     value: Array
@@ -275,13 +351,14 @@ class Maximum:
 
 
 def objective(theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool) -> tuple[Array, Array, Array]:
-    """(b,) log-likelihood and log prior, (b, 5) gradient, (b, 5, 5) Hessian; arguments as in run_derivatives."""
+    """(b,) log-likelihood and log prior, (b, p) gradient, (b, p, p) Hessian; arguments as in run_derivatives."""
     value, per_run, second = run_derivatives(theta, cells, many, mean, hessian=hessian)
-    away = (theta - PRIOR_MEAN) / PRIOR_SD
+    middle, sd = prior(theta.shape[1])
+    away = (theta - middle) / sd
     gradient, full = _assemble(cells, per_run, second if hessian else None)
     if hessian:
-        full = full - np.diag(PRIOR_SD**-2.0)
-    return value - 0.5 * (away**2).sum(-1), gradient - away / PRIOR_SD, full
+        full = full - np.diag(sd**-2.0)
+    return value - 0.5 * (away**2).sum(-1), gradient - away / sd, full
 
 
 def maximise(
@@ -291,14 +368,14 @@ def maximise(
 
     Args:
         cells: the counts.
-        starts: (b, 5).
+        starts: (b, p).
         many: (b, u) or (1, u) multiplicities.
         mean: the shape of the mean curve.
         iterations: at most this many.
         tolerance: stop when the Newton decrement (twice the gain still expected) is below this.
     """
-    count = len(starts)
-    best = Maximum(starts.astype(float), np.empty(count), np.empty((count, 5, 5)), np.zeros(count, bool))
+    count, size = starts.shape
+    best = Maximum(starts.astype(float), np.empty(count), np.empty((count, size, size)), np.zeros(count, bool))
     rows, damping = np.arange(count), np.full(count, 1e-3)
     theta, many = starts.astype(float), np.broadcast_to(many, (count, many.shape[1]))
     value, gradient, hessian = objective(theta, cells, many, mean, hessian=True)
@@ -327,7 +404,7 @@ def _newton_step(gradient: Array, hessian: Array, damping: Array) -> Array:
     scale = np.abs(np.einsum("bii->bi", curvature)) + 1e-12
     least = np.linalg.eigvalsh(curvature / np.sqrt(scale[:, :, None] * scale[:, None])).min(-1)
     lift = damping + 1.1 * np.maximum(1e-8 - least, 0)
-    damped = curvature + (scale * lift[:, None])[:, :, None] * np.eye(5)
+    damped = curvature + (scale * lift[:, None])[:, :, None] * np.eye(scale.shape[1])
     step: Array = np.linalg.solve(damped, gradient[..., None])[..., 0]
     return step
 

@@ -20,6 +20,7 @@ def compare(
     holdout: Any = None,
     level: float = 0.9,
     counts: pd.DataFrame | None = None,
+    beside: Sequence[str] = (),
     replicates: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row a fit: how well each law, refitted without the held-out runs, predicts them.
@@ -36,6 +37,7 @@ def compare(
         level: coverage of the bands whose hits are counted.
         counts: success counts by run and problem (``run_id, task_id, samples, correct``, from :func:`load_counts`);
             then each law's predicted losses are also turned into pass@1, by a link fitted to the training runs.
+        beside: columns that this link looks at beside the loss, of those that each law has.
         replicates: columns in which runs agree that differ by chance alone, such as ``["params", "tokens_asked",
             "clients_per_round", "concentration"]`` for several seeds; then the laws are also held against the
             geometric means of such runs.
@@ -70,7 +72,7 @@ def compare(
             means = found.errors_of_means(replicates)
             rows[label] |= {"mean_error": float(np.median(np.abs(means))), "means": len(means)}
         if counts is not None:
-            rows[label] |= _passes(f, found, train, held, counts)
+            rows[label] |= _passes(f, found, train, held, counts, beside)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["weight"] = stack(fits, runs, train, held, columns=columns, least=least)
     return table
@@ -96,22 +98,24 @@ def _row(f: Fit, runs: pd.DataFrame, found: Prediction) -> dict[str, Any]:
 
 
 def _passes(
-    f: Fit, found: Prediction, train: pd.DataFrame, held: pd.DataFrame, counts: pd.DataFrame
+    f: Fit, found: Prediction, train: pd.DataFrame, held: pd.DataFrame, counts: pd.DataFrame, beside: Sequence[str]
 ) -> dict[str, float]:
     """Pass@1 of the held-out runs from their predicted losses, with the losses' own uncertainty in the band."""
-    link = link_runs(f.law, train, f.target, counts, resamples=200, seed=f.seed)
+    beside = [name for name in beside if name in f.law.columns]
+    link = link_runs(f.law, train, f.target, counts, beside=beside, resamples=200, seed=f.seed)
     if "run_id" not in held.columns:
         raise DataError("the held-out runs need run_id, which says whose success counts these are")
     rows = np.flatnonzero(held.loc[found.runs.index, "run_id"].isin(counts["run_id"]))
     if not len(rows):
         raise DataError("none of the held-out runs has success counts; load_counts reads those of a folder of runs")
-    band = found.band.iloc[rows]
+    band, others = found.band.iloc[rows], found.runs.iloc[rows]
     centre = np.log(band["estimate"].to_numpy(dtype=float))
     ends = np.log(band[["low", "high"]].to_numpy(dtype=float))
     shares = (np.arange(len(link.replicates)) + 0.5) / len(link.replicates)
     draws = np.exp(centre + _spread(shares, found.level)[:, None] * np.nan_to_num(ends[:, 1] - ends[:, 0]) / 2)
-    low, high = np.quantile(link.draw(draws, 1)[:, :, 0], [(1 - found.level) / 2, (1 + found.level) / 2], axis=0)
-    estimate = link.predict(np.exp(centre), 1)["estimate"].to_numpy(dtype=float)
+    passes, tail = link.draw(draws, 1, beside=others)[:, :, 0], (1 - found.level) / 2
+    low, high = np.quantile(passes, [tail, 1 - tail], axis=0)
+    estimate = link.predict(np.exp(centre), 1, beside=others)["estimate"].to_numpy(dtype=float)
     ids = held.loc[found.runs.index[rows], "run_id"]
     observed = rates(counts[counts["run_id"].isin(ids)], [1])[1].loc[list(ids)].to_numpy(dtype=float)
     return {

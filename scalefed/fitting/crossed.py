@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from scalefed.fitting.betabinomial import Cells, Maximum, maximise, mean_shape, run_derivatives
+from scalefed.fitting.betabinomial import PLAIN, Cells, Maximum, maximise, mean_shape, run_derivatives
 
 Array = NDArray[np.float64]
 
@@ -33,7 +33,7 @@ def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logis
 
 
 def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
-    """(5, 5) map that takes deviations of crossed bootstrap replicates to the two-way clustered covariance.
+    """(p, p) map that takes deviations of crossed bootstrap replicates to the two-way clustered covariance.
 
     Crossed weights count the noise of single cells three times (Owen 2007); the clustered covariance, runs + problems
     - cells (Cameron, Gelbach and Miller 2011), counts it once. To first order both are known, so replicates keep
@@ -45,6 +45,7 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
         correct=cells.correct,
         starts=np.arange(len(cells.run)),
         z=cells.z[cells.run],
+        beside=cells.beside[cells.run],
         row_cell=cells.row_cell,
         row_run=cells.row_run,
         row_task=cells.row_task,
@@ -53,10 +54,12 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
     )
     _, gradient, _ = run_derivatives(best.theta, alone, np.ones((1, len(cells.run))), mean, hessian=False)
     g, z = gradient[0], alone.z
-    scores = np.stack([g[:, 0], g[:, 0] * z, g[:, 1], g[:, 2], g[:, 2] * z], axis=1)[cells.row_cell]
+    plain = np.stack([g[:, 0], g[:, 0] * z, g[:, 1], g[:, 2], g[:, 2] * z], axis=1)
+    scores = np.concatenate([plain, g[:, :1] * alone.beside], axis=1)[cells.row_cell]
+    size = scores.shape[1]
 
     def meat(group: NDArray[np.intp], count: int) -> Array:
-        summed = np.zeros((count, 5))
+        summed = np.zeros((count, size))
         np.add.at(summed, group, scores)
         found: Array = summed.T @ summed * (count / max(count - 1, 1))
         return found
@@ -65,11 +68,11 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
     crossed = meat(cells.row_run, len(cells.run_ids)) + meat(cells.row_task, cells.tasks)
     bread = np.linalg.inv(-best.hessian[0])
     # in coordinates where the cells' own covariance is the identity, nothing is smaller than it
-    root = np.linalg.cholesky(bread @ single @ bread + 1e-12 * np.eye(5) * np.trace(bread))
+    root = np.linalg.cholesky(bread @ single @ bread + 1e-12 * np.eye(size) * np.trace(bread))
     inverse = np.linalg.inv(root)
     values, vectors = np.linalg.eigh(inverse @ bread @ (crossed - single) @ bread @ inverse.T)
     target = (root @ vectors) * np.sqrt(np.maximum(values, 1.0))
-    drawn = np.linalg.cholesky(bread @ (crossed + single) @ bread + 1e-12 * np.eye(5) * np.trace(bread))
+    drawn = np.linalg.cholesky(bread @ (crossed + single) @ bread + 1e-12 * np.eye(size) * np.trace(bread))
     # of the square roots of the target, the one closest to the replicates' own
     left, _, right = np.linalg.svd(target.T @ np.linalg.inv(drawn).T)
     shrink: Array = target @ (left @ right) @ np.linalg.inv(drawn)
@@ -83,14 +86,16 @@ def newton_offsets(
 
     Args:
         cells: the counts.
-        theta: (5,) the curve.
+        theta: (5 + q,) the curve.
         mean: the shape of its mean.
         prior_sd: standard deviation of the prior.
         steps: Newton steps.
     """
-    b0, b1, t, g0, g1 = theta
-    centre = np.stack([logit(expit(t) * mean_shape(mean, b0 + b1 * cells.z)[0]), g0 + g1 * cells.z], axis=1)
-    free = np.array([[0.0, 0.0, _NO_CEILING, 0.0, 0.0]])
+    b0, b1, t, g0, g1 = theta[:PLAIN]
+    inside = b0 + b1 * cells.z + cells.beside @ theta[PLAIN:]
+    centre = np.stack([logit(expit(t) * mean_shape(mean, inside)[0]), g0 + g1 * cells.z], axis=1)
+    free = np.zeros((1, len(theta)))
+    free[0, 2] = _NO_CEILING
     pick = np.ix_([0, 2], [0, 2])
     offsets, many = np.zeros((len(cells.z), 2)), cells.multiplicity()
     for _ in range(steps):

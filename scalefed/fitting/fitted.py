@@ -1,7 +1,7 @@
 """What does a fitted law say? A :class:`Fit`: parameters, intervals, predictions, optimal size, saved and shown."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
@@ -232,20 +232,25 @@ class Fit:
 
         return region(self, **question)
 
-    def with_link(self, link: "Link | pd.DataFrame") -> "Fit":
+    def with_link(self, link: "Link | pd.DataFrame", *, beside: Sequence[str] = ()) -> "Fit":
         """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too.
 
         Args:
             link: from :func:`fit_link`, or the success counts of the fitted runs (:func:`load_counts`), to which one is
                 fitted.
+            beside: for counts, columns of the law that count beside the loss, such as tokens, params and skew: whether
+                they do, :func:`scalefed.fitting.effects.at_equal_loss` tells.
 
         Raises:
             DataError: none of the runs has counts.
+            ConfigError: a column that the law does not have, or columns with a link that is already made.
         """
         from scalefed.fitting.link import link_runs
 
         if isinstance(link, pd.DataFrame):
-            link = link_runs(self.law, self.runs, self.target, link, seed=self.seed)
+            link = link_runs(self.law, self.runs, self.target, link, beside=beside, seed=self.seed)
+        elif beside:
+            raise ConfigError("beside goes with success counts; a Link already has what it looks at")
         return replace(self, link=link)
 
     def _must_be_identified(self, what: str) -> None:

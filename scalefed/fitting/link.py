@@ -9,7 +9,10 @@ covariate x of the run, its loss (fitted or measured) or any other number such a
     rate ~ Beta(mu nu, (1 - mu) nu)          correct ~ Binomial(samples, rate)
     pass@k(x) = 1 - B(mu nu, (1 - mu) nu + k) / B(mu nu, (1 - mu) nu)
 
-so pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. For a loss, x is the
+What else of a run counts at equal loss may stand beside it: ``beside=["tokens", "params", "skew"]`` adds a multiple of
+the log of each (of skew as it is) to ``-slope (x - middle)``.
+
+So pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. For a loss, x is the
 log of its excess over a floor where that is likelier: near the entropy of the text success rises much faster than along
 the loss itself. Replacing the spread by a single rate, ``1 - (1 - mu)^k``, over-states pass@k (Jensen). Beyond the runs
 the intervals also hold the curve's own error, as large as holding out the outermost runs at that end finds it.
@@ -19,7 +22,7 @@ for the power form; the likelihood instead of least squares on pass@k, and the i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,14 +30,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from scalefed.errors import DataError, FitError
-from scalefed.fitting.betabinomial import (
-    PRIOR_MEAN,
-    PRIOR_SD,
-    Curve,
-    check_counts,
-    failure,
-)
+from scalefed.errors import ConfigError, DataError, FitError, nearest
+from scalefed.fitting.betabinomial import Beside, Curve, check_counts, failure, prior
 from scalefed.fitting.crossed import newton_offsets, replicate, two_way_shrinkage
 from scalefed.fitting.linkfit import discrepancy, likeliest
 from scalefed.fitting.starts import quasi_random
@@ -83,16 +80,24 @@ class Link:
     def __repr__(self) -> str:
         shape, floor = f"{self.runs} runs x {self.problems} problems, {self.curve.mean} mean", self.curve.floor
         axis = self.covariate if floor is None else f"log({self.covariate} - {floor:.4g})"
-        return f"<Link from {axis} to pass@k: {shape}, {self.status}>"
+        others = f", {', '.join(self.curve.beside.names)}" if self.curve.beside else ""
+        return f"<Link from {axis}{others} to pass@k: {shape}, {self.status}>"
 
     def predict(
-        self, loss: ArrayLike, k: Sequence[int] | int = (1, 10, 100), *, level: float = 0.9, new_run: bool = True
+        self,
+        loss: ArrayLike,
+        k: Sequence[int] | int = (1, 10, 100),
+        *,
+        beside: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
+        level: float = 0.9,
+        new_run: bool = True,
     ) -> pd.DataFrame:
         """Pass@k at a loss: columns loss, k, estimate, low, high.
 
         Args:
             loss: scalar or (n,) values of the covariate.
             k: samples a problem may take.
+            beside: the columns that this link looks at beside the covariate, numbers or (n,) each.
             level: coverage of the interval.
             new_run: True (default) for the interval of one new run measured on problems like these; False for the
                 interval of the curve alone.
@@ -103,8 +108,8 @@ class Link:
         x, ks = np.atleast_1d(np.asarray(loss, float)), np.atleast_1d(np.asarray(k, float))
         if np.any(ks < 1) or not np.all(np.isfinite(x)):
             raise DataError(f"k must be at least 1 and {self.covariate} finite, got k={ks}, {self.covariate}={x}")
-        estimate = pass_at_k(self.curve, x[:, None], ks)
-        draws = self.draw(x, ks, new_run=new_run)
+        estimate = pass_at_k(self.curve, x[:, None], ks, offset=self.curve.offset(beside)[0][:, None])
+        draws = self.draw(x, ks, beside=beside, new_run=new_run)
         tail = 50 * (1 - level)
         low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
         return pd.DataFrame(
@@ -117,8 +122,15 @@ class Link:
             }
         )
 
-    def draw(self, loss: ArrayLike, k: ArrayLike, *, new_run: bool = True) -> Array:
-        """(b, n, len(k)) plausible values of pass@k, one a replicate; ``loss`` may be (n,) or (b, n)."""
+    def draw(
+        self,
+        loss: ArrayLike,
+        k: ArrayLike,
+        *,
+        beside: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
+        new_run: bool = True,
+    ) -> Array:
+        """(b, n, len(k)) plausible values of pass@k, one a replicate; ``loss`` and ``beside`` may be (n,) or (b, n)."""
         x = np.asarray(loss, float)
         x = np.broadcast_to(x, (len(self.replicates), x.shape[-1])) if x.ndim == 2 else x[None]
         model = stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2))
@@ -128,7 +140,8 @@ class Link:
             stream = rng(self.seed, "link-scatter")
             single = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
             shift = shift + (single * stream.choice([-1.0, 1.0], size=(len(shift), 1)))[:, :, None]
-        return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[..., None])
+        offset = self.replicates.offset(beside)[:, :, None]
+        return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[..., None], offset)
 
     def beyond(self, loss: ArrayLike) -> Array:
         """How far beyond the runs the covariate lies on the curve's axis, in spans of the runs; 0 among them."""
@@ -138,13 +151,13 @@ class Link:
         )
         return np.asarray(np.maximum(np.maximum(x - high, low - x), 0.0) / max(high - low, 1e-300))
 
-    def inverse(self, target: float, *, k: int = 1) -> float:
-        """The covariate at which pass@k reaches ``target``.
+    def inverse(self, target: float, *, k: int = 1, beside: Mapping[str, float] | None = None) -> float:
+        """The covariate at which pass@k reaches ``target``, for a run with these columns beside it.
 
         Raises:
             FitError: if the curve never reaches it; the message gives the ceiling.
         """
-        return float(inverse(self.curve, target, k)[0])
+        return float(inverse(self.curve.at(beside), target, k)[0])
 
     def summary(self) -> pd.DataFrame:
         """One row a parameter of the formula in the module's docstring: estimate, std_error, low, high (95%)."""
@@ -153,7 +166,8 @@ class Link:
         # a scale that ratios of replicates cannot blow up: half the distance between the 16th and 84th percentile
         std = np.subtract(*np.percentile(draws, [84.13, 15.87], axis=0)) / 2
         table = {"estimate": estimate, "std_error": std, "low": low, "high": high}
-        return pd.DataFrame(table, index=pd.Index(NAMES, name="parameter"))
+        names = (*NAMES, *(self.curve.beside.names if self.curve.beside else ()))
+        return pd.DataFrame(table, index=pd.Index(names, name="parameter"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers, for a file; :meth:`from_json` reads them back."""
@@ -163,6 +177,7 @@ class Link:
             "scale": self.curve.scale,
             "mean": self.curve.mean,
             "floor": self.curve.floor,
+            "beside": dict(zip(*asdict(self.curve.beside).values(), strict=True)) if self.curve.beside else {},
             "theta": self.curve.theta[0].tolist(),
             "replicates": self.replicates.theta.tolist(),
             "scatter": self.scatter.tolist(),
@@ -186,7 +201,9 @@ class Link:
         """
         try:
             center, scale, mean = float(data["center"]), float(data["scale"]), str(data["mean"])
-            curve = Curve(center, scale, np.array([data["theta"]], float), mean, data.get("floor"))
+            others: dict[str, float] = data.get("beside", {})
+            beside = Beside(tuple(others), tuple(others.values())) if others else None
+            curve = Curve(center, scale, np.array([data["theta"]], float), mean, data.get("floor"), beside)
             return cls(
                 covariate=data["covariate"],
                 curve=curve,
@@ -213,6 +230,7 @@ def fit_link(
     covariate: str = "loss",
     mean: str = "auto",
     floor: float | str | None = "auto",
+    beside: pd.DataFrame | None = None,
     resamples: int = 400,
     seed: int = 0,
 ) -> Link:
@@ -225,28 +243,30 @@ def fit_link(
         mean: the shape of the mean curve, "logistic" or "power"; "auto" takes the likelier of the two.
         floor: x is the log of the covariate's excess over this number, or the covariate itself if None; "auto" takes
             the likelier for a loss, and None for any other covariate.
+        beside: what else of a run counts, by run_id: columns such as tokens, params or skew.
         resamples: bootstrap replicates, problems and runs both reweighted.
         seed: of the replicates.
 
     Raises:
         ConfigError: an unknown mean, or a floor that is no number below the covariates.
-        DataError: impossible counts, or runs without a covariate.
+        DataError: impossible counts, runs without a covariate, or columns beside it that cannot be used.
         FitError: fewer than three different values of the covariate, or no success at all.
     """
     check_counts(counts)
     x = _covariate(counts, losses, covariate)
     if floor == "auto" and covariate != "loss":
         floor = None
-    found = likeliest(counts, x, mean, floor)
+    others, features = _beside(beside, x)
+    found = likeliest(counts, x, mean, floor, features)
     cells, best, mean = found.cells, found.best, found.mean
-    curve = Curve(found.center, found.scale, best.theta, mean, found.floor)
-    own_error, held_out = discrepancy(counts, found.z, mean)
+    curve = Curve(found.center, found.scale, best.theta, mean, found.floor, others)
+    own_error, held_out = discrepancy(counts, found.z, mean, features)
     stream = rng(seed, "link-bootstrap")
     of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
     of_task = stream.exponential(size=(resamples, cells.tasks))
     refits = replicate(cells, best, of_run[:, cells.row_run] * of_task[:, cells.row_task], mean=mean)
     moved = best.theta + (refits.theta - best.theta) @ two_way_shrinkage(cells, best, mean).T
-    runs = len(cells.run_ids)
+    runs, (middle, sd) = len(cells.run_ids), prior(best.theta.shape[1])
     return Link(
         covariate=covariate,
         curve=curve,
@@ -258,13 +278,15 @@ def fit_link(
         runs=runs,
         problems=cells.tasks,
         unconverged=int((~refits.converged).sum()),
-        log_likelihood=float(best.value[0] + 0.5 * (((best.theta[0] - PRIOR_MEAN) / PRIOR_SD) ** 2).sum()),
-        status=_status(best.hessian[0], held_out),
+        log_likelihood=float(best.value[0] + 0.5 * (((best.theta[0] - middle) / sd) ** 2).sum()),
+        status=_status(best.hessian[0], held_out, (*NAMES, *(others.names if others else ()))),
         seed=seed,
     )
 
 
-def link_runs(law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, **options: Any) -> Link:
+def link_runs(
+    law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, *, beside: Sequence[str] = (), **options: Any
+) -> Link:
     """The link from the losses of these runs to their success counts; runs without counts are left out.
 
     Its floor is the law's E where that is held at a known value below all losses.
@@ -274,24 +296,30 @@ def link_runs(law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, *
         runs: with columns run_id and the target.
         target: the column with the losses.
         counts: as for :func:`fit_link`.
+        beside: columns of the law that count beside the loss.
         options: resamples and seed, as for :func:`fit_link`.
 
     Raises:
         DataError: the runs have no run_id, or none of them has counts.
+        ConfigError: a column beside the loss that the law does not have, so that no plan could say it.
     """
+    for name in beside:
+        if name not in law.columns:
+            raise ConfigError(f"{law.name!r} has no column {name!r} to look at; {nearest(name, law.columns)}")
     if "run_id" not in runs.columns:
         raise DataError("the runs need run_id, which says whose success counts these are")
     counts = counts[counts["run_id"].isin(runs["run_id"])]
     if not len(counts):
         raise DataError("none of the runs has success counts; load_counts reads those of a folder of runs")
-    losses = runs[runs["run_id"].isin(counts["run_id"])].set_index("run_id")[target]
+    table = runs[runs["run_id"].isin(counts["run_id"])].set_index("run_id")
+    losses, others = table[target], table[list(beside)] if beside else None
     floor = law.fixed.get("E", np.inf)
-    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", **options)
+    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", beside=others, **options)
 
 
-def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None) -> Array:
+def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None, offset: Array | float = 0.0) -> Array:
     """Pass@k of a batch of curves at x, both broadcast; the formula of the module's docstring."""
-    a, b = curve.shapes(x, shift)
+    a, b = curve.shapes(x, shift, offset)
     return 1.0 - failure(a, b, k)
 
 
@@ -320,6 +348,18 @@ def inverse(curve: Curve, target: float, k: int = 1) -> Array:
     return np.asarray(np.where(crosses, found, np.nan))
 
 
+def _beside(table: pd.DataFrame | None, x: pd.Series) -> tuple[Beside | None, pd.DataFrame | None]:
+    """The columns beside the covariate, and their features by run."""
+    if table is None or not table.shape[1]:
+        return None, None
+    missing = [run for run in x.index if run not in table.index]
+    if missing:
+        raise DataError(f"no {', '.join(map(str, table.columns))} for {len(missing)} runs, first {missing[0]!r}")
+    own = table.loc[list(x.index)]
+    beside = Beside.of(own)
+    return beside, pd.DataFrame(beside.features(own), index=own.index)
+
+
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
@@ -341,9 +381,9 @@ def _covariate(counts: pd.DataFrame, losses: Mapping[str, float] | pd.Series, na
     return x
 
 
-def _status(hessian: Array, held_out: int) -> str:
+def _status(hessian: Array, held_out: int, names: Sequence[str]) -> str:
     spread = np.sqrt(np.diag(np.linalg.pinv(-hessian)))
-    loose = [name for name, sd, prior in zip(NAMES, spread, PRIOR_SD, strict=True) if sd > 0.8 * prior]
+    loose = [name for name, sd, prior in zip(names, spread, prior(len(names))[1], strict=True) if sd > 0.8 * prior]
     words = [f"not determined by these counts: {', '.join(loose)} (held by a weak prior)"] if loose else []
     if not held_out:
         words.append("too few runs to hold any out: the curve's own error beyond them is a guess, not measured")

@@ -28,7 +28,7 @@ _FEWEST = 3
 _SHARES = (1 / 6, 1 / 3)
 
 
-def discrepancy(counts: pd.DataFrame, z: pd.Series, mean: str) -> tuple[Array, int]:
+def discrepancy(counts: pd.DataFrame, z: pd.Series, mean: str, beside: pd.DataFrame | None = None) -> tuple[Array, int]:
     """Standard deviation of the curve's own error one whole span of the runs beyond them, and the runs behind it.
 
     At either end, the outermost sixth and third of the runs are held out in turn, at least one and two; squared misses
@@ -38,16 +38,19 @@ def discrepancy(counts: pd.DataFrame, z: pd.Series, mean: str) -> tuple[Array, i
         counts: run_id, task_id, samples, correct.
         z: standardised covariate by run.
         mean: the shape of the mean curve.
+        beside: features by run, or None.
 
     Returns:
         (2, 2) for the low and the high end, in logit mean and log spread, :data:`UNKNOWN` where nothing could be held
         out; and how many runs could be, at the end with fewer.
     """
-    ends = [_at_one_end(counts, z, mean, high=high) for high in (False, True)]
+    ends = [_at_one_end(counts, z, mean, beside, high=high) for high in (False, True)]
     return np.stack([error for error, _ in ends]), min(count for _, count in ends)
 
 
-def _at_one_end(counts: pd.DataFrame, z: pd.Series, mean: str, *, high: bool) -> tuple[Array, int]:
+def _at_one_end(
+    counts: pd.DataFrame, z: pd.Series, mean: str, beside: pd.DataFrame | None, *, high: bool
+) -> tuple[Array, int]:
     order = z.sort_values(ascending=high).index
     sizes = {max(least, round(share * len(order))) for least, share in enumerate(_SHARES, start=1)}
     found, most = [], 0
@@ -55,10 +58,10 @@ def _at_one_end(counts: pd.DataFrame, z: pd.Series, mean: str, *, high: bool) ->
         inside, outside = order[:-size], order[-size:]
         if len(inside) < _FEWEST or z[inside].nunique() < _FEWEST:
             continue
-        cells = Cells.build(counts[counts["run_id"].isin(inside)], z)
+        cells = Cells.build(counts[counts["run_id"].isin(inside)], z, beside)
         if not cells.correct.any():
             continue
-        held = Cells.build(counts[counts["run_id"].isin(outside)], z)
+        held = Cells.build(counts[counts["run_id"].isin(outside)], z, beside)
         own = best_curve(cells, mean)[1].theta[0]
         missed = newton_offsets(held, own, mean=mean)
         noise = np.mean(newton_offsets(cells, own, mean=mean) ** 2, axis=0)
@@ -85,7 +88,9 @@ class Fitted:
     best: Maximum
 
 
-def likeliest(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | str | None) -> Fitted:
+def likeliest(
+    counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | str | None, beside: pd.DataFrame | None = None
+) -> Fitted:
     """The curve on the covariate itself or on the log of its excess over a floor.
 
     Args:
@@ -95,17 +100,18 @@ def likeliest(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | str 
         floor: a number below all x, None for the covariate itself, or "auto": of some floors between 0 and half the
             least x (a nearer one is a guess that the next better run may refute) the likeliest, if it is likelier than
             none by more than :data:`_MARGIN`.
+        beside: features by run, or None.
 
     Raises:
         ConfigError: a floor that is no number below the covariates.
     """
     if floor != "auto":
-        return _fitted(counts, x, mean, _checked(floor, x))
-    none = _fitted(counts, x, mean, None)
+        return _fitted(counts, x, mean, _checked(floor, x), beside)
+    none = _fitted(counts, x, mean, None, beside)
     least = float(x.min())
     if least <= 0:
         return none
-    tried = [_fitted(counts, x, mean, share * least) for share in _FLOORS]
+    tried = [_fitted(counts, x, mean, share * least, beside) for share in _FLOORS]
     top = max(tried, key=lambda one: float(one.best.value[0]))
     return top if top.best.value[0] > none.best.value[0] + _MARGIN else none
 
@@ -117,11 +123,11 @@ def _checked(floor: float | str | None, x: pd.Series) -> float | None:
     raise ConfigError(f"floor must be 'auto', None or a number below the least covariate {x.min():g}, got {floor!r}")
 
 
-def _fitted(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | None) -> Fitted:
+def _fitted(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | None, beside: pd.DataFrame | None) -> Fitted:
     place = pd.Series(position(x.to_numpy(), floor), index=x.index)
     center, scale = float(place.mean()), float(place.std(ddof=0))
     z = (place - center) / scale
-    cells = Cells.build(counts, z)
+    cells = Cells.build(counts, z, beside)
     shape, best = best_curve(cells, mean)
     return Fitted(floor, center, scale, z, shape, cells, best)
 
@@ -149,10 +155,11 @@ def best_curve(cells: Cells, mean: str) -> tuple[str, Maximum]:
 
 
 def _starts(cells: Cells, mean: str) -> Array:
-    """(8, 5) starts: the mean by a line through smoothed logits, the spread and the ceiling from a small grid."""
+    """(8, p) starts: the mean by a line through smoothed logits, the spread and the ceiling from a small grid."""
     total = cells.by_run(cells.multiplicity()[0] * cells.samples)
     solved = cells.by_run(cells.multiplicity()[0] * cells.correct)
     rate = (solved + 0.5) / (total + 1.0)
     slope, level = np.polyfit(cells.z, logit(rate) if mean == "logistic" else -np.log(-np.log(rate)), 1)
     grid = [(t, g) for t in (0.0, 3.0) for g in (-1.0, 0.5, 2.0, 4.0)]
-    return np.array([[level, slope, t, g, 0.0] for t, g in grid])
+    nothing = [0.0] * cells.beside.shape[1]
+    return np.array([[level, slope, t, g, 0.0, *nothing] for t, g in grid])

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed import optimum
 from scalefed.budgets import Budget, Setting
 from scalefed.errors import ConfigError, FitError, nearest
+from scalefed.fitting.betabinomial import PLAIN, Curve
 from scalefed.fitting.context import question
 from scalefed.fitting.link import Link
 from scalefed.fitting.link import inverse as link_inverse
@@ -24,6 +25,9 @@ from scalefed.laws import Law
 from scalefed.optimum import Optimum, Solution
 
 Array = NDArray[np.float64]
+
+_TURNS = 60
+_AGREED = 1e-10
 
 
 class FitLike(Protocol):
@@ -78,7 +82,8 @@ def optimal_size(
         unique_tokens: different tokens over all clients (for laws that price repetition).
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from ``compute``:
             for a target of pass@k, questions times k times tokens of an answer.
-        target: "loss", or "pass_at_k" with a k, which needs a link; both have the same optimum.
+        target: "loss", or "pass_at_k" with a k, which needs a link; both have the same optimum (for a link that looks
+            at size or tokens beside the loss, that of the loss).
         level: coverage of the intervals.
         columns: values of other columns that the law needs.
 
@@ -157,11 +162,12 @@ def least_compute(
     _one_question(limits_and_setting)
     budget, setting, notes = question(fit.law, fit.runs, limits_and_setting)
     values = values_of(fit)
-    rows = len(next(iter(values.values())))
-    goal = np.full(rows, np.nan if loss is None else loss)
-    if loss is None:
-        goal = _loss_for(fit, float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0), k, rows)
-    found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
+    if loss is not None:
+        goal = np.full(len(next(iter(values.values()))), loss)
+        found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
+    else:
+        share = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0)
+        goal, found = _least_for_passes(fit, values, share, k, budget, setting)
     if not np.isfinite(found.compute[0]):
         floor = float(found.loss[0] - found.excess[0])
         raise FitError(
@@ -236,11 +242,12 @@ def _with_link(
 ) -> Optimum:
     """Pass@k at the best run: every link replicate at the loss of a law replicate."""
     ks = (1, 10, 100)
-    losses = fit.law.predict(values, optimum.columns_at(fit.law, found, setting))
+    here = optimum.columns_at(fit.law, found, setting)
+    losses = fit.law.predict(values, here)
     paired = losses[1:] if len(losses) > 1 else losses
     paired = np.resize(paired, len(link.replicates))[:, None]
-    draws = link.draw(paired, ks)[:, 0, :]
-    point = link.predict(best.loss, ks)["estimate"].to_numpy(float)
+    draws = link.draw(paired, ks, beside=here)[:, 0, :]
+    point = link.predict(best.loss, ks, beside=here)["estimate"].to_numpy(float)
     low, high = np.quantile(draws, [(1 - best.level) / 2, (1 + best.level) / 2], axis=0)
     table = {
         k: (float(p), min(float(a), float(p)), max(float(b), float(p)))
@@ -250,11 +257,43 @@ def _with_link(
     return replace(best, pass_at_k=table, pass_at_1=one[0], pass_at_1_low=one[1], pass_at_1_high=one[2])
 
 
-def _loss_for(fit: FitLike, target: float, k: int, rows: int) -> Array:
-    link = attached_link(fit)
-    both = replace(link.curve, theta=np.concatenate([link.curve.theta, link.replicates.theta]))
-    found = link_inverse(both, target, k)
-    return np.concatenate([found[:1], np.resize(found[1:], rows - 1)])
+def _least_for_passes(
+    fit: FitLike, values: Mapping[str, Array], share: float, k: int, budget: Budget, setting: Setting
+) -> tuple[Array, Solution]:
+    """The loss that solves this share of the problems, and the least compute for it.
+
+    Where the link looks at columns beside the loss, the loss wanted depends on the run that reaches it: both are found
+    in turn, from the middle of the runs, until they agree.
+    """
+    rows = len(next(iter(values.values())))
+    curves = stacked_curves(attached_link(fit), rows)
+    plain = replace(curves, theta=curves.theta[:, :PLAIN], beside=None)
+    spent = np.ones(rows)
+    for turn in range(_TURNS):
+        try:
+            goal = link_inverse(plain, share, k)
+        except FitError:
+            if turn == 0:
+                raise
+            break
+        found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
+        reached = np.isfinite(found.compute)
+        moved, spent = np.log(found.compute[reached] / spent[reached]), found.compute
+        if curves.beside is None or not reached[0] or np.abs(moved).max() < _AGREED:
+            return goal, found
+        here = optimum.columns_of(fit.law, setting, found.params, found.tokens, found.rounds, found.local_steps)
+        offset = curves.offset({name: np.reshape(value, (-1, 1)) for name, value in here.items()})
+        plain = replace(plain, theta=np.hstack([curves.theta[:, :1] + offset, plain.theta[:, 1:]]))
+    raise FitError(
+        f"no run agrees with the loss that pass@{k} = {share:g} needs: size and tokens count for more beside the loss "
+        "than the loss itself; fit the link without them"
+    )
+
+
+def stacked_curves(link: Link, rows: int) -> Curve:
+    """The link's estimate, then its replicates, as many as there are rows."""
+    others = np.resize(link.replicates.theta, (rows - 1, link.replicates.theta.shape[1]))
+    return replace(link.curve, theta=np.concatenate([link.curve.theta, others]))
 
 
 def attached_link(fit: FitLike) -> Link:
