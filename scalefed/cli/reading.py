@@ -143,10 +143,9 @@ def fit(
         source, asked, answer = _question(source)
         passk, beside = bool(asked.pop("passk", passk)), asked.pop("beside", beside)
         options, out = options | asked, out or answer
-    names = columns_from(column)
+    names, names_beside = columns_from(column), _names_beside(beside, passk=passk)
     frame = load_runs(source, columns=names, sweep=sweep)
     result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
-    names_beside = _names_beside(beside, passk=passk)
     if passk:
         result = result.with_link(load_counts(source), beside=names_beside)
     if out is not None:
