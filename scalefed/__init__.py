@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scalefed.experiment import train_all as train_all
     from scalefed.fitting.compare import compare as compare
     from scalefed.fitting.design import next_runs as next_runs
-    from scalefed.fitting.link import fit_link as fit_link
+    from scalefed.fitting.linkfit import fit_link as fit_link
     from scalefed.fitting.result import Fit as Fit
     from scalefed.fitting.result import fit as fit
     from scalefed.fitting.result import load_fit as load_fit
@@ -84,7 +84,7 @@ _HOMES = {
     "scalefed.experiment": ("evaluate", "train", "train_all"),
     "scalefed.fitting.compare": ("compare",),
     "scalefed.fitting.design": ("next_runs",),
-    "scalefed.fitting.link": ("fit_link",),
+    "scalefed.fitting.linkfit": ("fit_link",),
     "scalefed.fitting.result": ("Fit", "fit", "load_fit"),
     "scalefed.importers": ("import_rounds",),
     "scalefed.laws": ("LAWS", "Law"),

@@ -13,8 +13,10 @@ from scipy import stats
 from scipy.special import expit, polygamma
 
 from scalefed.errors import ConfigError, DataError, FitError
-from scalefed.fitting.betabinomial import Cells, Curve, failure, maximise, mean_shape, objective, trigamma
-from scalefed.fitting.link import EXAMPLE, NAMES, Link, fit_link, link_runs, pass_at_k
+from scalefed.fitting.betabinomial import Cells, maximise, objective, trigamma
+from scalefed.fitting.curve import Curve, failure, mean_shape
+from scalefed.fitting.link import EXAMPLE, NAMES, Link, pass_at_k
+from scalefed.fitting.linkfit import fit_link, link_runs
 from scalefed.fitting.passk_forms import compare_forms, rates
 from scalefed.laws import LAWS
 from scalefed.passk import fit_beta, fit_k_exponent

@@ -12,8 +12,10 @@ from scalefed.cli import main
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.fitting import planning
 from scalefed.fitting.attempts import optimal_size_with_attempts
-from scalefed.fitting.betabinomial import Beside, Cells, objective
-from scalefed.fitting.link import EXAMPLE, Link, fit_link, link_runs, pass_at_k
+from scalefed.fitting.betabinomial import Cells, objective
+from scalefed.fitting.curve import Beside
+from scalefed.fitting.link import EXAMPLE, Link, pass_at_k
+from scalefed.fitting.linkfit import fit_link, link_runs
 from scalefed.laws import LAWS
 from scalefed.simulation import simulate_runs
 

@@ -7,6 +7,7 @@ pass@k from the link. One dimension, scanned and refined for every pair of law a
 Source: T2 scaling (arXiv 2604.01411), section on joint budgets; k = C_inf / (2 N) there per token.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -84,12 +85,7 @@ def optimal_size_with_attempts(
         offset = curves.offset(optimum.columns_of_runs(law, setting, params=size, tokens=tokens))
         return pass_at_k(curves, found, k, offset=offset), found
 
-    low, high = np.zeros(rows), np.full(rows, largest)
-    for _ in range(_REFINEMENTS):
-        mesh = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, _POINTS)
-        best = np.argmax(solved(mesh)[0], axis=1)
-        low, high = (mesh[np.arange(rows), np.clip(best + move, 0, _POINTS - 1)] for move in (-1, 1))
-    n = (low + high) / 2
+    n = _highest(lambda mesh: solved(mesh)[0], np.zeros(rows), np.full(rows, largest))
     own = optimum.minimise(law, values, budget=Budget(compute=compute), setting=setting)
     spent = own.tokens
     own = replace(own, params=np.exp(n), tokens=compute / (train * np.exp(n)), compute=np.full(rows, compute))
@@ -102,3 +98,12 @@ def optimal_size_with_attempts(
     table = {max(round(k), 1): (share, min(float(ends[0]), share), max(float(ends[1]), share))}
     words = f"k = {k:.4g} attempts a problem, pass@k {share:.3g}"
     return replace(result, pass_at_k=table, regret=np.nan, notes=(*notes, words))
+
+
+def _highest(value: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Where each row's value is highest between its ends, by finer and finer meshes: (rows,)."""
+    for _ in range(_REFINEMENTS):
+        mesh = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, _POINTS)
+        best = np.argmax(value(mesh), axis=1)
+        low, high = (mesh[np.arange(len(low)), np.clip(best + move, 0, _POINTS - 1)] for move in (-1, 1))
+    return np.asarray((low + high) / 2)

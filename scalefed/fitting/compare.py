@@ -9,7 +9,7 @@ import pandas as pd
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.fitted import Fit, check_level
 from scalefed.fitting.holdout import Prediction, predict_held, split
-from scalefed.fitting.link import link_runs
+from scalefed.fitting.linkfit import link_runs
 from scalefed.fitting.passk_forms import rates
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.stacking import stack

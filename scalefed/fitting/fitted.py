@@ -245,7 +245,7 @@ class Fit:
             DataError: none of the runs has counts.
             ConfigError: a column that the law does not have, or columns with a link that is already made.
         """
-        from scalefed.fitting.link import link_runs
+        from scalefed.fitting.linkfit import link_runs
 
         if isinstance(link, pd.DataFrame):
             link = link_runs(self.law, self.runs, self.target, link, beside=beside, seed=self.seed)

@@ -30,12 +30,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from scalefed.errors import ConfigError, DataError, FitError, nearest
-from scalefed.fitting.betabinomial import Beside, Curve, check_counts, failure, prior
-from scalefed.fitting.crossed import newton_offsets, replicate, two_way_shrinkage
-from scalefed.fitting.linkfit import discrepancy, likeliest
+from scalefed.errors import DataError, FitError
+from scalefed.fitting.curve import Beside, Curve, failure
 from scalefed.fitting.starts import quasi_random
-from scalefed.laws import Law
 from scalefed.seeds import rng
 
 Array = NDArray[np.float64]
@@ -223,100 +220,6 @@ class Link:
             raise DataError(f"not a stored link: the entry {error} is missing; store one with Link.to_json") from error
 
 
-def fit_link(
-    counts: pd.DataFrame,
-    losses: Mapping[str, float] | pd.Series,
-    *,
-    covariate: str = "loss",
-    mean: str = "auto",
-    floor: float | str | None = "auto",
-    beside: pd.DataFrame | None = None,
-    resamples: int = 400,
-    seed: int = 0,
-) -> Link:
-    """Fit mean and spread of the success rates to counts, by maximum likelihood.
-
-    Args:
-        counts: columns run_id, task_id, samples, correct; one row a run and problem. Runs should share problems.
-        losses: the covariate by run_id: measured losses, a law's predictions, or for instance log params.
-        covariate: its name, for printing.
-        mean: the shape of the mean curve, "logistic" or "power"; "auto" takes the likelier of the two.
-        floor: x is the log of the covariate's excess over this number, or the covariate itself if None; "auto" takes
-            the likelier for a loss, and None for any other covariate.
-        beside: what else of a run counts, by run_id: columns such as tokens, params or skew.
-        resamples: bootstrap replicates, problems and runs both reweighted.
-        seed: of the replicates.
-
-    Raises:
-        ConfigError: an unknown mean, or a floor that is no number below the covariates.
-        DataError: impossible counts, runs without a covariate, or columns beside it that cannot be used.
-        FitError: fewer than three different values of the covariate, or no success at all.
-    """
-    check_counts(counts)
-    x = _covariate(counts, losses, covariate)
-    if floor == "auto" and covariate != "loss":
-        floor = None
-    others, features = _beside(beside, x)
-    found = likeliest(counts, x, mean, floor, features)
-    cells, best, mean = found.cells, found.best, found.mean
-    curve = Curve(found.center, found.scale, best.theta, mean, found.floor, others)
-    own_error, held_out = discrepancy(counts, found.z, mean, features)
-    stream = rng(seed, "link-bootstrap")
-    of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
-    of_task = stream.exponential(size=(resamples, cells.tasks))
-    refits = replicate(cells, best, of_run[:, cells.row_run] * of_task[:, cells.row_task], mean=mean)
-    moved = best.theta + (refits.theta - best.theta) @ two_way_shrinkage(cells, best, mean).T
-    runs, (middle, sd) = len(cells.run_ids), prior(best.theta.shape[1])
-    return Link(
-        covariate=covariate,
-        curve=curve,
-        replicates=replace(curve, theta=moved),
-        scatter=newton_offsets(cells, best.theta[0], mean=mean) * np.sqrt(runs / max(runs - 2.0, 1.0)),
-        discrepancy=own_error,
-        held_out=held_out,
-        observed=(float(x.min()), float(x.max())),
-        runs=runs,
-        problems=cells.tasks,
-        unconverged=int((~refits.converged).sum()),
-        log_likelihood=float(best.value[0] + 0.5 * (((best.theta[0] - middle) / sd) ** 2).sum()),
-        status=_status(best.hessian[0], held_out, (*NAMES, *(others.names if others else ()))),
-        seed=seed,
-    )
-
-
-def link_runs(
-    law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, *, beside: Sequence[str] = (), **options: Any
-) -> Link:
-    """The link from the losses of these runs to their success counts; runs without counts are left out.
-
-    Its floor is the law's E where that is held at a known value below all losses.
-
-    Args:
-        law: the law that is fitted to the runs.
-        runs: with columns run_id and the target.
-        target: the column with the losses.
-        counts: as for :func:`fit_link`.
-        beside: columns of the law that count beside the loss.
-        options: resamples and seed, as for :func:`fit_link`.
-
-    Raises:
-        DataError: the runs have no run_id, or none of them has counts.
-        ConfigError: a column beside the loss that the law does not have, so that no plan could say it.
-    """
-    for name in beside:
-        if name not in law.columns:
-            raise ConfigError(f"{law.name!r} has no column {name!r} to look at; {nearest(name, law.columns)}")
-    if "run_id" not in runs.columns:
-        raise DataError("the runs need run_id, which says whose success counts these are")
-    counts = counts[counts["run_id"].isin(runs["run_id"])]
-    if not len(counts):
-        raise DataError("none of the runs has success counts; load_counts reads those of a folder of runs")
-    table = runs[runs["run_id"].isin(counts["run_id"])].set_index("run_id")
-    losses, others = table[target], table[list(beside)] if beside else None
-    floor = law.fixed.get("E", np.inf)
-    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", beside=others, **options)
-
-
 def pass_at_k(curve: Curve, x: Array, k: Array, shift: Array | None = None, offset: Array | float = 0.0) -> Array:
     """Pass@k of a batch of curves at x, both broadcast; the formula of the module's docstring."""
     a, b = curve.shapes(x, shift, offset)
@@ -348,46 +251,8 @@ def inverse(curve: Curve, target: float, k: int = 1) -> Array:
     return np.asarray(np.where(crosses, found, np.nan))
 
 
-def _beside(table: pd.DataFrame | None, x: pd.Series) -> tuple[Beside | None, pd.DataFrame | None]:
-    """The columns beside the covariate, and their features by run."""
-    if table is None or not table.shape[1]:
-        return None, None
-    missing = [run for run in x.index if run not in table.index]
-    if missing:
-        raise DataError(f"no {', '.join(map(str, table.columns))} for {len(missing)} runs, first {missing[0]!r}")
-    own = table.loc[list(x.index)]
-    beside = Beside.of(own)
-    return beside, pd.DataFrame(beside.features(own), index=own.index)
-
-
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
-
-
-def _covariate(counts: pd.DataFrame, losses: Mapping[str, float] | pd.Series, name: str) -> pd.Series:
-    x = pd.Series(dict(losses), dtype=float)
-    runs = counts["run_id"].unique()
-    missing = [run for run in runs if run not in x.index or not np.isfinite(x[run])]
-    if missing:
-        raise DataError(f"no finite {name} for {len(missing)} runs with counts, first {missing[0]!r}; give one each")
-    x = x.loc[list(runs)]
-    if x.nunique() < 3:
-        raise FitError(
-            f"counts at {x.nunique()} different values of {name}, needed are 3 or more: "
-            "mean and spread of the success rates cannot be told apart from a trend; evaluate more runs"
-        )
-    if counts["correct"].sum() == 0:
-        raise FitError("no problem was ever solved: the counts bound pass@k but give no curve; train larger or longer")
-    return x
-
-
-def _status(hessian: Array, held_out: int, names: Sequence[str]) -> str:
-    spread = np.sqrt(np.diag(np.linalg.pinv(-hessian)))
-    loose = [name for name, sd, prior in zip(names, spread, prior(len(names))[1], strict=True) if sd > 0.8 * prior]
-    words = [f"not determined by these counts: {', '.join(loose)} (held by a weak prior)"] if loose else []
-    if not held_out:
-        words.append("too few runs to hold any out: the curve's own error beyond them is a guess, not measured")
-    return "; ".join(words) or "ok"
 
 
 EXAMPLE: dict[str, Any] = {

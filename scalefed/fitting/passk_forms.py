@@ -21,7 +21,7 @@ from scipy.special import expit, logit
 
 from scalefed.errors import DataError
 from scalefed.fitting.betabinomial import check_counts
-from scalefed.fitting.link import fit_link
+from scalefed.fitting.linkfit import fit_link
 from scalefed.passk import pass_at_k
 
 Array = NDArray[np.float64]

@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed import optimum
 from scalefed.budgets import Budget, Setting
 from scalefed.errors import ConfigError, FitError, nearest
-from scalefed.fitting.betabinomial import PLAIN, Curve
 from scalefed.fitting.context import question
+from scalefed.fitting.curve import PLAIN, Curve
 from scalefed.fitting.link import Link
 from scalefed.fitting.link import inverse as link_inverse
 from scalefed.laws import Law

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scalefed.fitting.betabinomial import failure
-from scalefed.fitting.link import fit_link
+from scalefed.fitting.curve import failure
+from scalefed.fitting.linkfit import fit_link
 from scalefed.fitting.passk_forms import compare_forms, rates
 
 PYTHIA = Path(__file__).parents[2].parent / "shared" / "data" / "pythia_math_successes.csv"
