@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from scalefed.runlog import load_runs as load_runs
     from scalefed.runlog import write_run as write_run
     from scalefed.simulation import simulate_runs as simulate_runs
+    from scalefed.skew import measured_skew as measured_skew
     from scalefed.sweeps import load_sweep as load_sweep
     from scalefed.sweeps import sweep as sweep
     from scalefed.units import train_flops as train_flops
@@ -63,6 +64,7 @@ __all__ = [
     "load_fit",
     "load_runs",
     "load_sweep",
+    "measured_skew",
     "next_runs",
     "partition",
     "pass_at_k",
@@ -93,6 +95,7 @@ _HOMES = {
     "scalefed.report": ("write_report",),
     "scalefed.runlog": ("Run", "load_counts", "load_runs", "write_run"),
     "scalefed.simulation": ("simulate_runs",),
+    "scalefed.skew": ("measured_skew",),
     "scalefed.units": ("train_flops",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -92,7 +92,8 @@ def add_evaluation(run_folder: str | os.PathLike[str], name: str, evaluation: Ma
     try:
         os.link(temporary, target)
     except FileExistsError:
-        if read_json(target) != loads(dumps(evaluation)):
+        kept, new = read_json(target), loads(dumps(evaluation))
+        if {name: new.get(name) for name in kept} != kept:  # counts of an older version may lack what newer ones tell
             raise DataError(
                 f"{target} already holds other counts; give the new evaluation another name, or delete that file"
             ) from None
@@ -167,6 +168,8 @@ def read_evaluation(folder: str | os.PathLike[str], name: str = "") -> dict[str,
     fits = isinstance(counts, dict) and isinstance(counts.get("task_ids"), list)
     if not fits or len(counts["task_ids"]) != len(counts.get("correct", ())) or "samples" not in counts:
         raise DataError(f"{path} needs task_ids, samples and correct, with as many counts as task_ids")
+    if len(counts.get("gold_losses", counts["task_ids"])) != len(counts["task_ids"]):
+        raise DataError(f"{path} has {len(counts['gold_losses'])} gold_losses for {len(counts['task_ids'])} task_ids")
     return dict(counts)
 
 

@@ -25,8 +25,10 @@ from scalefed.runfiles import (
     read_run,
     write_run,
 )
+from scalefed.runs.derived import DERIVED, as_stored, follow
 from scalefed.runtables import derived, numbers, read_table, rename, some_names, source_name
 from scalefed.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
+from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,6 +145,8 @@ def load_runs(
 def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: str = "") -> "pd.DataFrame":
     """Successes per problem: one row a run and problem, columns run_id, task_id, samples, correct.
 
+    Where it was measured, ``gold_loss`` too: nats per token of the problem's canonical solution.
+
     Args:
         source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns.
         evaluation: name of a further problem set, as given to :func:`add_evaluation`.
@@ -160,13 +164,16 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
                 counts = read_evaluation(folder, evaluation)
                 if counts is not None:
                     of_run = {"run_id": read_run(folder)["run_id"], "task_id": counts["task_ids"]}
-                    parts.append(pd.DataFrame(of_run | {name: counts[name] for name in names[2:]}))
+                    of_run |= {name: counts[name] for name in names[2:]}
+                    gold = {"gold_loss": counts["gold_losses"]} if "gold_losses" in counts else {}
+                    parts.append(pd.DataFrame(of_run | gold))
         if not parts:
             what = f"eval-{evaluation}.json" if evaluation else EVALUATION
             raise DataError(f"no run in {source} has an {what}; evaluate them first: scalefed evaluate <run folder>")
         frame = pd.concat(parts, ignore_index=True)
     else:
-        frame = require(read_table(source), names, source_name(source))[names].copy()
+        frame = require(read_table(source), names, source_name(source))
+        frame = frame[[*names, *(name for name in ("gold_loss",) if name in frame)]].copy()
     bad = frame[~((frame["correct"] >= 0) & (frame["correct"] <= frame["samples"]))]
     if len(bad):
         raise DataError(
@@ -197,9 +204,11 @@ def runs_hash(frame: "pd.DataFrame") -> str:
     """
     import numpy as np
 
+    frame = as_stored(frame)
     measured = sorted(
         name for name in frame.columns
-        if name in COLUMNS and COLUMNS[name].kind == "result" and name != "sweep" and not frame[name].isna().all()
+        if name in COLUMNS and COLUMNS[name].kind == "result" and name not in ("sweep", *DERIVED)
+        and not frame[name].isna().all()
     )  # fmt: skip
     codes: dict[str, Any] = {}
     for name in [
@@ -267,8 +276,8 @@ def _row(folder: Path) -> dict[str, Any]:
     if row.get("participation") is None:
         row["participation"] = row["clients_per_round"] / row["clients"]
     if row.get("compute") is None:
-        row["compute"] = 6.0 * row["params"] * row["tokens"]
-    return row
+        row["compute"] = train_flops(row["params"], row["tokens"])
+    return row | follow(row)
 
 
 def _check_numbers(row: Mapping[str, Any], folder: Path) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError, nearest
 from scalefed.jsontext import read_lines
+from scalefed.runs.derived import with_derived
 from scalefed.schema import COLUMNS
+from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,12 +83,12 @@ def numbers(frame: "pd.DataFrame", what: str) -> "pd.DataFrame":
 
 
 def derived(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame with ``compute`` and ``participation`` filled in where they follow from other columns."""
+    """The frame with ``compute``, ``participation`` and the columns of :mod:`scalefed.runs.derived` filled in."""
     if "compute" not in frame and {"params", "tokens"} <= set(frame.columns):
-        frame["compute"] = 6.0 * frame["params"] * frame["tokens"]
+        frame["compute"] = train_flops(frame["params"], frame["tokens"])
     if "participation" not in frame and {"clients", "clients_per_round"} <= set(frame.columns):
         frame["participation"] = frame["clients_per_round"] / frame["clients"]
-    return frame
+    return with_derived(frame)
 
 
 def source_name(source: Any) -> str:
