@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scalefed import optimum
-from scalefed.budgets import Budget
+from scalefed.allocation import optimum
+from scalefed.allocation.budgets import Budget
+from scalefed.allocation.defaults import question
+from scalefed.allocation.optimum import Optimum
+from scalefed.allocation.planning import FitLike, attached_link, stacked_curves, values_of
+from scalefed.downstream.link import pass_at_k
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.context import question
-from scalefed.fitting.link import pass_at_k
-from scalefed.fitting.planning import FitLike, attached_link, stacked_curves, values_of
-from scalefed.optimum import Optimum
 from scalefed.units import sampling_flops, train_flops
 
 Array = NDArray[np.float64]

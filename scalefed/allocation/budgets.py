@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from scalefed.allocation.posynomial import Posynomial
 from scalefed.errors import ConfigError, FitError
-from scalefed.posynomial import Posynomial
 from scalefed.units import activation_values, client_memory_bytes, sampling_flops, train_flops
 
 Array = NDArray[np.float64]

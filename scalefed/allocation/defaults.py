@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.laws import Law
-from scalefed.program import ROUND_COLUMNS
 
 Array = NDArray[np.float64]
 

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from scalefed import optimum
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation import optimum
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.defaults import question, skew_of
+from scalefed.allocation.planning import FitLike
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.context import question, skew_of
-from scalefed.fitting.planning import FitLike
 from scalefed.laws import Law
 from scalefed.seeds import rng
 from scalefed.units import train_flops

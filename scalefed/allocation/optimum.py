@@ -1,11 +1,11 @@
 """Which model size, on how many tokens and rounds, gives the least loss within these limits?
 
-The law is a sum of power-law products and so is every limit (:mod:`scalefed.budgets`), so the question is a geometric
-program: convex in logarithms, one global optimum, and a price for every limit that binds. All of it is batched: give
-arrays of parameter values (bootstrap replicates) or of limits (a sweep) and get arrays back.
+The law is a sum of power-law products and so is every limit (:mod:`scalefed.allocation.budgets`), so the question is
+a geometric program: convex in logarithms, one global optimum, and a price for every limit that binds. All of it is
+batched: give arrays of parameter values (bootstrap replicates) or of limits (a sweep) and get arrays back.
 
 Source: the two-term closed form N* = G (C/6)^(b/(a+b)), G = (a A / (b B))^(1/(a+b)), Hoffmann et al. 2022 (arXiv
-2203.15556), equation 4; the rest as cited in :mod:`scalefed.geometric`.
+2203.15556), equation 4; the rest as cited in :mod:`scalefed.allocation.solvers`.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed import program
-from scalefed.budgets import PARAMS, ROUNDS, TOKENS, Budget, Setting
+from scalefed.allocation import program
+from scalefed.allocation.budgets import PARAMS, ROUNDS, TOKENS, Budget, Setting
+from scalefed.allocation.solvers import FARTHEST, Minimum
 from scalefed.errors import FitError
-from scalefed.geometric import FARTHEST, Minimum
 from scalefed.laws import Law, as_law
 from scalefed.laws.terms import log_sum
 from scalefed.units import grouped, sampling_flops, train_flops

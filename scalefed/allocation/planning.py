@@ -1,8 +1,8 @@
 """What should these clients train, given a fit of their pilot runs?
 
 The functions here take a fit (anything with a law, its parameters, their replicates and the runs), fill in from the
-runs what the question leaves out, and ask :mod:`scalefed.optimum`. Where the fit carries a link to success counts,
-pass@k is predicted too, law and link replicates paired.
+runs what the question leaves out, and ask :mod:`scalefed.allocation.optimum`. Where the fit carries a link to success
+counts, pass@k is predicted too, law and link replicates paired.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed import optimum
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation import optimum
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.defaults import question
+from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.downstream.curve import PLAIN, Curve
+from scalefed.downstream.link import Link
+from scalefed.downstream.link import inverse as link_inverse
 from scalefed.errors import ConfigError, FitError, nearest
-from scalefed.fitting.context import question
-from scalefed.fitting.curve import PLAIN, Curve
-from scalefed.fitting.link import Link
-from scalefed.fitting.link import inverse as link_inverse
 from scalefed.laws import Law
-from scalefed.optimum import Optimum, Solution
 
 Array = NDArray[np.float64]
 
@@ -115,7 +115,7 @@ def plan(fit: FitLike, *, level: float = 0.95, **limits_and_setting: Any) -> Opt
     Args:
         fit: a fit of a law in params and tokens.
         level: coverage of the intervals.
-        limits_and_setting: the limits, as in :class:`scalefed.budgets.Budget` (compute, compute_per_client,
+        limits_and_setting: the limits, as in :class:`scalefed.allocation.budgets.Budget` (compute, compute_per_client,
             bytes_sent, bytes_per_client, memory, seconds with flops_per_second, bandwidth and latency, rounds, tokens,
             params, unique_tokens_per_client with epochs, sampled_tokens), and the setting as in :func:`optimal_size`
             with, beside it, bytes_per_value, trained_share (below 1 for LoRA), vocab and width_per_layer.

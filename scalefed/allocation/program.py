@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed.budgets import PARAMS, ROUNDS, TOKENS, Budget, Limit, Setting, limits
+from scalefed.allocation.budgets import PARAMS, ROUNDS, TOKENS, Budget, Limit, Setting, limits
+from scalefed.allocation.posynomial import Posynomial, Substitution, from_monomials
+from scalefed.allocation.solvers import FARTHEST, Minimum, along_limits, interior_point
 from scalefed.errors import FitError
-from scalefed.geometric import FARTHEST, Minimum, along_limits, interior_point
 from scalefed.laws import Law
-from scalefed.posynomial import Posynomial, Substitution, from_monomials
 from scalefed.units import train_flops
 
 Array = NDArray[np.float64]

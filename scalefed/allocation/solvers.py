@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scalefed.posynomial import Posynomial
+from scalefed.allocation.posynomial import Posynomial
 
 Array = NDArray[np.float64]
 

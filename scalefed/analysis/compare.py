@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.downstream.alternatives import rates
+from scalefed.downstream.fit import link_runs
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.fitted import Fit, check_level
 from scalefed.fitting.holdout import Prediction, predict_held, split
-from scalefed.fitting.linkfit import link_runs
-from scalefed.fitting.passk_forms import rates
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.stacking import stack
+from scalefed.fitting.stacking import Blend, stack
 
 
 def compare(
@@ -182,3 +182,22 @@ def _negative_log_likelihood(f: Fit, runs: pd.DataFrame) -> float:
 
     centre = np.log(max(total / len(r), 1e-300))
     return float(minimize_scalar(value, bounds=(centre - 10.0, centre + 10.0), method="bounded").fun)
+
+
+def blend(*fits: Fit, weights: Any = None, holdout: Any = None) -> Blend:
+    """Fits blended for prediction; by default with the weights that :func:`compare` finds.
+
+    Args:
+        fits: two fits or more of the same target.
+        weights: one each, at least 0; None to stack.
+        holdout: as for :func:`compare`.
+
+    Raises:
+        ConfigError: weights of the wrong number or sign.
+    """
+    if weights is None:
+        weights = compare(*fits, holdout=holdout)["weight"].to_numpy()
+    values = np.asarray(weights, dtype=float)
+    if values.shape != (len(fits),) or (values < 0).any() or not values.sum() > 0:
+        raise ConfigError(f"weights must be {len(fits)} numbers of at least 0, not all 0, got {weights!r}")
+    return Blend(tuple(fits), tuple(map(float, values / values.sum())))

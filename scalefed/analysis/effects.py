@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from scalefed.errors import DataError, nearest
-from scalefed.schema import COLUMNS
+from scalefed.runs.schema import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ def paired_effects(
     """Mean change of a result when one setting goes from its starting value to each other one.
 
     Args:
-        runs: one row a run, as :func:`scalefed.runlog.load_runs` gives.
+        runs: one row a run, as :func:`scalefed.runs.log.load_runs` gives.
         factor: the setting that differs within a pair, such as ``concentration`` or ``clients_per_round``.
         of: the result that is compared.
         by: another setting; one row for each of its values.
@@ -116,7 +116,7 @@ def at_equal_loss(
 
     Args:
         runs: one row a run with ``run_id``, the columns and the target.
-        counts: successes, as :func:`scalefed.runlog.load_counts` gives.
+        counts: successes, as :func:`scalefed.runs.log.load_counts` gives.
         columns: settings; ``skew`` from 0 to 1, all others positive.
         target: the loss.
         floor: what it cannot go below, in its unit.

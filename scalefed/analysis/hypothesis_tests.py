@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.defaults import question
+from scalefed.allocation.optimum import ends, minimise
+from scalefed.allocation.planning import values_of
 from scalefed.errors import ConfigError, DataError
-from scalefed.fitting.context import question
 from scalefed.fitting.data import clusters_of
 from scalefed.fitting.fitted import Fit
-from scalefed.fitting.planning import values_of
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import weights_for
 from scalefed.fitting.solver import Solver
-from scalefed.optimum import ends, minimise
 from scalefed.units import train_flops
 
 

@@ -40,7 +40,7 @@ def isoflop_optima(
     carry the scatter of seeds (runs that agree in ``by``, params and tokens), pooled over all runs.
 
     Args:
-        runs: one row a run, as :func:`scalefed.runlog.load_runs` gives: params, tokens and the target.
+        runs: one row a run, as :func:`scalefed.runs.log.load_runs` gives: params, tokens and the target.
         compute: training FLOPs (6 x params x tokens), one or many.
         by: settings that are kept apart; those that the runs do not have are ignored.
         target: the column that is smallest at the best size.
@@ -58,7 +58,7 @@ def isoflop_optima(
         DataError: a column is missing, or no run has a positive size, budget and target above the floor.
         ConfigError: compute that is not positive, or a level outside (0, 1).
 
-    >>> from scalefed.simulation import simulate_runs
+    >>> from scalefed.laws.simulate import simulate_runs
     >>> truth = {"E": 1.0, "A": 60.0, "a": 0.35, "B": 60.0, "b": 0.35}
     >>> grid = {"params": [1e4, 1e5, 1e6, 1e7], "tokens": [1e4, 1e5, 1e6, 1e7]}
     >>> found = isoflop_optima(simulate_runs("chinchilla", truth, grid), 6e11, floor=1.0)

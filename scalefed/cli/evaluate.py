@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalefed.cli.making import Meter
+from scalefed.cli.help import add
 from scalefed.cli.output import say, tell, tell_json
-from scalefed.cli.plain import add
+from scalefed.cli.train import Meter
 
 if TYPE_CHECKING:
     from scalefed.passk import PassAtK
@@ -94,7 +94,7 @@ def _is_model(source: str) -> bool:
 
 def _of_run(source: str, problems: str | None, samples: int, attempts: tuple[int, ...], seed: int) -> "PassAtK":
     from scalefed.experiment import evaluate as estimate
-    from scalefed.runlog import Run
+    from scalefed.runs.log import Run
 
     kept = _affordable(attempts, samples)
     return estimate(Run.load(Path(source)), problems=problems, samples=samples, k=kept, seed=seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalefed.cli.help import add
 from scalefed.cli.output import (
     bounds_from,
     choice,
@@ -20,7 +21,6 @@ from scalefed.cli.output import (
     tell_frame,
     tell_json,
 )
-from scalefed.cli.plain import add
 
 if TYPE_CHECKING:
     from scalefed.fitting.result import Fit
@@ -88,7 +88,7 @@ def runs(
 ) -> None:
     """List stored runs, one row each."""
     from scalefed.errors import ConfigError
-    from scalefed.runlog import load_runs, require
+    from scalefed.runs.log import load_runs, require
 
     frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
     if sort:
@@ -132,7 +132,7 @@ def fit(
 ) -> None:
     """Fit a scaling law: parameters with intervals, and a status."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runlog import load_counts, load_runs
+    from scalefed.runs.log import load_counts, load_runs
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
     options["robust"] = _width(robust)
@@ -182,11 +182,11 @@ def compare(
     """Compare laws by how well they predict larger, unseen runs."""
     import warnings
 
+    from scalefed.analysis.compare import compare as judge_laws
     from scalefed.errors import FitWarning
-    from scalefed.fitting.compare import compare as judge_laws
     from scalefed.fitting.result import fit as make
     from scalefed.laws import as_law
-    from scalefed.runlog import load_counts, load_runs
+    from scalefed.runs.log import load_counts, load_runs
 
     laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
@@ -227,7 +227,7 @@ def chart(
     if source.suffix == ".json":
         what = _saved(source)
     elif kind != "rounds":
-        from scalefed.runlog import load_runs
+        from scalefed.runs.log import load_runs
 
         what = load_runs(source, sweep=sweep, columns=columns_from(column))
     drawn = draw(what, kind, **options_from(options or []))
@@ -244,7 +244,7 @@ def report(
     law: Law = "federated",
 ) -> None:
     """Write one offline page: the answer, how sure, charts, runs."""
-    from scalefed.report import write_report
+    from scalefed.report.page import write_report
 
     words = {} if title is None else {"title": title}
     question = options_from(settings or []) | ({} if compute is None else {"compute": compute})
@@ -282,7 +282,7 @@ def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, fl
 def fit_of(source: Path, law: str) -> "Fit":
     """The fit in a .json file, else a fit of the law to these runs."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runlog import load_runs
+    from scalefed.runs.log import load_runs
 
     return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
 
@@ -340,6 +340,6 @@ def _write_table(frame: Any, out: Path) -> None:
     elif out.suffix == ".parquet":
         frame.to_parquet(out, index=False)
     else:
-        from scalefed.jsontext import dumps
+        from scalefed.runs.jsontext import dumps
 
         out.write_text("".join(dumps(row) + "\n" for row in frame.to_dict("records")), encoding="utf-8")

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from scalefed.cli.help import add
 from scalefed.cli.output import tell, tell_json
-from scalefed.cli.plain import add
 
 
 def register(app: typer.Typer) -> None:

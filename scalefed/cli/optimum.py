@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
+from scalefed.cli.fit import FitOrRuns, Json, Law, Settings, fit_of
+from scalefed.cli.help import add
 from scalefed.cli.output import number, options_from, tell, tell_frame, tell_json
-from scalefed.cli.plain import add
-from scalefed.cli.reading import FitOrRuns, Json, Law, Settings, fit_of
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +73,7 @@ def next_(
     as_json: Json = False,
 ) -> None:
     """Choose the next runs that narrow the optimal size most."""
-    from scalefed.fitting.design import next_runs
+    from scalefed.allocation.design import next_runs
 
     table = next_runs(fit_of(source, law), compute=compute, count=count, **options_from(settings or []))
     tell_frame(table, as_json=as_json)
@@ -96,7 +96,7 @@ def _answer(
 
 def _limits(words: dict[str, Any]) -> list[str]:
     """The limits among the words, besides compute."""
-    from scalefed.budgets import Budget
+    from scalefed.allocation.budgets import Budget
 
     return [name for name in words if name in Budget.__slots__ and name not in ("compute", "sampled_tokens")]
 

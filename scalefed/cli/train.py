@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalefed.cli.help import add
 from scalefed.cli.output import config_from, configs_from, folder, say, tell, tell_json
-from scalefed.cli.plain import add
 
 if TYPE_CHECKING:
     from scalefed.config import RunConfig

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 from scipy.special import expit, logit
 
+from scalefed.downstream.betabinomial import check_counts
+from scalefed.downstream.fit import fit_link
 from scalefed.errors import DataError
-from scalefed.fitting.betabinomial import check_counts
-from scalefed.fitting.linkfit import fit_link
 from scalefed.passk import pass_at_k
 
 Array = NDArray[np.float64]

@@ -6,7 +6,7 @@ does not grow with the number of problems. Internal parameters, z being the stan
 
     mean = expit(t) shape(b0 + b1 z + d . f)        log spread = g0 + g1 z        theta = (b0, b1, t, g0, g1, d)
 
-f being what else of a run counts (see :class:`scalefed.fitting.curve.Beside`; nothing in the plain curve), and
+f being what else of a run counts (see :class:`scalefed.downstream.curve.Beside`; nothing in the plain curve), and
 shape(s) = 1 / (1 + exp(-s)) ("logistic") or exp(-exp(-s)) ("power": -log mean is a power law in what x is the
 logarithm of, PassUntil's form).
 
@@ -23,8 +23,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import digamma, expit, gammaln
 
+from scalefed.downstream.curve import LOG_SPREAD_LIMIT, PLAIN, SMALLEST_SHAPE, mean_shape
 from scalefed.errors import DataError
-from scalefed.fitting.curve import LOG_SPREAD_LIMIT, PLAIN, SMALLEST_SHAPE, mean_shape
 
 Array = NDArray[np.float64]
 

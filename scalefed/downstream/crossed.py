@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from scalefed.fitting.betabinomial import Cells, Maximum, maximise, run_derivatives
-from scalefed.fitting.curve import PLAIN, mean_shape
+from scalefed.downstream.betabinomial import Cells, Maximum, maximise, run_derivatives
+from scalefed.downstream.curve import PLAIN, mean_shape
 
 Array = NDArray[np.float64]
 

@@ -1,6 +1,6 @@
 """How do the mean and spread of success rates depend on a covariate? The curves that a link is made of.
 
-Internal parameters are those of :mod:`scalefed.fitting.betabinomial`, whose docstring has the formulas.
+Internal parameters are those of :mod:`scalefed.downstream.betabinomial`, whose docstring has the formulas.
 """
 
 from collections.abc import Mapping

@@ -15,11 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from scalefed.downstream.betabinomial import Cells, Maximum, check_counts, maximise, objective, prior
+from scalefed.downstream.crossed import newton_offsets, replicate, two_way_shrinkage
+from scalefed.downstream.curve import Beside, Curve, position
+from scalefed.downstream.link import NAMES, Link
 from scalefed.errors import ConfigError, DataError, FitError, nearest
-from scalefed.fitting.betabinomial import Cells, Maximum, check_counts, maximise, objective, prior
-from scalefed.fitting.crossed import newton_offsets, replicate, two_way_shrinkage
-from scalefed.fitting.curve import Beside, Curve, position
-from scalefed.fitting.link import NAMES, Link
 from scalefed.laws import Law
 from scalefed.seeds import rng
 

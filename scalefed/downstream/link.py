@@ -30,10 +30,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from scalefed.downstream.curve import Beside, Curve, failure
 from scalefed.errors import DataError, FitError
-from scalefed.fitting.curve import Beside, Curve, failure
-from scalefed.fitting.starts import quasi_random
-from scalefed.seeds import rng
+from scalefed.seeds import quasi_random, rng
 
 Array = NDArray[np.float64]
 

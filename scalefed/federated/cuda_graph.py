@@ -41,7 +41,7 @@ class Trained(NamedTuple):
 
 
 class Recording:
-    """A local step of ``m`` clients at once: AdamW, as :class:`~scalefed.federated.inner.InnerOptimizer` takes it."""
+    """A local step of ``m`` clients at once: AdamW, as the clients' ``InnerOptimizer`` takes it."""
 
     def __init__(
         self, config: RunConfig, loss: Loss, decay_mask: Tensor, start: Tensor, tasks: Sequence[ClientTask]

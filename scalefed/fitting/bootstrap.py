@@ -9,8 +9,8 @@ resampling runs loses the corners of small designs.
 ``pairs``: runs are drawn with replacement. Right also where noise depends on the design, as it does in published logs.
 
 ``auto``: exchange, unless there are enough runs, shuffled residuals say that noise is not alike across the design
-(see :mod:`scalefed.fitting.evenness`), and pairs spreads some parameter a quarter more. Beyond 20,000 rows replicates
-are normal draws with the cluster-robust covariance, to which the bootstrap tends.
+(see :mod:`scalefed.fitting.heteroscedasticity`), and pairs spreads some parameter a quarter more. Beyond 20,000 rows
+replicates are normal draws with the cluster-robust covariance, to which the bootstrap tends.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from scalefed.errors import ConfigError
-from scalefed.fitting.evenness import unevenness
+from scalefed.fitting.heteroscedasticity import unevenness
+from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solution, Solver
-from scalefed.fitting.starts import GlobalFit
 from scalefed.seeds import rng
 
 METHODS = ("auto", "exchange", "pairs")

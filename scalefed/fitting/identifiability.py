@@ -5,9 +5,9 @@ import numpy as np
 from scalefed.fitting.data import FitData
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import quasi_random
 from scalefed.fitting.status import Certificate, listed
 from scalefed.laws.law import Law
+from scalefed.seeds import quasi_random
 
 _PROBES = 24
 _SINGULAR = 1e-6

@@ -11,7 +11,7 @@ import numpy as np
 
 from scalefed.fitting.problem import Channel, Node, Problem, subset
 from scalefed.fitting.solver import Solution, Solver
-from scalefed.seeds import rng
+from scalefed.seeds import quasi_random, rng
 
 _SCREEN_RUNS = 512
 _LARGE = 20_000
@@ -44,21 +44,6 @@ class GlobalFit:
     others: np.ndarray
     at_lower: np.ndarray
     at_upper: np.ndarray
-
-
-def quasi_random(count: int, dimensions: int, seed: int = 0) -> np.ndarray:
-    """An additive recurrence with the generalised golden ratio: (count, dimensions) points in the unit cube.
-
-    >>> quasi_random(2, 1).round(3).tolist()
-    [[0.118], [0.736]]
-    """
-    if dimensions == 0:
-        return np.zeros((1, 0))
-    root = 1.5
-    for _ in range(40):
-        root = (1.0 + root) ** (1.0 / (dimensions + 1))
-    steps = root ** -np.arange(1, dimensions + 1)
-    return (0.5 + 0.37 * seed + np.arange(1, count + 1)[:, None] * steps) % 1.0
 
 
 def global_fit(problem: Problem, *, delta: float = 1e-3, seed: int = 0, extra: np.ndarray | None = None) -> GlobalFit:

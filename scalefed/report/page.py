@@ -14,12 +14,12 @@ from scalefed.charts import chart
 from scalefed.charts.frames import ask, with_iid
 from scalefed.charts.theme import config, power, si
 from scalefed.errors import ConfigError, DataError, FitError
-from scalefed.runlog import load_runs, provenance
+from scalefed.runs.log import load_runs, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalefed.optimum import Optimum
+    from scalefed.allocation.optimum import Optimum
 
 WIDE, NARROW = 730, 340
 """Widths in pixels that every chart is drawn for; the page takes the one that fits the screen."""
@@ -69,7 +69,7 @@ def write_report(
         *_runs(frame),
         *_provenance(fit, frame),
     ]
-    page = Template(resources.files("scalefed").joinpath("templates/report.html").read_text(encoding="utf-8"))
+    page = Template(resources.files("scalefed.report").joinpath("report.html").read_text(encoding="utf-8"))
     text = page.substitute(
         title=_text(title or "Which model size to train"),
         body="\n".join(parts),

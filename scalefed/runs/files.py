@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from scalefed.errors import DataError, RunLogWarning, nearest
-from scalefed.jsontext import dumps, loads, read_json, read_lines
-from scalefed.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, STATUSES, Column, unknown, upgrade
+from scalefed.runs.jsontext import dumps, loads, read_json, read_lines
+from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, STATUSES, Column, unknown, upgrade
 
 RUN, ROUNDS, EVALUATION = "run.json", "rounds.jsonl", "eval.json"
 
@@ -45,8 +45,8 @@ def write_run(
     Args:
         folder: the folder of the sweep; made if needed.
         config: all settings, ``RunConfig.to_dict()``.
-        result: what came out; keys are columns of :data:`scalefed.schema.COLUMNS`.
-        rounds: one mapping a round; keys are columns of :data:`scalefed.schema.ROUND_COLUMNS`.
+        result: what came out; keys are columns of :data:`scalefed.runs.schema.COLUMNS`.
+        rounds: one mapping a round; keys are columns of :data:`scalefed.runs.schema.ROUND_COLUMNS`.
         evaluation: ``{"task_ids": [...], "samples": n, "correct": [...], ...}``, or None when nothing was sampled.
         provenance: where, when and with what, see :func:`provenance`.
         run_id: the run's name; looked up in ``result``, then made from ``config``.
@@ -107,7 +107,7 @@ def provenance(project: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     Args:
         project: a folder in the checkout; this package's own when None. Outside a checkout the commit is None.
     """
-    where = Path(project) if project is not None else Path(__file__).resolve().parents[1]
+    where = Path(project) if project is not None else Path(__file__).resolve().parents[2]
     root = _git(where, "rev-parse", "--show-toplevel")
     ours = bool(root) and (project is not None or Path(root) == where)  # an installed copy may lie in another checkout
     commit = _git(where, "rev-parse", "HEAD") if ours else ""
@@ -176,7 +176,7 @@ def _check_names(names: Mapping[str, Any], columns: Mapping[str, Column], what: 
         hint = nearest(extra[0], columns)
         raise DataError(
             f"{what} has the key {extra[0]!r}, which is no column of the run log; "
-            f"{hint if hint.startswith('did') else 'describe it in scalefed/schema.py first'}"
+            f"{hint if hint.startswith('did') else 'describe it in scalefed/runs/schema.py first'}"
         )
 
 

@@ -1,7 +1,7 @@
 """What did the runs measure? One tidy table, from run folders or from anybody's CSV, Parquet or JSON lines.
 
-The columns with their units are in :mod:`scalefed.schema`, the files of one run in :mod:`scalefed.runfiles`; both are
-offered here. Nothing in this module needs torch.
+The columns with their units are in :mod:`scalefed.runs.schema`, the files of one run in
+:mod:`scalefed.runs.files`; both are offered here. Nothing in this module needs torch.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from scalefed.errors import DataError, RunLogWarning, nearest
-from scalefed.runfiles import (
+from scalefed.runs.files import (
     EVALUATION,
     RUN,
     add_evaluation,
@@ -25,8 +25,8 @@ from scalefed.runfiles import (
     read_run,
     write_run,
 )
-from scalefed.runtables import derived, numbers, read_table, rename, some_names, source_name
-from scalefed.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
+from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
+from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ class Run:
         return RunConfig.from_dict(read_run(self.folder)["config"])
 
     def history(self) -> "pd.DataFrame":
-        """One row a round, columns of :data:`scalefed.schema.ROUND_COLUMNS`."""
+        """One row a round, columns of :data:`scalefed.runs.schema.ROUND_COLUMNS`."""
         return _table(read_rounds(self.folder), ROUND_COLUMNS)
 
     def counts(self, *, evaluation: str = "") -> "pd.DataFrame":

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError, nearest
-from scalefed.jsontext import read_lines
-from scalefed.schema import COLUMNS
+from scalefed.runs.jsontext import read_lines
+from scalefed.runs.schema import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from fit_stub import Fitted
 
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation import design
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.design import grid, next_runs
+from scalefed.allocation.optimum import minimise
 from scalefed.errors import ConfigError, FitError, FitWarning
-from scalefed.fitting import design
-from scalefed.fitting.design import grid, next_runs
 from scalefed.laws import LAWS
-from scalefed.optimum import minimise
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 TRUTH = {"E": 0.35, "A": 6.0, "a": 0.34, "B": 200.0, "b": 0.42, "g": 0.5, "s": 1.2}
 QUESTION = {"clients_per_round": 4, "skew": 0.3}

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.optimum import evaluate, interval, least_compute, minimise
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import LAWS, Law
-from scalefed.optimum import evaluate, interval, least_compute, minimise
 from scalefed.units import activation_values, client_memory_bytes
 
 HOFFMANN = {"E": 1.69, "A": 406.4, "a": 0.34, "B": 410.7, "b": 0.28}

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from fit_stub import Fitted
 
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation import planning
+from scalefed.allocation.attempts import optimal_size_with_attempts
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.defaults import question, skew_of
+from scalefed.allocation.optimum import minimise
+from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting import planning
-from scalefed.fitting.attempts import optimal_size_with_attempts
-from scalefed.fitting.context import question, skew_of
-from scalefed.fitting.link import EXAMPLE, Link
 from scalefed.fitting.result import fit
 from scalefed.laws import LAWS
-from scalefed.optimum import minimise
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 VALUES = {"E": 0.35, "A": 6.0, "a": 0.34, "B": 200.0, "b": 0.42, "g": 0.5, "s": 1.2}
 
@@ -212,7 +212,7 @@ def test_attempts_favour_a_smaller_model():
     columns = {"params": params, "tokens": 1e14 / (6 * params), "clients_per_round": 4.0, "skew": 0.1}
     loss = LAWS["federated"].predict(VALUES, {n: np.broadcast_to(v, params.shape) for n, v in columns.items()})
     attempts = np.maximum(2e9 / (2 * params * 60), 1.0)
-    from scalefed.fitting.link import pass_at_k
+    from scalefed.downstream.link import pass_at_k
 
     shares = pass_at_k(linked.link.curve, loss, attempts)
     assert share == pytest.approx(float(shares.max()), rel=1e-6)

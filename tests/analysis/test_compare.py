@@ -6,13 +6,13 @@ import pytest
 import statsmodels.api as sm
 from law_truths import TRUTHS
 
+from scalefed.analysis.compare import blend, compare
+from scalefed.analysis.hypothesis_tests import average_compute_test, nested_test
 from scalefed.errors import ConfigError, DataError
-from scalefed.fitting.classical import average_compute_test, nested_test
-from scalefed.fitting.compare import compare
 from scalefed.fitting.holdout import predict_held, split
 from scalefed.fitting.result import Fit, fit
-from scalefed.fitting.stacking import blend, stacking_weights
-from scalefed.simulation import simulate_runs
+from scalefed.fitting.stacking import stacking_weights
+from scalefed.laws.simulate import simulate_runs
 
 TRUTH = {**TRUTHS["federated"], "g": 0.6, "s": 0.3}
 GRID = {"params": [1e7, 4e7, 2e8, 1e9], "tokens": [5e8, 4e9, 3e10], "clients_per_round": [1, 4, 16], "skew": [0.0, 0.5]}

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_rel
 
+from scalefed.analysis.effects import at_equal_loss, paired_effects
 from scalefed.errors import DataError
-from scalefed.fitting.effects import at_equal_loss, paired_effects
 
 
 def runs():

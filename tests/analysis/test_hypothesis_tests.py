@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from law_truths import TRUTHS
 
+from scalefed.analysis.hypothesis_tests import nested_test
 from scalefed.cli import main
+from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, DataError, FitWarning
-from scalefed.fitting.classical import nested_test
 from scalefed.fitting.fitted import Fit
-from scalefed.fitting.link import EXAMPLE, Link
 from scalefed.fitting.result import fit, load_fit
 from scalefed.laws import LAWS, Law
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 TRUTH = TRUTHS["chinchilla"]
 GRID = {"params": [1e7, 1e8, 1e9, 1e10], "tokens": [1e9, 1e10, 1e11, 1e12]}

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scalefed.analysis.isoflop import isoflop_optima
 from scalefed.errors import ConfigError, DataError
-from scalefed.fitting.isoflop import isoflop_optima
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 EVEN = {"E": 1.0, "A": 60.0, "a": 0.35, "B": 60.0, "b": 0.35}  # equal in params and tokens: half of the logs each
 SIZES = [1e4, 3e4, 1e5, 3e5, 1e6]

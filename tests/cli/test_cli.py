@@ -16,10 +16,10 @@ from scalefed.cli.demo import CHARTS
 from scalefed.cli.output import configs_from
 from scalefed.config import RunConfig
 from scalefed.laws import LAWS
-from scalefed.runlog import load_runs, write_run
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
+from scalefed.runs.log import load_runs, write_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRUTH = {"E": 0.33, "A": 30.0, "a": 0.55, "B": 2500.0, "b": 0.65}
 LAW = "E + A/params^a + B/tokens^b"
 COMMANDS = (

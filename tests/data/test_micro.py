@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.special import digamma
 
 from scalefed.data import micro
-from scalefed.data.micro import exams, grammar, information, text
+from scalefed.data.micro import grammar, information, problem_set, text
 from scalefed.data.micro.inputs import inputs
 from scalefed.data.micro.primitives import TYPES, parse, table
 from scalefed.errors import ConfigError, DataError
@@ -136,7 +136,7 @@ def test_every_document_runs_on_every_kind_of_input_and_gives_its_type(draws):
     model = grammar.grammar()
     for number, variants in enumerate(draws.variants[:1500]):
         steps = variants[variants >= 0]
-        program = exams._program(steps)
+        program = problem_set._program(steps)
         given, result = TYPES[model.source[steps[0]]], PYTHON[TYPES[model.target[steps[-1]]]]
         for source in inputs(given, 4, rng(0, "test", number)):
             assert isinstance(program(eval(source)), result)
@@ -343,12 +343,12 @@ def test_near_misses_that_inputs_can_expose_are_exposed(problems):
         steps = np.array(read(problem.prompt), np.int32)
         kind = TYPES[grammar.grammar().source[steps[0]]]
         fresh = [compile(s, "", "eval") for s in inputs(kind, 30, rng(1, "fresh", number))]
-        right = exams._results(exams._program(steps), fresh)
+        right = problem_set._results(problem_set._program(steps), fresh)
         space = {}
         exec(problem.test, space)
-        for near in exams._near_misses(steps, rng(2, "fresh", number)):
-            program = exams._program(near)
-            if exams._results(program, fresh) == right:
+        for near in problem_set._near_misses(steps, rng(2, "fresh", number)):
+            program = problem_set._program(near)
+            if problem_set._results(program, fresh) == right:
                 continue
             differing += 1
             try:

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, polygamma
 
+from scalefed.downstream.alternatives import compare_forms, rates
+from scalefed.downstream.betabinomial import Cells, maximise, objective, trigamma
+from scalefed.downstream.curve import Curve, failure, mean_shape
+from scalefed.downstream.fit import fit_link, link_runs
+from scalefed.downstream.link import EXAMPLE, NAMES, Link, pass_at_k
 from scalefed.errors import ConfigError, DataError, FitError
-from scalefed.fitting.betabinomial import Cells, maximise, objective, trigamma
-from scalefed.fitting.curve import Curve, failure, mean_shape
-from scalefed.fitting.link import EXAMPLE, NAMES, Link, pass_at_k
-from scalefed.fitting.linkfit import fit_link, link_runs
-from scalefed.fitting.passk_forms import compare_forms, rates
 from scalefed.laws import LAWS
 from scalefed.passk import fit_beta, fit_k_exponent
 
 TRUTH = {"middle": 0.7, "slope": 6.0, "ceiling": 0.9, "spread": 1.0, "spread_slope": -0.8}
-PYTHIA = Path(__file__).parents[1].parent / "shared" / "data" / "pythia_math_successes.csv"
+PYTHIA = Path(__file__).parents[2].parent / "shared" / "data" / "pythia_math_successes.csv"
 
 
 def simulated(runs: int = 24, problems: int = 164, samples: int = 20, *, seed: int = 0, mean: str = "logistic"):

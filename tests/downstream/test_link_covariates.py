@@ -8,16 +8,16 @@ import pytest
 from fit_stub import Fitted
 
 from scalefed import compare, fit
+from scalefed.allocation import planning
+from scalefed.allocation.attempts import optimal_size_with_attempts
 from scalefed.cli import main
+from scalefed.downstream.betabinomial import Cells, objective
+from scalefed.downstream.curve import Beside
+from scalefed.downstream.fit import fit_link, link_runs
+from scalefed.downstream.link import EXAMPLE, Link, pass_at_k
 from scalefed.errors import ConfigError, DataError, FitError
-from scalefed.fitting import planning
-from scalefed.fitting.attempts import optimal_size_with_attempts
-from scalefed.fitting.betabinomial import Cells, objective
-from scalefed.fitting.curve import Beside
-from scalefed.fitting.link import EXAMPLE, Link, pass_at_k
-from scalefed.fitting.linkfit import fit_link, link_runs
 from scalefed.laws import LAWS
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 EXTRA = {"tokens": 0.4, "skew": 1.5}
 WORDS = {"clients_per_round": 4.0, "skew": 0.1}
@@ -183,7 +183,7 @@ def test_what_cannot_be_used_is_said(made):
 
 
 def test_the_shell_asks_for_it_by_name(tmp_path: Path, capsys):
-    root = Path(__file__).parents[1] / "runs" / "pilot"
+    root = Path(__file__).parents[2] / "runs" / "pilot"
     out = tmp_path / "fit.json"
     words = [str(root), "--law", "chinchilla", "--resamples", "20", "--fix", "E=0.2009"]
     assert main(["fit", *words, "--passk", "--beside", "tokens,params", "--out", str(out)]) == 0

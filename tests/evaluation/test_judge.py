@@ -21,7 +21,7 @@ from scalefed.evaluation.result_file import judge_file
 from scalefed.evaluation.sandbox import LEVELS, SANDBOXES
 from scalefed.evaluation.sandbox.pool import Pool
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TWICE = Problem(
     "t/twice",
     "def twice(x):\n",
@@ -151,7 +151,7 @@ def with_calls_refused(calls: dict[int, int]) -> list[str]:
         pytest.skip("refusing system calls is written for Linux on x86-64")
     done = subprocess.run(
         [sys.executable, "-c", FORBID.format(calls=list(calls.items()))], cwd=ROOT, capture_output=True, check=True,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'helpers'}"},
     )  # fmt: skip
     found: list[str] = json.loads(done.stdout)
     return found

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scalefed.errors import ConfigError
-from scalefed.evaluation.drawing import draw as draw_tokens
 from scalefed.evaluation.sampling import DecoderSession, before_stop, sample, stop_at
+from scalefed.evaluation.token_sampling import draw as draw_tokens
 from scalefed.models import Decoder, shape_for
 
 MODEL = Decoder(shape_for(14_000, 64))

@@ -17,7 +17,7 @@ from scalefed.errors import CheckpointError, ConfigError, ScalefedError
 from scalefed.experiment import evaluate, pilot, train, train_all
 from scalefed.experiment.bundles import bundles, runs_at_once, train_together
 from scalefed.experiment.checkpoints import checkpoint_path
-from scalefed.runlog import load_counts, load_runs, log_differences, same_log
+from scalefed.runs.log import load_counts, load_runs, log_differences, same_log
 from scalefed.sweeps import sweep
 
 TINY = RunConfig(
@@ -238,7 +238,7 @@ def test_a_sweep_killed_ten_times_ends_with_the_log_of_one_left_alone(tmp_path):
     def start(name):
         environment = os.environ | {"SCALEFED_CACHE": str(tmp_path / f"cache-{name}"), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", SWEEP, str(tmp_path / "sweep.toml"), str(tmp_path / name)]
-        return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
+        return subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
 
     assert start("alone").wait(timeout=300) == 0
     dice = random.Random(7)

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from scalefed.config import RunConfig
 from scalefed.federated import client as client_module
+from scalefed.federated.batched_runs import Job, run_many
 from scalefed.federated.client import local_updates
-from scalefed.federated.inner import InnerOptimizer
+from scalefed.federated.client_optimizer import InnerOptimizer
 from scalefed.federated.participation import cohort, survivors
 from scalefed.federated.rounds import Round, initial_state, one_round, run_rounds
 from scalefed.federated.schedule import learning_rate
 from scalefed.federated.server import mean_update, server_step
 from scalefed.federated.state import ClientTask, ClientUpdate, Correction, ServerState
-from scalefed.federated.together import Job, run_many
 from scalefed.models import Decoder, shape_for
-from scalefed.schema import ROUND_COLUMNS
+from scalefed.runs.schema import ROUND_COLUMNS
 from scalefed.values import ALGORITHMS
 
 VOCAB = 32

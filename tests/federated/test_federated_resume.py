@@ -42,7 +42,7 @@ def traces(*folders: Path) -> dict[str, int]:
 
 
 def test_every_algorithm_survives_twenty_kills(tmp_path: Path) -> None:
-    from scalefed.runlog import log_differences, same_log
+    from scalefed.runs.log import log_differences, same_log
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scalefed.experiment"])
@@ -75,7 +75,7 @@ def test_every_algorithm_survives_twenty_kills(tmp_path: Path) -> None:
 
 def test_one_and_two_workers_give_the_same_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scalefed.experiment import train_all
-    from scalefed.runlog import log_differences, same_log
+    from scalefed.runs.log import log_differences, same_log
 
     wanted = configs(("fedavg", "scaffold", "feddyn", "gc-fed", "fedadam", "diloco"))
     for workers in (1, 2):

@@ -20,13 +20,15 @@ from hypothesis import strategies as st
 
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, DataError, MissingExtraError
-from scalefed.federated import flower, flower_app, rounds
-from scalefed.federated.flower_app import settings_of_app, to_flower_app
-from scalefed.importers import import_rounds
+from scalefed.federated import rounds
+from scalefed.federated.flower import app as flower_app
+from scalefed.federated.flower import engine as flower
+from scalefed.federated.flower.app import settings_of_app, to_flower_app
 from scalefed.models import build_model
+from scalefed.runs.importers.rounds import import_rounds
 from scalefed.values import ALGORITHMS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = RunConfig(
     params=1_500, vocab_size=64, clients=4, clients_per_round=3, local_steps=2, batch_size=2, sequence_length=16,
     tokens=3 * 3 * 2 * 2 * 16, client_batching="loop", seed=5,
@@ -405,7 +407,8 @@ REAL = RunConfig(
 SIMULATE = """
 import json, sys, torch
 from scalefed.config import RunConfig
-from scalefed.federated import flower, rounds
+from scalefed.federated import rounds
+from scalefed.federated.flower import engine as flower
 from scalefed.federated.preparation import prepare
 
 def main():

@@ -11,20 +11,20 @@ import statsmodels.api as sm
 from law_truths import TRUTHS
 
 from scalefed.errors import ConfigError, FitError
+from scalefed.fitting.alternative import disagreement, rival_of
 from scalefed.fitting.backtest import BackTest, distance, model_error, scale_columns
-from scalefed.fitting.evenness import unevenness
-from scalefed.fitting.intervals import bootstrap, local_noise, noise_scale, robust_covariance
+from scalefed.fitting.bootstrap import bootstrap, local_noise, noise_scale, robust_covariance
+from scalefed.fitting.heteroscedasticity import unevenness
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.profile import profile, region
 from scalefed.fitting.result import Fit, fit
-from scalefed.fitting.rival import disagreement, rival_of
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import global_fit
 from scalefed.laws import LAWS, Law
+from scalefed.laws.simulate import simulate_runs
 from scalefed.seeds import rng
-from scalefed.simulation import simulate_runs
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRUTH = TRUTHS["chinchilla"]
 
 

@@ -15,7 +15,7 @@ from scalefed.fitting.data import hash_runs
 from scalefed.fitting.result import Fit, fit, load_fit
 from scalefed.fitting.status import Certificate, FitStatus, judge
 from scalefed.laws import LAWS, Law
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 TRUTH = TRUTHS["chinchilla"]
 GRID = {"params": [1e7, 4e7, 2e8, 1e9], "tokens": [5e8, 4e9, 3e10, 2e11]}

@@ -8,14 +8,15 @@ import pytest
 from law_truths import NAMES, TRUTHS
 from scipy.optimize import least_squares
 
-from scalefed.fitting.identify import generic_jacobian
+from scalefed.fitting.identifiability import generic_jacobian
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import global_fit, quasi_random
 from scalefed.laws import LAWS, Law
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
+from scalefed.seeds import quasi_random
 
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 GRID = {
     "params": [1e7, 4e7, 2e8, 1e9],
     "tokens": [5e8, 4e9, 3e10],

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from scalefed.fitting.link import Link
+from scalefed.downstream.link import Link
 from scalefed.laws import Law
 
 

@@ -7,7 +7,7 @@ from law_truths import NAMES, RUN, TRUTHS
 
 from scalefed.errors import ConfigError, DataError
 from scalefed.laws import LAWS
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 GRID = {"params": [1e7, 1e8], "tokens": [1e9, 1e10, 1e11]}
 

@@ -69,7 +69,7 @@ def test_the_rung_between_takes_only_what_was_far_from_its_neighbours() -> None:
 
 
 def test_stored_runs_keep_their_shapes() -> None:
-    stored = [json.loads(path.read_text()) for path in (Path(__file__).parents[1] / "runs").rglob("run.json")]
+    stored = [json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "runs").rglob("run.json")]
     ours = [run for run in stored if not run["config"]["checkpoint"]]
     assert len(ours) > 60
     for run in ours:

@@ -20,7 +20,7 @@ from scalefed.passk import estimator
 from scalefed.passk.intervals import mean_interval
 from scalefed.seeds import rng
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 def exact(n: int, c: int, k: int) -> Fraction:

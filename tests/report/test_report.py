@@ -11,8 +11,8 @@ import pytest
 from scalefed.charts.theme import si
 from scalefed.errors import ConfigError
 from scalefed.fitting.result import fit
-from scalefed.report import write_report
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
+from scalefed.report.page import write_report
 
 TRUTH = {"E": 0.33, "A": 30.0, "a": 0.55, "B": 2500.0, "b": 0.65, "g": 0.6}
 QUESTION = {"compute": 2e13, "clients": 16, "participation": 0.25}
@@ -147,5 +147,5 @@ def test_mistakes_say_what_is_allowed(fitted, tmp_path):
 
 
 def test_the_template_belongs_to_the_package():
-    root = Path(__file__).parents[1] / "scalefed"
-    assert (root / "templates" / "report.html").is_file()
+    root = Path(__file__).parents[2] / "scalefed"
+    assert (root / "report" / "report.html").is_file()

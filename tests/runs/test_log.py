@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from scalefed.config import RunConfig
 from scalefed.errors import DataError, RunLogWarning
-from scalefed.importers import import_rounds
-from scalefed.jsontext import dumps, loads
-from scalefed.runlog import (
+from scalefed.runs.importers.rounds import import_rounds
+from scalefed.runs.jsontext import dumps, loads
+from scalefed.runs.log import (
     COLUMNS,
     ROUND_COLUMNS,
     SCHEMA,
@@ -125,16 +125,17 @@ def test_parallel_writers_of_the_same_runs_leave_one_whole_run_each(tmp_path):
 
 def test_a_writer_killed_half_way_leaves_nothing_that_is_read(tmp_path):
     program = (
-        "import os, signal, sys; import scalefed.runfiles as f; from tests.test_runlog import make_run\n"
+        "import os, signal, sys; import scalefed.runs.files as f; from test_log import make_run\n"
         "write = f._write_file\n"
         "def once(path, text):\n"
         "    write(path, text); os.kill(os.getpid(), signal.SIGKILL)\n"
         "f._write_file = once\n"
         "make_run(__import__('pathlib').Path(sys.argv[1]))\n"
     )
-    root = Path(__file__).parents[1]
+    root, here = Path(__file__).parents[2], Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{here}"}
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, timeout=60
+        [sys.executable, "-c", program, str(tmp_path)], cwd=root, env=environment, timeout=60
     )
     assert done.returncode == -9
     assert len(folders_like(tmp_path)) == 1
@@ -148,7 +149,7 @@ def test_unknown_result_and_status_are_named(tmp_path):
     config = RunConfig().to_dict()
     with pytest.raises(DataError, match="'losss', which is no column of the run log; did you mean 'loss'"):
         write_run(tmp_path, config=config, result={"losss": 1.0})
-    with pytest.raises(DataError, match="describe it in scalefed/schema.py first"):
+    with pytest.raises(DataError, match="describe it in scalefed/runs/schema.py first"):
         write_run(tmp_path, config=config, result={"zzzzzzzz": 1.0})
     with pytest.raises(DataError, match="round record has the key 'trainloss'"):
         write_run(tmp_path, config=config, result={"loss": 1.0}, rounds=[{"trainloss": 1}])
@@ -471,7 +472,9 @@ def test_provenance_knows_commit_and_changes(tmp_path):
 
 
 def test_the_run_log_needs_neither_torch_nor_pandas_to_import():
-    code = "import sys, scalefed.runlog; print([m for m in ('torch', 'pandas', 'altair', 'scipy') if m in sys.modules])"
+    code = (
+        "import sys, scalefed.runs.log; print([m for m in ('torch', 'pandas', 'altair', 'scipy') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -16,7 +16,7 @@ from scalefed.data.problems import load_problems
 from scalefed.errors import SandboxError
 from scalefed.evaluation.judge import Verdict, judge
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 SANDBOXES = ("ns", "landlock")
 
 
@@ -162,7 +162,7 @@ def test_nothing_reaches_standard_output() -> None:
         'text = \'    import os\\n    print(1)\\n    os.write(1, b"x")\\n    os.write(2, b"x")\\n\'\n'
         "judge([ADD], [('t/add', text)], workers=1)\n"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=root,

@@ -249,8 +249,8 @@ def _end(processes: Sequence["subprocess.Popen[bytes]"], *, seconds: float = 10.
 _APP = '''"""A federated run of scalefed as a Flower app; its settings are in pyproject.toml."""
 
 import scalefed
-from scalefed.federated.flower import client_app as make_client_app
-from scalefed.federated.flower import server_app as make_server_app
+from scalefed.federated.flower.engine import client_app as make_client_app
+from scalefed.federated.flower.engine import server_app as make_server_app
 
 client_app = make_client_app()
 server_app = make_server_app(lambda config, output: scalefed.train(config, runs=output, engine="flower"))

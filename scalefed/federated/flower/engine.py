@@ -31,8 +31,8 @@ from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, DataError
 from scalefed.federated.algorithms import client_task
 from scalefed.federated.client import local_updates
-from scalefed.federated.flower_app import SWITCHES, require_flower, settings_of_app, to_flower_app
-from scalefed.federated.flower_log import WRAPPED, StrategyLog
+from scalefed.federated.flower.app import SWITCHES, require_flower, settings_of_app, to_flower_app
+from scalefed.federated.flower.log import WRAPPED, StrategyLog
 from scalefed.federated.preparation import Task, prepare
 from scalefed.federated.rounds import ClientData, Plan, Round, finish_round, plan_round
 from scalefed.federated.state import ClientTask, ClientUpdate, ServerState
@@ -338,7 +338,7 @@ def _run_simulation(server: Any, client: Any, config: RunConfig, workers: int) -
 def attach_run_log(strategy: Any, path: str | os.PathLike[str], *, seed: int | None = None) -> Any:
     """Make any Flower strategy write a run log, and with a seed make its runs repeat: one line in a project.
 
-    Each round becomes a JSON line (see :class:`~scalefed.federated.flower_log.StrategyLog`), which
+    Each round becomes a JSON line (see :class:`~scalefed.federated.flower.log.StrategyLog`), which
     :func:`scalefed.import_rounds` reads. The strategy's class and algorithm stay untouched.
 
     Seeding everything does not make two Flower runs equal: node ids come from the operating system, sampling from the

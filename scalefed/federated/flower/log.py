@@ -1,6 +1,6 @@
 """What does a Flower strategy do, round by round? A log that stands between its loop and its methods.
 
-Made by :func:`scalefed.federated.flower.attach_run_log`; imports nothing of Flower.
+Made by :func:`scalefed.federated.flower.engine.attach_run_log`; imports nothing of Flower.
 """
 
 import time
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from scalefed.jsontext import dumps
+from scalefed.runs.jsontext import dumps
 from scalefed.seeds import stream_seed
 
 WRAPPED = ("start", "configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate")

@@ -1,6 +1,6 @@
 """What did somebody else's training log, round by round? Flower results, JSON-lines round logs and pfl's CSV files.
 
-Each becomes a frame like that of :meth:`scalefed.runlog.Run.history`, the source's other metrics beside our columns.
+Each becomes a frame like that of :meth:`scalefed.runs.log.Run.history`, the source's other metrics beside our columns.
 """
 
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError, nearest
-from scalefed.jsontext import read_lines
-from scalefed.runtables import read_table, some_names
-from scalefed.schema import ROUND_COLUMNS
+from scalefed.runs.jsontext import read_lines
+from scalefed.runs.schema import ROUND_COLUMNS
+from scalefed.runs.tables import read_table, some_names
 
 if TYPE_CHECKING:
     import pandas as pd
