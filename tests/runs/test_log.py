@@ -134,9 +134,7 @@ def test_a_writer_killed_half_way_leaves_nothing_that_is_read(tmp_path):
     )
     root, here = Path(__file__).parents[2], Path(__file__).parent
     environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{here}"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], cwd=root, env=environment, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, env=environment, timeout=60)
     assert done.returncode == -9
     assert len(folders_like(tmp_path)) == 1
     with pytest.raises(DataError, match="no runs in"):
