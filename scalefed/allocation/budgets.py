@@ -228,12 +228,12 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
 def _seconds(
     budget: Budget, setting: Setting, flops: float, wire: float, top: Array, flat: Flat
 ) -> list[tuple[Array, tuple[int, int, int]]]:
-    side = flat(setting.need("clients_per_round", "seconds"))
+    clients_per_round = flat(setting.need("clients_per_round", "seconds"))
     if budget.flops_per_second is None and budget.bandwidth is None:
         raise FitError("seconds needs flops_per_second=... of a client, bandwidth=... in bytes per second, or both")
     terms: list[tuple[Array, tuple[int, int, int]]] = []
     if budget.flops_per_second is not None:
-        terms.append((flops / (side * flat(budget.flops_per_second) * top), (1, 1, 0)))
+        terms.append((flops / (clients_per_round * flat(budget.flops_per_second) * top), (1, 1, 0)))
     if budget.bandwidth is not None:
         terms.append((wire / (flat(budget.bandwidth) * top), (1, 0, 1)))
     if budget.latency:

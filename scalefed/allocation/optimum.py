@@ -284,8 +284,12 @@ def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: Ar
     """The law's columns for runs of this size and length, with the rounds that they take in the setting."""
     size, length = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
     local = np.asarray(np.nan if setting.local_steps is None else setting.local_steps, dtype=float)
-    side, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
-    step = np.nan if side is None or batch is None else np.asarray(side, float) * np.asarray(batch, float)
+    clients_per_round, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
+    step = (
+        np.nan
+        if clients_per_round is None or batch is None
+        else np.asarray(clients_per_round, float) * np.asarray(batch, float)
+    )
     return columns_of(law, setting, size, length, length / (step * local), local)
 
 
@@ -304,8 +308,8 @@ def columns_of(
         "local_steps": local_steps,
         "compute": train_flops(params, tokens, trained=trained),
     }
-    side = np.asarray(known.get("clients_per_round", np.nan))
-    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * side
+    clients_per_round = np.asarray(known.get("clients_per_round", np.nan))
+    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * clients_per_round
     known.setdefault("unique_tokens", np.inf)
     return {name: known[name] for name in law.columns}
 

@@ -73,7 +73,7 @@ def evaluate(
         tell_json(
             {
                 f"pass@{r.k}": {"estimate": r.estimate, "low": r.low, "high": r.high,
-                                "low_again": r.low_again, "high_again": r.high_again}
+                                "conditional_low": r.conditional_low, "conditional_high": r.conditional_high}
                 for r in result
             }
         )  # fmt: skip

@@ -153,7 +153,12 @@ def _judged(
     found = settings | {"timeout_s": timeout, "level": report.level}
     counts = Counts(report.counts.task_ids, samples, report.counts.correct, found)
     rates = [
-        {"k": r.k, "estimate": r.estimate, "new_problems": [r.low, r.high], "again": [r.low_again, r.high_again]}
+        {
+            "k": r.k,
+            "estimate": r.estimate,
+            "new_problems": [r.low, r.high],
+            "again": [r.conditional_low, r.conditional_high],
+        }
         for r in counts.pass_at_k()
     ]
     made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}

@@ -3,7 +3,7 @@
 Counts go in (``samples`` drawn and ``correct`` among them, per problem), numbers with intervals come out:
 
 * :func:`pass_at_k`: the unbiased estimator per problem; :func:`estimate`: the mean with two intervals, one for new
-  problems of the same kind and one for this very benchmark sampled again.
+  problems of the same kind and one for these very problems, conditional on them.
 * :func:`compare_models`: two models on the same problems, paired.
 * :func:`fit_beta`, :func:`fit_k_exponent`, :func:`beta_pass_at_k`: the spread of difficulties behind the curve in k.
 * :func:`rate_from_attempts`, :func:`pass_until`: very low rates, by sampling until a problem has passed.

@@ -1,11 +1,11 @@
-"""How sure is a pass@k: for new problems, and for this benchmark sampled again?
+"""How sure is a pass@k: for new problems, and conditional on these problems?
 
 The problems are the sampling unit. Two questions have two answers, and both are given:
 
 * *new problems*: what would the mean be over the population these problems came from? The spread between problems
   counts; the number of samples per problem hardly matters.
-* *this benchmark again*: what would the mean over these very problems be with endless samples? Only the spread within
-  each problem counts.
+* *conditional on these problems*: what would the mean over these very problems be with endless samples? Only the
+  spread within each problem counts.
 
 Treating all samples as independent, or giving each problem a uniform prior, covers neither for weak models.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.errors import ConfigError, DataError, nearest, refuses_old_words
 from scalefed.passk.difficulty import BetaFit, fit_beta
 from scalefed.passk.estimator import checked_counts, checked_k, failures_at_k, pass_at_k
 from scalefed.seeds import rng
@@ -28,14 +28,14 @@ METHODS = ("studentized", "logit-t", "t", "bca", "percentile")
 
 @dataclass(frozen=True, slots=True)
 class PassRate:
-    """pass@k for one k: the estimate, its interval for new problems, and for this benchmark again."""
+    """pass@k for one k: the estimate, its interval for new problems, and conditional on these problems."""
 
     k: int
     estimate: float
     low: float
     high: float
-    low_again: float
-    high_again: float
+    conditional_low: float
+    conditional_high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,11 @@ class PassAtK:
         estimate: mean unbiased pass@k over problems, in [0, 1].
         low: lower end for new problems.
         high: upper end for new problems.
-        low_again: lower end for this benchmark again.
-        high_again: upper end for this benchmark again.
+        conditional_low: lower end of the interval conditional on these problems.
+        conditional_high: upper end of the interval conditional on these problems.
         problems: how many problems were counted.
         samples: fewest samples of any problem.
-        confidence: nominal coverage of both intervals.
+        level: nominal coverage of both intervals.
         method: how the interval for new problems was made.
     """
 
@@ -59,11 +59,11 @@ class PassAtK:
     estimate: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    low_again: tuple[float, ...]
-    high_again: tuple[float, ...]
+    conditional_low: tuple[float, ...]
+    conditional_high: tuple[float, ...]
     problems: int
     samples: int
-    confidence: float
+    level: float
     method: str
 
     def __getitem__(self, k: int) -> PassRate:
@@ -71,28 +71,31 @@ class PassAtK:
         if k not in self.k:
             raise DataError(f"pass@{k} was not estimated; there is k = {', '.join(map(str, self.k))}")
         i = self.k.index(k)
-        return PassRate(k, self.estimate[i], self.low[i], self.high[i], self.low_again[i], self.high_again[i])
+        return PassRate(
+            k, self.estimate[i], self.low[i], self.high[i], self.conditional_low[i], self.conditional_high[i]
+        )
 
     def __iter__(self) -> Iterator[PassRate]:
         """The rows, one per k."""
         return (self[k] for k in self.k)
 
     def __str__(self) -> str:
-        head = f"{self.problems} problems, {self.samples} samples each, {self.confidence:.0%} intervals ({self.method})"
+        head = f"{self.problems} problems, {self.samples} samples each, {self.level:.0%} intervals ({self.method})"
         rows = [
             f"pass@{r.k}: {r.estimate:.4f}  new problems {r.low:.4f} to {r.high:.4f}"
-            f"  this benchmark again {r.low_again:.4f} to {r.high_again:.4f}"
+            f"  conditional on this benchmark's problems {r.conditional_low:.4f} to {r.conditional_high:.4f}"
             for r in self
         ]
         return "\n".join([head, *rows])
 
 
+@refuses_old_words
 def estimate(
     samples: ArrayLike,
     correct: ArrayLike,
     k: int | Sequence[int] = (1, 10),
     *,
-    confidence: float = 0.95,
+    level: float = 0.95,
     method: str = "studentized",
     resamples: int = 2000,
     seed: int = 0,
@@ -103,7 +106,7 @@ def estimate(
         samples: (problems,) or a scalar, samples drawn per problem.
         correct: (problems,) or a scalar, correct ones among them.
         k: one or several numbers of attempts, each at most the fewest samples of any problem.
-        confidence: nominal coverage, in (0, 1).
+        level: nominal coverage, in (0, 1).
         method: for new problems: ``studentized`` (bootstrap of the t statistic over problems; holds its coverage at
             40 problems), ``logit-t`` (closed form), ``t``, ``bca`` or ``percentile`` (these three are short below
             about 100 problems).
@@ -111,61 +114,62 @@ def estimate(
         seed: of the draws.
 
     Raises:
-        DataError: bad counts or k. ConfigError: unknown method, bad confidence or resamples.
+        DataError: bad counts or k. ConfigError: unknown method, bad level or resamples.
 
     Source: Miller 2024 (Adding error bars to evals) for problems as clusters; Efron and Tibshirani 1993, chapters 12
     and 14, for the bootstraps.
 
     >>> result = estimate(20, [0, 0, 3, 20, 7, 0, 1, 0], k=1)
-    >>> round(result[1].estimate, 5), result[1].low < result[1].low_again < result[1].high_again < result[1].high
+    >>> one = result[1]
+    >>> round(one.estimate, 5), one.low < one.conditional_low < one.conditional_high < one.high
     (0.19375, True)
     """
     if method not in METHODS:
         raise ConfigError(f"unknown interval method {method!r}; {nearest(method, METHODS)}")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must be in (0, 1), got {confidence}; the usual value is 0.95")
+    if not 0 < level < 1:
+        raise ConfigError(f"level must be in (0, 1), got {level}; the usual value is 0.95")
     if resamples < 100:
         raise ConfigError(f"resamples must be at least 100, got {resamples}; 2000 is usual")
     n, c = checked_counts(samples, correct)
     ks = tuple(checked_k(one, n) for one in (k if isinstance(k, Sequence) else (k,)))
-    rows = [_row(n, c, one, confidence, method, resamples, seed) for one in ks]
+    rows = [_row(n, c, one, level, method, resamples, seed) for one in ks]
     return PassAtK(
         k=ks,
         estimate=tuple(r.estimate for r in rows),
         low=tuple(r.low for r in rows),
         high=tuple(r.high for r in rows),
-        low_again=tuple(r.low_again for r in rows),
-        high_again=tuple(r.high_again for r in rows),
+        conditional_low=tuple(r.conditional_low for r in rows),
+        conditional_high=tuple(r.conditional_high for r in rows),
         problems=len(n),
         samples=int(n.min()),
-        confidence=confidence,
+        level=level,
         method=method,
     )
 
 
 def _row(
-    n: NDArray[np.int64], c: NDArray[np.int64], k: int, confidence: float, method: str, resamples: int, seed: int
+    n: NDArray[np.int64], c: NDArray[np.int64], k: int, level: float, method: str, resamples: int, seed: int
 ) -> PassRate:
     values = pass_at_k(n, c, k)
-    low, high = mean_interval(values, confidence, method, resamples, seed)
-    low_again, high_again = _again(n, c, k, confidence)
-    return PassRate(k, float(values.mean()), low, high, low_again, high_again)
+    low, high = mean_interval(values, level, method, resamples, seed)
+    conditional_low, conditional_high = _conditional(n, c, k, level)
+    return PassRate(k, float(values.mean()), low, high, conditional_low, conditional_high)
 
 
 def mean_interval(
-    values: NDArray[np.float64], confidence: float, method: str, resamples: int, seed: int
+    values: NDArray[np.float64], level: float, method: str, resamples: int, seed: int
 ) -> tuple[float, float]:
     """Ends of the interval for the mean of a population in [0, 1], of which (problems,) values were drawn."""
     size, mean = len(values), float(values.mean())
     if size < 2 or np.ptp(values) == 0:
-        return _exact_ends(mean, size, (1 - confidence) / 2)
+        return _exact_ends(mean, size, (1 - level) / 2)
     error = float(values.std(ddof=1)) / size**0.5
     if method == "logit-t":
-        return _logit_ends(mean, error, _t_quantile(confidence, size - 1))
+        return _logit_ends(mean, error, _t_quantile(level, size - 1))
     if method == "t":
-        reach = error * _t_quantile(confidence, size - 1)
+        reach = error * _t_quantile(level, size - 1)
         return max(0.0, mean - reach), min(1.0, mean + reach)
-    ends = (_studentized if method == "studentized" else _quantiles)(values, confidence, method, resamples, seed)
+    ends = (_studentized if method == "studentized" else _quantiles)(values, level, method, resamples, seed)
     return max(0.0, min(mean, ends[0])), min(1.0, max(mean, ends[1]))
 
 
@@ -179,24 +183,24 @@ def _bootstrap(values: NDArray[np.float64], resamples: int, seed: int) -> tuple[
 
 
 def _studentized(
-    values: NDArray[np.float64], confidence: float, _method: str, resamples: int, seed: int
+    values: NDArray[np.float64], level: float, _method: str, resamples: int, seed: int
 ) -> tuple[float, float]:
     size, mean, spread = len(values), float(values.mean()), float(values.std(ddof=1))
     means, variances = _bootstrap(values, resamples, seed)
     usable = variances > 1e-12 * spread**2
     t = (means[usable] - mean) / np.sqrt(variances[usable] / size)
-    tail = (1 - confidence) / 2
+    tail = (1 - level) / 2
     upper, lower = np.quantile(t, [1 - tail, tail])
     return mean - float(upper) * spread / size**0.5, mean - float(lower) * spread / size**0.5
 
 
 def _quantiles(
-    values: NDArray[np.float64], confidence: float, method: str, resamples: int, seed: int
+    values: NDArray[np.float64], level: float, method: str, resamples: int, seed: int
 ) -> tuple[float, float]:
     from scipy.special import ndtr, ndtri
 
     means, _ = _bootstrap(values, resamples, seed)
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
         mean, off = values.mean(), values - values.mean()
         below = (np.mean(means < mean) + np.mean(means <= mean)) / 2
@@ -208,9 +212,9 @@ def _quantiles(
     return float(low), float(high)
 
 
-def _again(n: NDArray[np.int64], c: NDArray[np.int64], k: int, confidence: float) -> tuple[float, float]:
+def _conditional(n: NDArray[np.int64], c: NDArray[np.int64], k: int, level: float) -> tuple[float, float]:
     """Ends of the interval for the mean over these problems, from the spread within each."""
-    total, tail = int(n.sum()), (1 - confidence) / 2
+    total, tail = int(n.sum()), (1 - level) / 2
     if c.sum() == 0:  # the rate can be at most this; spread evenly it gives the largest pass@k
         return 0.0, float(-np.expm1(k * np.log(tail) / total))
     mean = float(pass_at_k(n, c, k).mean())
@@ -272,7 +276,7 @@ def _exact_ends(mean: float, size: int, tail: float) -> tuple[float, float]:
     return low, high
 
 
-def _t_quantile(confidence: float, freedom: int) -> float:
+def _t_quantile(level: float, freedom: int) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + confidence) / 2))
+    return float(stdtrit(freedom, (1 + level) / 2))

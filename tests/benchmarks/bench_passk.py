@@ -79,8 +79,8 @@ def coverage(repeats: int) -> None:
                     entry[2] += row.high - row.low
                     if method == "logit-t":
                         own = float(np.mean(1 - (1 - rates) ** row.k))
-                        hits["again", row.k][0] += row.low_again <= own <= row.high_again
-                        hits["again", row.k][2] += row.high_again - row.low_again
+                        hits["again", row.k][0] += row.conditional_low <= own <= row.conditional_high
+                        hits["again", row.k][2] += row.conditional_high - row.conditional_low
         for (method, k), (covered, _, width) in hits.items():
             share = f"{covered / repeats:.3f}, mean width {width / repeats:.3f}"
             print(f"{problems} problems, n={n}, pass@{k:2} {method:11}: {share}")

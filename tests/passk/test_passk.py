@@ -132,7 +132,7 @@ def test_result_gives_both_intervals_and_says_how():
     assert result.k == (1, 10) and result.problems == 10 and result.samples == 20
     assert result[10].estimate == pytest.approx(np.mean(passk.pass_at_k(20, [0, 0, 3, 20, 7, 0, 1, 0, 12, 5], 10)))
     for row in result:
-        assert 0 <= row.low < row.low_again < row.estimate < row.high_again < row.high <= 1
+        assert 0 <= row.low < row.conditional_low < row.estimate < row.conditional_high < row.high <= 1
     assert "pass@10" in str(result) and "new problems" in str(result) and "20 samples" in str(result)
     with pytest.raises(DataError, match=r"pass@5 .* k = 1, 10"):
         result[5]
@@ -150,20 +150,25 @@ def test_extreme_counts_give_usable_intervals(method, correct):
     result = passk.estimate(20, correct, method=method)
     for row in result:
         assert 0 <= row.low <= row.estimate <= row.high <= 1
-        assert 0 <= row.low_again <= row.estimate + 1e-12 and row.estimate <= row.high_again + 1e-12 <= 1 + 1e-12
+        assert (
+            0 <= row.conditional_low <= row.estimate + 1e-12
+            and row.estimate <= row.conditional_high + 1e-12 <= 1 + 1e-12
+        )
         if row.estimate in (0, 1):
-            assert row.high - row.low > 0.01 and row.high_again - row.low_again > 1e-3
+            assert row.high - row.low > 0.01 and row.conditional_high - row.conditional_low > 1e-3
 
 
 def test_nothing_solved_gives_the_exact_upper_ends():
     row = passk.estimate(20, [0] * 12, k=1)[1]
     assert row.high == pytest.approx(1 - 0.025 ** (1 / 12))
-    assert row.high_again == pytest.approx(1 - 0.025 ** (1 / 240), rel=1e-2)
+    assert row.conditional_high == pytest.approx(1 - 0.025 ** (1 / 240), rel=1e-2)
 
 
 def test_one_sample_each_counts_all_spread_as_luck():
     row = passk.estimate(1, [0, 1] * 20, k=1)[1]
-    assert row.low_again == pytest.approx(row.low, abs=0.03) and row.high_again == pytest.approx(row.high, abs=0.03)
+    assert row.conditional_low == pytest.approx(row.low, abs=0.03) and row.conditional_high == pytest.approx(
+        row.high, abs=0.03
+    )
 
 
 def test_t_interval_agrees_with_statsmodels():
@@ -186,7 +191,7 @@ def test_bca_agrees_with_scipy():
     ("change", "error"),
     [
         ({"method": "bcaa"}, ConfigError),
-        ({"confidence": 95}, ConfigError),
+        ({"level": 95}, ConfigError),
         ({"resamples": 3}, ConfigError),
         ({"k": 30}, DataError),
     ],
@@ -207,7 +212,7 @@ def cover(problems: int, samples: int, repeats: int) -> dict[str, float]:
             own = float(np.mean(1 - (1 - rates) ** row.k))
             for name, value in (
                 (f"new {row.k}", row.low <= truth[row.k] <= row.high),
-                (f"again {row.k}", row.low_again <= own <= row.high_again),
+                (f"again {row.k}", row.conditional_low <= own <= row.conditional_high),
             ):
                 hits[name] = hits.get(name, 0) + value / repeats
     return hits
