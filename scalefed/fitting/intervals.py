@@ -28,10 +28,13 @@ METHODS = ("auto", "exchange", "pairs")
 _ENOUGH_RUNS = 30
 _UNEVEN = 0.01
 _WIDER = 1.25
+_PILOT = 200  # replicates by which exchange and pairs are compared
 _TURNS = 10
+_PATIENCE = 1
 _SAMPLE = 40
 _GAIN = 1e-9
 _WIDER_ZONES = (30.0, 5.0)
+_SETTLED = 1e-12  # relative decrease at which a replicate stops; tests/benchmarks/bench_fitting.py speed shows the gap
 _LARGE = 20_000
 _CHUNK_DOUBLES = 2**22
 _FEWEST_DONORS = 15
@@ -84,13 +87,21 @@ def bootstrap(
     solver = Solver(problem, delta=delta)
     if problem.n > _LARGE:
         return _normal(solver, best, clusters, resamples, seed)
+    pairs, exchange = _Pairs(clusters, seed), _Exchange(solver, best, clusters, seed)
     if method == "pairs":
-        return _refit(solver, best, _Pairs(clusters, seed), resamples, "pairs")
-    exchange = _refit(solver, best, _Exchange(solver, best, clusters, seed), resamples, "exchange")
+        return _refit(solver, best, pairs, resamples, "pairs")
     if method == "exchange" or not _looks_uneven(solver, best, clusters, seed):
-        return exchange
-    pairs = _refit(solver, best, _Pairs(clusters, seed), resamples, "pairs")
-    return pairs if _most_widened(pairs, exchange) > _WIDER else exchange
+        return _refit(solver, best, exchange, resamples, "exchange")
+    few = min(resamples, _PILOT)
+    left = _refit(solver, best, pairs, few, "pairs")
+    right = _refit(solver, best, exchange, few, "exchange")
+    chosen, draw = (left, pairs) if _most_widened(left, right) > _WIDER else (right, exchange)
+    return chosen if few == resamples else _joined(chosen, _refit(solver, best, draw, resamples - few, chosen.method))
+
+
+def _joined(first: Replicates, rest: Replicates) -> Replicates:
+    theta, converged = (np.concatenate([getattr(r, name) for r in (first, rest)]) for name in ("theta", "converged"))
+    return Replicates(theta, converged, first.method)
 
 
 def _looks_uneven(solver: Solver, best: GlobalFit, clusters: np.ndarray, seed: int) -> bool:
@@ -105,10 +116,11 @@ def _looks_uneven(solver: Solver, best: GlobalFit, clusters: np.ndarray, seed: i
 def _refit(solver: Solver, best: GlobalFit, draw: "_Pairs | _Exchange", resamples: int, method: str) -> Replicates:
     theta, converged = [], []
     chunk = max(1, _CHUNK_DOUBLES // solver.problem.n)
-    for start in range(0, resamples, chunk):
-        count = min(chunk, resamples - start)
+    for first in range(0, resamples, chunk):
+        count = min(chunk, resamples - first)
         weights, log_loss = draw(count)
-        found = solver.solve(np.repeat(best.theta[None], count, axis=0), weights, log_loss=log_loss, iterations=200)
+        start = np.repeat(best.theta[None], count, axis=0)
+        found = solver.solve(start, weights, log_loss=log_loss, iterations=200, tolerance=_SETTLED)
         found = _restart(solver, found, weights, log_loss)
         theta.append(found.theta)
         converged.append(found.converged)
@@ -119,26 +131,27 @@ def _restart(solver: Solver, found: Solution, weights: np.ndarray | None, log_lo
     """Start replicates anew where that helps: from a wider Huber zone, and from each other's optima.
 
     Where the runs say little the objective has long flat valleys with kinks, in which single replicates stop early. A
-    sample of replicates is restarted first; the others follow only if one of the sample gains.
+    sample is restarted first, then all that had not settled, and the others too if a settled one of the sample gained.
     """
     if not np.isfinite(solver.delta):
         return found  # least squares is smooth: no kinks to stop at
     size = len(found.theta)
+    sample, follow = np.arange(0, size, max(1, size // _SAMPLE)), False
     for turn in range(2):
-        sample = np.arange(0, size, max(1, size // _SAMPLE))
         tried = _again(solver, found, weights, log_loss, sample, turn)
-        if _gained(found.objective[sample], tried.objective).any() or not found.converged.all():
-            break
-    else:
-        return found
-    last = np.zeros(size, dtype=int)
+        follow |= bool((_gained(found.objective[sample], tried.objective) & found.converged[sample]).any())
+        found = _better(found, tried, sample)
+    rows = np.flatnonzero(~found.converged | follow)
+    last = np.zeros(len(rows), dtype=int)
     for turn in range(_TURNS):
-        rows = np.flatnonzero((last >= turn - 3) | ~found.converged)
         if not len(rows):
             break
         tried = _again(solver, found, weights, log_loss, rows, turn)
-        last[rows[_gained(found.objective[rows], tried.objective)]] = turn
+        last = np.where(_gained(found.objective[rows], tried.objective), turn, last)
         found = _better(found, tried, rows)
+        moving = last >= turn - _PATIENCE
+        found.converged[rows[~moving]] = True  # no way of starting anew leads lower
+        rows, last = rows[moving], last[moving]
     return found
 
 
@@ -161,7 +174,7 @@ def _again(
         for factor in _WIDER_ZONES:
             wide = Solver(solver.problem, delta=factor * solver.delta)
             start = wide.solve(start, w, log_loss=z, cold=True, iterations=40, tolerance=1e-8).theta
-    return solver.solve(start, w, log_loss=z, iterations=200)
+    return solver.solve(start, w, log_loss=z, iterations=200, tolerance=_SETTLED)
 
 
 def _better(found: Solution, tried: Solution, rows: np.ndarray) -> Solution:

@@ -27,6 +27,9 @@ from scalefed.optimum import Optimum, Solution
 Array = NDArray[np.float64]
 
 _TURNS = 60
+_NODES = 65  # tests/benchmarks/bench_optimum.py sweep: what nodes and splines leave
+_NODES_A_DECADE = 16
+_SWEEP_ROWS = 2**18  # questions solved at once: half a gigabyte of work arrays
 _AGREED = 1e-10
 
 
@@ -182,7 +185,10 @@ def least_compute(
 def optimal_sizes(
     fit: FitLike, *, compute: ArrayLike, level: float = 0.95, intervals: bool = True, **setting_words: Any
 ) -> pd.DataFrame:
-    """A sweep: one row a budget with params, tokens, rounds, loss and their low and high, all solved at once.
+    """A sweep: one row a budget with params, tokens, rounds, loss and their low and high.
+
+    Answers are smooth in log compute, so beyond some sixty budgets they are solved at nodes, sixteen a decade, and
+    interpolated by cubic splines: sizes to 1e-9, ends of intervals to 0.2% (their replicates make them a little rough).
 
     As in :func:`optimal_size`, the ends of ``loss`` are the band of a run that is made, the others those of the best
     run over the replicates; they are NaN where the fit has no replicates.
@@ -198,6 +204,44 @@ def optimal_sizes(
         FitError: as :func:`optimal_size`.
     """
     budgets = np.atleast_1d(np.asarray(compute, dtype=float))
+    words = {**setting_words, "level": level, "intervals": intervals}
+    if intervals and (nodes := _nodes(budgets, setting_words)) is not None:
+        return _between(_sweep(fit, nodes, **words), budgets)
+    size = max(1, _SWEEP_ROWS // (1 + len(fit.resampled))) if intervals else len(budgets)
+    return pd.concat(
+        [_sweep(fit, budgets[i : i + size], **words) for i in range(0, max(len(budgets), 1), max(size, 1))],
+        ignore_index=True,
+    )
+
+
+def _nodes(budgets: Array, setting: Mapping[str, Any]) -> Array | None:
+    """Budgets between which answers are interpolated, where that is cheaper than to ask them all; else None."""
+    if len(budgets) <= _NODES or not (np.isfinite(budgets) & (budgets > 0)).all():
+        return None
+    if any(np.ndim(value) for name, value in setting.items() if name != "columns"):
+        return None
+    low, high = np.log(budgets.min()), np.log(budgets.max())
+    count = max(_NODES, int(np.ceil(_NODES_A_DECADE * (high - low) / np.log(10.0))))
+    return None if count >= len(budgets) or low == high else np.exp(np.linspace(low, high, count))
+
+
+def _between(table: pd.DataFrame, budgets: Array) -> pd.DataFrame:
+    """The rows of a sweep at other budgets, by cubic splines in logarithms; NaN and infinite stretches stay as such."""
+    from scipy.interpolate import CubicSpline
+
+    at, nodes = np.log(budgets), np.log(table["compute"].to_numpy())
+    found: dict[str, Array] = {"compute": budgets}
+    for name in table.columns.drop("compute"):
+        values = np.log(table[name].to_numpy(dtype=float))
+        if np.isfinite(values).all():
+            found[name] = np.exp(CubicSpline(nodes, values)(at))
+        else:
+            found[name] = np.exp(np.interp(at, nodes, values))
+    return pd.DataFrame(found)
+
+
+def _sweep(fit: FitLike, budgets: Array, *, level: float, intervals: bool, **setting_words: Any) -> pd.DataFrame:
+    """Every budget solved for the estimate and, with intervals, for all replicates."""
     budget, setting, _ = question(fit.law, fit.runs, {**setting_words, "compute": budgets})
     values = {name: series[: None if intervals else 1, None] for name, series in values_of(fit).items()}
     found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
