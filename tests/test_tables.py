@@ -131,7 +131,7 @@ IMPOSSIBLE = {
     "percent": ({"pass_at_1": 64.6}, r"pass_at_1 must be from 0 to 1, got 64.6 in row 0 and 11 more \(in percent\?"),
     "participation in percent": ({"participation": 20}, "participation must be above 0 and at most 1, got 20"),
     "participation of nobody": ({"participation": 0}, "participation must be above 0"),
-    "more than all": ({"clients": 10, "clients_per_round": 20}, "clients_per_round 20 is more than clients 10 in row 0"),
+    "more than all": ({"clients": 10, "clients_per_round": 20}, "clients_per_round 20 is more than clients 10"),
     "another share": (
         {"clients": 10, "clients_per_round": 2, "participation": 0.9},
         "participation 0.9 is not clients_per_round 2 of clients 10",
