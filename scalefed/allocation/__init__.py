@@ -1,1 +1,1 @@
-"""How is a budget divided between size and data? Limits, costs and the least loss within them."""
+"""Which size, how many tokens and rounds, within which limits? A law with budgets, solved and asked."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from scalefed.allocation.budgets import Setting
 from scalefed.allocation.search import Surface
-from scalefed.budgets import Setting
 from scalefed.laws import Law
 from scalefed.laws.terms import Term, log_sum
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from scalefed.geometric import FARTHEST, Minimum
-from scalefed.posynomial import Posynomial
+from scalefed.allocation.posynomial import Posynomial
+from scalefed.allocation.solvers import FARTHEST, Minimum
 
 Array = NDArray[np.float64]
 Surface = Callable[[Array, Array, NDArray[np.intp]], Array]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalefed.errors import DataError
-from scalefed.schema import COLUMNS, Column
+from scalefed.runs.schema import COLUMNS, Column
 
 if TYPE_CHECKING:
     import pandas as pd
