@@ -119,7 +119,7 @@ def fit(
     bound: Annotated[
         list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
     ] = None,
-    share: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
+    tie: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
     scale_weight: ScaleWeight = 0.0,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
     covariates: Covariates = None,
@@ -136,7 +136,7 @@ def fit(
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
     options["huber_delta"] = _width(huber_delta)
-    options |= {"scale_weight": scale_weight, "ties": pairs_from(share, "--tie b=a"), "bounds": bounds_from(bound)}
+    options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
     if source.suffix == ".toml":

@@ -27,7 +27,7 @@ def constraints(
         ConfigError: no mapping, an unknown parameter, a value of the wrong kind or out of range, an empty interval, or
             two things said of one parameter that cannot both be.
 
-    >>> constraints("x", ("A", "a"), frozenset("A"), fixed={"a": 1}, bounds=None, shared=None)
+    >>> constraints("x", ("A", "a"), frozenset("A"), fixed={"a": 1}, bounds=None, ties=None)
     ({'a': 1.0}, {}, {})
     """
     given = {"fixed": _mapping("fixed", fixed, "E", 1.8), "bounds": _mapping("bounds", bounds, "a", (0.1, 0.6)),

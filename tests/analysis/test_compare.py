@@ -150,7 +150,7 @@ def test_success_counts_put_pass_at_1_beside_the_loss(fits: tuple[Fit, ...], run
         ({"holdout": "compute > e"}, "no number"),
         ({"holdout": np.array([True, False])}, "one True or False for each of 72 runs"),
         ({"level": 1.0}, "level must be between"),
-        ({"replicates": ["clients"]}, "no column 'clients'; allowed: clients_per_round"),
+        ({"settings": ["clients"]}, "no column 'clients'; allowed: clients_per_round"),
     ],
 )
 def test_a_wrong_holdout_is_named(fits: tuple[Fit, ...], keywords: dict[str, object], words: str) -> None:

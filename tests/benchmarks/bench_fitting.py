@@ -34,7 +34,7 @@ from scalefed.fitting.status import FitStatus
 from scalefed.laws import LAWS
 from scalefed.laws.simulate import simulate_runs
 
-DATA = Path(__file__).parents[2].parent / "ties" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRUTH = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
 PUBLISHED = 0.0010182740178006
 

@@ -243,7 +243,7 @@ def test_laws_are_compared(files, capsys):
     rows = json.loads(out)
     assert code == 0 and len(rows) == 2 and {"holdout_error", "aic", "bic", "weight"} <= set(rows[0])
     code, out, _ = run(
-        capsys, *words, "--huber-delta", "none", "--scale-weight", 1, "--replicates", "params,tokens", "--json"
+        capsys, *words, "--huber-delta", "none", "--scale-weight", 1, "--settings", "params,tokens", "--json"
     )
     again = json.loads(out)
     assert code == 0 and again[0]["held_out"] == 2 * again[0]["means"] and again[0]["mean_error"] > 0

@@ -22,7 +22,7 @@ from scalefed.laws import LAWS
 from scalefed.passk import fit_beta, fit_k_exponent
 
 TRUTH = {"middle": 0.7, "slope": 6.0, "ceiling": 0.9, "spread": 1.0, "spread_slope": -0.8}
-PYTHIA = Path(__file__).parents[2].parent / "ties" / "data" / "pythia_math_successes.csv"
+PYTHIA = Path(__file__).parents[2].parent / "shared" / "data" / "pythia_math_successes.csv"
 
 
 def simulated(runs: int = 24, problems: int = 164, samples: int = 20, *, seed: int = 0, mean: str = "logistic"):

@@ -184,7 +184,7 @@ def test_what_cannot_be_used_is_said(made):
         fit_link(counts, table["loss"], covariates=table[["tokens"]].iloc[1:])
     with pytest.raises(ConfigError, match="no column 'skw' to look at.*skew"):
         link_runs(LAWS["federated"], runs, "loss", counts, covariates=["skw"])
-    with pytest.raises(ConfigError, match="beside goes with success counts"):
+    with pytest.raises(ConfigError, match="covariates go with success counts"):
         fit(runs, "federated", resamples=2).with_link(link, covariates=["tokens"])
 
 
@@ -193,7 +193,7 @@ def test_the_shell_asks_for_it_by_name(tmp_path: Path, capsys):
     out = tmp_path / "fit.json"
     words = [str(root), "--law", "chinchilla", "--resamples", "20", "--fix", "E=0.2009"]
     assert main(["fit", *words, "--passk", "--covariates", "tokens,params", "--out", str(out)]) == 0
-    assert '"beside"' in out.read_text() and '"params"' in out.read_text()
+    assert '"covariates"' in out.read_text() and '"params"' in out.read_text()
     capsys.readouterr()
     assert main(["fit", *words, "--covariates", "tokens"]) == 2
     assert "give --passk too" in capsys.readouterr().err

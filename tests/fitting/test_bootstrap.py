@@ -24,7 +24,7 @@ from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs
 from scalefed.seeds import rng
 
-DATA = Path(__file__).parents[2].parent / "ties" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRUTH = TRUTHS["chinchilla"]
 
 

@@ -16,7 +16,7 @@ from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs
 from scalefed.seeds import quasi_random
 
-DATA = Path(__file__).parents[2].parent / "ties" / "data"
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
 GRID = {
     "params": [1e7, 4e7, 2e8, 1e9],
     "tokens": [5e8, 4e9, 3e10],
