@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 import scalefed as sf
+from scalefed.analysis.effects import at_equal_loss, paired_effects
+from scalefed.analysis.hypothesis_tests import average_compute_test
+from scalefed.analysis.isoflop import isoflop_optima
 from scalefed.charts.theme import power, si
 from scalefed.errors import FitWarning
-from scalefed.fitting.classical import average_compute_test
-from scalefed.fitting.effects import at_equal_loss, paired_effects
-from scalefed.fitting.isoflop import isoflop_optima
 from scalefed.laws import LAWS, Law
 
 HERE = Path(__file__).parent

@@ -27,7 +27,7 @@ def tell(text: str) -> None:
 
 def tell_json(value: Any) -> None:
     """The answer as JSON: floats exact, infinities as the word inf, what is unknown as null."""
-    from scalefed.jsontext import dumps
+    from scalefed.runs.jsontext import dumps
 
     tell(dumps(_without_nan(value), indent=1))
 

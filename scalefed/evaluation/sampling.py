@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
 from scalefed.errors import ConfigError
-from scalefed.evaluation.drawing import draw
+from scalefed.evaluation.token_sampling import draw
 from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Tensor, rotary_tables, rotate
 from scalefed.seeds import rng
 

@@ -18,8 +18,8 @@ from scalefed.evaluation.judge import versions
 from scalefed.evaluation.result_file import judge_file
 from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, write_programs
 from scalefed.federated.preparation import pretrained
-from scalefed.jsontext import dumps, read_json
-from scalefed.runlog import provenance
+from scalefed.runs.jsontext import dumps, read_json
+from scalefed.runs.log import provenance
 
 CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
 

@@ -14,7 +14,7 @@ import pandas as pd
 from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.laws.law import Law
 from scalefed.laws.parser import MAY_BE_ZERO
-from scalefed.schema import COLUMNS as SCHEMA
+from scalefed.runs.schema import COLUMNS as SCHEMA
 
 BAD_STATUS = ("diverged", "failed", "running")
 
@@ -83,8 +83,8 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
 
 def _from_path(runs: "str | PathLike[str]", renames: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
     """A run log with the schema's columns renamed, and the renames that are left: columns of the user's own laws."""
-    from scalefed.runlog import load_runs
-    from scalefed.runtables import read_table
+    from scalefed.runs.log import load_runs
+    from scalefed.runs.tables import read_table
 
     known = {ours: theirs for ours, theirs in renames.items() if ours in SCHEMA}
     own = {ours: theirs for ours, theirs in renames.items() if ours not in known}

@@ -12,16 +12,16 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.asking import columns_for
+from scalefed.fitting.alternative import disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
-from scalefed.fitting.rival import disagreement
+from scalefed.fitting.inputs import columns_for
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
 
 if TYPE_CHECKING:
-    from scalefed.fitting.link import Link
+    from scalefed.allocation.optimum import Optimum
+    from scalefed.downstream.link import Link
     from scalefed.fitting.profile import Profile, Region
-    from scalefed.optimum import Optimum
 
 _CHUNK_DOUBLES = 2**22
 _RIVAL = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
@@ -181,7 +181,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law, with the reason and the runs that would help.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("an optimal size")
         planning.check_words(budget)
@@ -193,7 +193,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("optimal sizes")
         return planning.optimal_sizes(self, **budgets)
@@ -204,7 +204,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("a plan")
         return planning.plan(self, **budgets)
@@ -215,7 +215,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("the compute for a goal")
         return planning.least_compute(self, **goal)
@@ -239,13 +239,13 @@ class Fit:
             link: from :func:`fit_link`, or the success counts of the fitted runs (:func:`load_counts`), to which one is
                 fitted.
             beside: for counts, columns of the law that count beside the loss, such as tokens, params and skew: whether
-                they do, :func:`scalefed.fitting.effects.at_equal_loss` tells.
+                they do, :func:`scalefed.analysis.effects.at_equal_loss` tells.
 
         Raises:
             DataError: none of the runs has counts.
             ConfigError: a column that the law does not have, or columns with a link that is already made.
         """
-        from scalefed.fitting.linkfit import link_runs
+        from scalefed.downstream.fit import link_runs
 
         if isinstance(link, pd.DataFrame):
             link = link_runs(self.law, self.runs, self.target, link, beside=beside, seed=self.seed)

@@ -13,9 +13,9 @@ from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.data import prepare, read_frame
 from scalefed.fitting.fitted import Fit
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import fit, weights_for
-from scalefed.fitting.starts import global_fit
 
 _TOP_SHARE = 0.2
 _MOST_HELD = 0.4

@@ -203,9 +203,9 @@ def region(
         FitError: the runs cannot determine the law, or do not settle what the question leaves out.
         ConfigError: a number out of range, or the law lacks params or tokens.
     """
-    from scalefed import optimum
-    from scalefed.fitting.context import question
-    from scalefed.fitting.planning import values_of
+    from scalefed.allocation import optimum
+    from scalefed.allocation.defaults import question
+    from scalefed.allocation.planning import values_of
 
     check_level(level)
     if fit.status is FitStatus.NOT_IDENTIFIED:

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, FitWarning
+from scalefed.fitting.alternative import fit_rival
 from scalefed.fitting.backtest import back_test, decades, scale_columns
+from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
 from scalefed.fitting.data import FitData, hash_runs, prepare, run_ids
 from scalefed.fitting.fitted import Fit
-from scalefed.fitting.identify import gaps
-from scalefed.fitting.intervals import Replicates, bootstrap, local_noise, noise_scale
+from scalefed.fitting.identifiability import gaps
+from scalefed.fitting.initialisation import GlobalFit, global_fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.rival import fit_rival
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import GlobalFit, global_fit
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
 from scalefed.laws import Law, as_law
@@ -66,14 +66,14 @@ def fit(
         bounds: parameter -> (low, high).
         shared: parameter -> the parameter whose value it takes.
         intervals: how replicates are made: ``"auto"``, ``"exchange"`` or ``"pairs"``
-            (see :mod:`scalefed.fitting.intervals`).
+            (see :mod:`scalefed.fitting.bootstrap`).
         backtest: whether to hold out the largest runs and fit a richer law, which widens bands beyond the runs.
 
     Raises:
         DataError: the runs cannot be used.
         ConfigError: an argument is out of range or names something unknown.
 
-    >>> from scalefed.simulation import simulate_runs
+    >>> from scalefed.laws.simulate import simulate_runs
     >>> truth = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
     >>> grid = {"params": [1e7, 1e8, 1e9, 1e10], "tokens": [1e9, 1e10, 1e11]}
     >>> round(fit(simulate_runs("chinchilla", truth, grid), "chinchilla", resamples=10).params["a"], 6)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalefed.fitting.combine import Flat, Nested, State, combiner
+from scalefed.fitting.derivatives import Flat, Nested, State, combiner
 from scalefed.fitting.problem import Problem
 
 _CACHE_DOUBLES = 262144

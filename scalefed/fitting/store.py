@@ -147,7 +147,7 @@ def _backtest(stored: Mapping[str, Any]) -> BackTest:
 def _link(stored: Mapping[str, Any] | None) -> Any:
     if stored is None:
         return None
-    from scalefed.fitting.link import Link
+    from scalefed.downstream.link import Link
 
     return Link.from_json(stored)
 

@@ -23,16 +23,16 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from scalefed.budgets import Budget, Setting
-from scalefed.fitting.intervals import bootstrap
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.optimum import minimise
+from scalefed.fitting.bootstrap import bootstrap
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import fit
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import global_fit
 from scalefed.fitting.status import FitStatus
 from scalefed.laws import LAWS
-from scalefed.optimum import minimise
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRUTH = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
@@ -352,7 +352,7 @@ def diloco() -> None:
 # -- every law -------------------------------------------------------------------------------------------------------
 def recovery() -> None:
     """Noise-free runs of every named law: how far are the parameters from the truth?"""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
     from law_truths import TRUTHS
 
     levels = {
