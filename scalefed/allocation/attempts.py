@@ -21,7 +21,7 @@ from scalefed.allocation.optimum import Optimum
 from scalefed.allocation.planning import FitLike, attached_link, stacked_curves, values_of
 from scalefed.downstream.link import pass_at_k
 from scalefed.errors import ConfigError, FitError
-from scalefed.units import sampling_flops, train_flops
+from scalefed.units import sampling_flops
 
 Array = NDArray[np.float64]
 
@@ -66,7 +66,6 @@ def optimal_size_with_attempts(
         for name, series in values.items()
     }
     curves = stacked_curves(link, rows)
-    train = float(train_flops(1, 1, trained=setting.trained_share))
     largest = np.log(compute_per_problem / sampling_flops(1, tokens_per_attempt))
     if largest < 0:
         raise FitError(
@@ -79,7 +78,7 @@ def optimal_size_with_attempts(
     def solved(log_params: Array) -> tuple[Array, Array]:
         """Pass@k and loss at (rows, points) log params."""
         size = np.exp(log_params)
-        tokens = compute / (train * size)
+        tokens = compute / setting.per_token(size)
         found = optimum.evaluate(law, stacked, setting, params=size, tokens=tokens)
         k = np.exp(np.maximum(largest - log_params, 0.0))
         offset = curves.offset(optimum.columns_of_runs(law, setting, params=size, tokens=tokens))
@@ -88,7 +87,7 @@ def optimal_size_with_attempts(
     n = _highest(lambda mesh: solved(mesh)[0], np.zeros(rows), np.full(rows, largest))
     own = optimum.minimise(law, values, budget=Budget(compute=compute), setting=setting)
     spent = own.tokens
-    own = replace(own, params=np.exp(n), tokens=compute / (train * np.exp(n)), compute=np.full(rows, compute))
+    own = replace(own, params=np.exp(n), tokens=compute / setting.per_token(np.exp(n)), compute=np.full(rows, compute))
     own = replace(own, rounds=own.rounds * own.tokens / spent, prices={}, bounded=np.ones(rows, dtype=np.bool_))
     result = optimum.summarise(law, values, own, setting=setting, level=level)
     at_best = solved(np.full((rows, 1), n[0]))[0][:, 0]

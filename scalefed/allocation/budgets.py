@@ -22,12 +22,14 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from scalefed.allocation.cost import PowerSum
 from scalefed.allocation.posynomial import Posynomial
 from scalefed.errors import ConfigError, FitError
 from scalefed.units import activation_values, client_memory_bytes, sampling_flops, train_flops
 
 Array = NDArray[np.float64]
 Flat = Callable[[ArrayLike], Array]
+Terms = list[tuple[Array, tuple[float, int, int]]]
 
 PARAMS, TOKENS, ROUNDS = 0, 1, 2
 _HIDDEN = activation_values(width=1, layers=1, tokens=1, vocab=0)
@@ -49,6 +51,8 @@ class Setting:
         trained_share: q, trained over all parameters.
         vocab: entries of the tokenizer (memory only).
         width_per_layer: the model's width over its number of layers (memory only).
+        cost: FLOPs of a training token by params; None for (4 + 2 q) params.
+        total: parameters with embeddings by params; None where the law's params_total is the size that is chosen.
         columns: values of any other column that the law needs.
     """
 
@@ -62,6 +66,8 @@ class Setting:
     trained_share: float = 1.0
     vocab: int = 0
     width_per_layer: float = 64.0
+    cost: PowerSum | None = None
+    total: PowerSum | None = None
     columns: Mapping[str, ArrayLike] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +107,11 @@ class Setting:
         if value is None:
             raise FitError(f"{why} needs {name}=...; it was not given and the runs do not settle it")
         return np.asarray(value, dtype=float)
+
+    @property
+    def per_token(self) -> PowerSum:
+        """FLOPs of a training token by params."""
+        return self.cost or PowerSum((float(train_flops(1, 1, trained=self.trained_share)),), (1.0,))
 
     def memory(self, params: ArrayLike) -> Array:
         """Bytes that one client needs to train ``params`` non-embedding parameters."""
@@ -191,27 +202,28 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
     def flat(value: ArrayLike) -> Array:
         return np.broadcast_to(np.asarray(value, dtype=float), shape).reshape(-1)
 
-    flops = train_flops(1, 1, trained=setting.trained_share)
+    cost = setting.per_token
     wire = 2 * setting.bytes_per_value * setting.trained_share
     made: list[Limit] = []
+    terms: Terms
     for name in budget.names:
         if name == "unique_tokens_per_client" and repeats_priced:
             continue
         top = flat(getattr(budget, name))
         elasticity = np.ones(len(top))
         if name == "compute":
-            terms = [(flops / top, (1, 1, 0))]
+            terms = _spent(cost, top)
             if budget.sampled_tokens is not None:
                 terms.append((sampling_flops(1, 1) * flat(budget.sampled_tokens) / top, (1, 0, 0)))
         elif name == "compute_per_client":
-            terms = [(flops / (top * flat(setting.need("clients", name))), (1, 1, 0))]
+            terms = _spent(cost, top * flat(setting.need("clients", name)))
         elif name == "bytes_sent":
             terms = [(wire * flat(setting.need("clients_per_round", name)) / top, (1, 0, 1))]
         elif name == "bytes_per_client":
             share = flat(setting.need("clients_per_round", name)) / flat(setting.need("clients", name))
             terms = [(wire * share / top, (1, 0, 1))]
         elif name == "seconds":
-            terms = _seconds(budget, setting, flops, wire, top, flat)
+            terms = _seconds(budget, setting, wire, top, flat)
         elif name == "memory":
             largest, elasticity = _largest(setting, np.asarray(budget.memory, dtype=float))
             terms = [(1 / flat(largest), (1, 0, 0))]
@@ -225,15 +237,18 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
     return made
 
 
-def _seconds(
-    budget: Budget, setting: Setting, flops: float, wire: float, top: Array, flat: Flat
-) -> list[tuple[Array, tuple[int, int, int]]]:
+def _spent(cost: PowerSum, top: Array) -> Terms:
+    """The FLOPs of training over those that there are."""
+    return [(k / top, (e, 1, 0)) for k, e in zip(cost.coefficients, cost.exponents, strict=True)]
+
+
+def _seconds(budget: Budget, setting: Setting, wire: float, top: Array, flat: Flat) -> Terms:
     side = flat(setting.need("clients_per_round", "seconds"))
     if budget.flops_per_second is None and budget.bandwidth is None:
         raise FitError("seconds needs flops_per_second=... of a client, bandwidth=... in bytes per second, or both")
-    terms: list[tuple[Array, tuple[int, int, int]]] = []
+    terms: Terms = []
     if budget.flops_per_second is not None:
-        terms.append((flops / (side * flat(budget.flops_per_second) * top), (1, 1, 0)))
+        terms += _spent(setting.per_token, side * flat(budget.flops_per_second) * top)
     if budget.bandwidth is not None:
         terms.append((wire / (flat(budget.bandwidth) * top), (1, 0, 1)))
     if budget.latency:
@@ -258,7 +273,7 @@ def _largest(setting: Setting, top: Array) -> tuple[Array, Array]:
     return np.exp(low), 1 / rise
 
 
-def _posynomial(terms: list[tuple[Array, tuple[int, int, int]]]) -> Posynomial:
+def _posynomial(terms: Terms) -> Posynomial:
     coefficient = np.log(np.stack([value for value, _ in terms], axis=1))
     exponents = np.broadcast_to(np.array([e for _, e in terms], float), (len(coefficient), len(terms), 3)).copy()
     return Posynomial(coefficient, exponents)

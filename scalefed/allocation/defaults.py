@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.cost import cost_from, cost_of, power_sum
 from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.laws import Law
@@ -32,8 +33,8 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
         FitError: something is missing that the runs do not settle.
     """
     words = {name: value for name, value in words.items() if value is not None}
-    limit_names, setting_names = set(Budget.__slots__), set(Setting.__slots__)
-    own = {"participation", "concentration"}
+    limit_names, setting_names = set(Budget.__slots__), set(Setting.__slots__) - {"cost", "total"}
+    own = {"participation", "concentration", "flops"}
     unknown = set(words) - limit_names - setting_names - own
     if unknown:
         name = sorted(unknown)[0]
@@ -50,9 +51,44 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
         known["local_steps"] = usual
         if in_rounds:
             notes.append(f"local_steps = {usual:g}, as in the runs")
+    notes += _relations(known, words, law, runs)
     if "batch_tokens" not in known and (usual := _batch_tokens(runs)) is not None:
         known["batch_tokens"] = usual
     return budget, Setting(**known), tuple(notes)
+
+
+def _relations(known: dict[str, Any], words: Mapping[str, Any], law: Law, runs: pd.DataFrame) -> list[str]:
+    """Fill in what a token costs and what embeddings add, as the runs show it; in words where that is not as usual."""
+    notes = []
+    both = {"params", "params_total"} <= set(runs.columns)
+    if "params_total" in law.columns and both:
+        known["total"] = power_sum(*_pair(runs, "params", "params_total"))
+    elif "params_total" in law.columns and "params_total" in runs.columns:
+        notes.append("params counts all parameters, embeddings too: the runs do not have both counts")
+    if (formula := words.get("flops")) is not None:
+        cost = cost_from(formula)
+    elif known.get("trained_share", 1.0) != 1.0:
+        return notes  # (4 + 2 q) params, as the question says
+    else:
+        only_total = "params" not in runs.columns and "params_total" in runs.columns
+        cost = cost_of(runs.rename(columns={"params_total": "params"}) if only_total else runs)
+    if cost.note:
+        known["cost"] = cost.per_token
+        notes.append(cost.note)
+    return notes
+
+
+def _pair(runs: pd.DataFrame, first: str, second: str) -> tuple[Array, Array]:
+    """Two columns where both are positive.
+
+    Raises:
+        FitError: nowhere.
+    """
+    x, y = (runs[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in (first, second))
+    known = np.isfinite(x * y) & (x > 0) & (y > 0)
+    if not known.any():
+        raise FitError(f"no run has both {first} and {second}, which this law's answer needs; add them")
+    return x[known], y[known]
 
 
 def _participants(

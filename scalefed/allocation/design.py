@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question, skew_of
 from scalefed.allocation.planning import FitLike
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 from scalefed.seeds import rng
-from scalefed.units import train_flops
 
 Array = NDArray[np.float64]
 
@@ -92,7 +92,7 @@ def next_runs(
     if not (np.isfinite(compute) and compute > 0) or int(count) != count or count < 1:
         raise ConfigError(f"compute must be positive FLOPs and count a whole number from 1, got {compute}, {count}")
     table = grid(fit, compute) if candidates is None else candidates.reset_index(drop=True).copy()
-    table["compute"] = train_flops(table["params"], table["tokens"])
+    table["compute"] = spent(fit.runs, table)
     table = table[table["compute"] <= compute].reset_index(drop=True)
     if not len(table):
         raise ConfigError(f"no candidate run costs at most compute = {compute:.3g} FLOPs; raise it or give candidates=")
@@ -128,7 +128,7 @@ def grid(fit: FitLike, compute: float, *, levels: int = 10) -> pd.DataFrame:
     table = pd.DataFrame({name: part.ravel() for name, part in zip(names, mesh, strict=True)})
     if "skew" in law.columns:
         table = table.merge(_skews(runs), how="cross")
-    table = table[6 * table["params"] * table["tokens"] <= compute].reset_index(drop=True)
+    table = table[spent(runs, table) <= compute].reset_index(drop=True)
     if "rounds" in law.columns:
         _, setting, _ = question(law, runs, _defaults(law, runs, {}) | {"compute": compute})
         step = setting.need("batch_tokens", "a law in rounds")
@@ -159,9 +159,9 @@ def _defaults(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> dict[st
 def _ask(fit: FitLike, values: Mapping[str, Array], at: float | None, words: Mapping[str, Any]) -> Array:
     """Log of the best params for parameter values, nan where nothing holds it."""
     runs = fit.runs
-    spent = at if at is not None else AHEAD * float((6 * runs["params"] * runs["tokens"]).max())
-    _, setting, _ = question(fit.law, runs, {**_defaults(fit.law, runs, words), "compute": spent})
-    found = optimum.minimise(fit.law, values, budget=Budget(compute=spent), setting=setting)
+    budget = at if at is not None else AHEAD * float(np.nanmax(spent(runs)))
+    _, setting, _ = question(fit.law, runs, {**_defaults(fit.law, runs, words), "compute": budget})
+    found = optimum.minimise(fit.law, values, budget=Budget(compute=budget), setting=setting)
     return np.where(found.bounded, np.log(found.params), np.nan)
 
 

@@ -17,11 +17,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import program
 from scalefed.allocation.budgets import PARAMS, ROUNDS, TOKENS, Budget, Setting
+from scalefed.allocation.evaluation import columns_of
 from scalefed.allocation.solvers import FARTHEST, Minimum
 from scalefed.errors import FitError
 from scalefed.laws import Law, as_law
 from scalefed.laws.terms import log_sum
-from scalefed.units import grouped, sampling_flops, train_flops
+from scalefed.units import grouped, sampling_flops
+
+__all__ = [
+    "Optimum", "Solution", "columns_at", "columns_of", "columns_of_runs", "ends", "evaluate", "interval",
+    "least_compute", "minimise", "stack", "summarise",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -289,27 +295,6 @@ def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: Ar
     return columns_of(law, setting, size, length, length / (step * local), local)
 
 
-def columns_of(
-    law: Law, setting: Setting, params: ArrayLike, tokens: ArrayLike, rounds: ArrayLike, local_steps: ArrayLike
-) -> dict[str, ArrayLike]:
-    """The law's columns for runs of this size and length in a setting; all broadcast by numpy's rules."""
-    trained = np.asarray(params) * setting.trained_share
-    known: dict[str, ArrayLike] = {
-        **setting.given(),
-        "params": params,
-        "params_total": params,
-        "params_trained": trained,
-        "tokens": tokens,
-        "rounds": rounds,
-        "local_steps": local_steps,
-        "compute": train_flops(params, tokens, trained=trained),
-    }
-    side = np.asarray(known.get("clients_per_round", np.nan))
-    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * side
-    known.setdefault("unique_tokens", np.inf)
-    return {name: known[name] for name in law.columns}
-
-
 def summarise(
     law: Law, values: Mapping[str, Array], found: Solution, *, setting: Setting, level: float = 0.95
 ) -> Optimum:
@@ -368,8 +353,7 @@ def ends(series: Array, level: float) -> tuple[Array, Array]:
 
 def _finish(question: program.Program, found: Minimum) -> Solution:
     x, shape = found.x, question.shape
-    log_excess = question.law.evaluate(x, np.eye(x.shape[1]))[0]
-    excess = np.exp(log_excess)
+    excess = np.exp(question.log_excess(x))
     params, tokens = np.exp(x[:, PARAMS]), np.exp(x[:, TOKENS])
     if question.chooses_rounds:
         rounds = np.exp(x[:, ROUNDS])
@@ -384,7 +368,7 @@ def _finish(question: program.Program, found: Minimum) -> Solution:
     walled = any(limit.name in ("params", "memory") for limit in question.limits)
     top = (x[:, PARAMS] < FARTHEST - 1e-3) | walled
     bounded = found.converged & (x[:, PARAMS] > 1e-3) & top & (x[:, TOKENS] < FARTHEST + 30)
-    compute = question.train * params * tokens + sampling_flops(params, question.sampled)
+    compute = question.cost(params) * tokens + sampling_flops(params, question.sampled)
     arrays = (params, tokens, rounds, local, question.constant + excess, compute, excess)
     params, tokens, rounds, local, loss, compute, excess = (values.reshape(shape) for values in arrays)
     return Solution(params, tokens, rounds, local, loss, compute, excess, prices, bounded.reshape(shape))

@@ -66,6 +66,7 @@ def optimal_size(
     batch_tokens: float | None = None,
     unique_tokens: float | None = None,
     sampled_tokens: float | None = None,
+    flops: str | None = None,
     target: str = "loss",
     level: float = 0.95,
     columns: Mapping[str, float] | None = None,
@@ -74,7 +75,8 @@ def optimal_size(
 
     Args:
         fit: a fit of a law in params and tokens.
-        compute: FLOPs of all clients and rounds, 6 params tokens, and of ``sampled_tokens``.
+        compute: FLOPs of all clients and rounds, and of ``sampled_tokens``: 6 params tokens, or counted as the runs'
+            own column of compute counts them, and then a note says so.
         clients: clients that hold data.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
         clients_per_round: clients that train in a round.
@@ -85,6 +87,8 @@ def optimal_size(
         unique_tokens: different tokens over all clients (for laws that price repetition).
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from ``compute``:
             for a target of pass@k, questions times k times tokens of an answer.
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
         target: "loss", or "pass_at_k" with a k, which needs a link; both have the same optimum (for a link that looks
             at size or tokens beside the loss, that of the loss).
         level: coverage of the intervals.
@@ -107,6 +111,7 @@ def optimal_size(
         batch_tokens=batch_tokens,
         unique_tokens=unique_tokens,
         sampled_tokens=sampled_tokens,
+        flops=flops,
         level=level,
         columns=columns,
     )

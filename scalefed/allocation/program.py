@@ -5,18 +5,20 @@ the local steps are given (tokens = clients_per_round * local_steps * batch_toke
 where they are not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation.budgets import PARAMS, ROUNDS, TOKENS, Budget, Limit, Setting, limits
+from scalefed.allocation.cost import PowerSum
+from scalefed.allocation.evaluation import by_evaluation, why_not_powers
 from scalefed.allocation.posynomial import Posynomial, Substitution, from_monomials
+from scalefed.allocation.search import Surface, lowest
 from scalefed.allocation.solvers import FARTHEST, Minimum, along_limits, interior_point
 from scalefed.errors import FitError
 from scalefed.laws import Law
-from scalefed.units import train_flops
 
 Array = NDArray[np.float64]
 
@@ -28,26 +30,35 @@ class Program:
     """A question in logarithms, as a flat batch of s rows.
 
     Attributes:
-        law: what is minimised, the constant terms left out.
+        law: what is minimised, the constant terms left out; None for a law that is no sum of powers.
+        surface: the same by evaluation, for such a law.
         constant: (s,) those terms: the loss that no size and no data removes.
         limits: what must stay below 1.
         shape: of the batch before it was flattened.
         chooses_rounds: whether rounds are a third variable beside params and tokens.
         log_step: (s,) log tokens of one local step of all clients of a round; nan where unknown.
         log_local_steps: (s,) nan where free or unknown.
-        train: FLOPs per parameter and token.
+        cost: FLOPs of a training token by params.
         sampled: (s,) tokens generated with the finished model, part of the compute.
     """
 
-    law: Posynomial
+    law: Posynomial | None
+    surface: Surface | None
     constant: Array
     limits: tuple[Limit, ...]
     shape: tuple[int, ...]
     chooses_rounds: bool
     log_step: Array
     log_local_steps: Array
-    train: float
+    cost: PowerSum
     sampled: Array
+
+    def log_excess(self, x: Array) -> Array:
+        """Logarithm of the loss above the constant, (s,), at (s, v) logarithms of the variables."""
+        if self.law is not None:
+            return self.law.evaluate(x, np.eye(x.shape[1]))[0]
+        assert self.surface is not None  # noqa: S101  one of the two is there
+        return self.surface(x[:, :1], x[:, 1:2], np.arange(len(x)))[:, 0]
 
 
 def build(law: Law, values: Mapping[str, ArrayLike], budget: Budget, setting: Setting) -> Program:
@@ -80,20 +91,47 @@ def build(law: Law, values: Mapping[str, ArrayLike], budget: Budget, setting: Se
     if not chooses and limited:
         made = [replace(limit, posynomial=_tie(limit.posynomial, log_step + log_local)) for limit in made]
     made = [replace(limit, posynomial=_cut(limit.posynomial, variables)) for limit in made]
+    sampled = np.zeros(log_step.shape) if budget.sampled_tokens is None else flat(budget.sampled_tokens)
+    flat_values = {name: flat(value) for name, value in values.items()}
+    held = {name: flat(value) for name, value in given.items()}
+    moving: Posynomial | None = None
+    surface: Surface | None = None
+    if why_not_powers(law, setting, held):
+        if chooses:
+            raise FitError(f"the law {law.name!r} is searched by size and tokens only; give local_steps=...")
+        surface, constant = by_evaluation(law, flat_values, held, setting, log_step + log_local)
+    else:
+        moving, constant = _as_powers(law, values, given, setting, shape, log_step, log_local, variables)
+    return Program(moving, surface, constant, tuple(made), shape, chooses, log_step, log_local, setting.per_token,
+                   sampled)  # fmt: skip
+
+
+def _as_powers(
+    law: Law,
+    values: Mapping[str, ArrayLike],
+    given: Mapping[str, Array],
+    setting: Setting,
+    shape: tuple[int, ...],
+    log_step: Array,
+    log_local: Array,
+    variables: int,
+) -> tuple[Posynomial, Array]:
+    """The law as a sum of powers of the planner's variables, and its constant terms, (s,)."""
     terms = law.monomials(
         values, {name: v for name, v in given.items() if name in law.columns and name != "unique_tokens"}
     )
     moves = [bool(term.exponents or term.groups or term.repeated) for term in terms]
     columns = _substitutions(setting, given, shape, log_step, log_local, variables)
     moving = from_monomials([term for term, yes in zip(terms, moves, strict=True) if yes], columns, shape, variables)
-    floor = [np.exp(flat(term.log_coefficient)) for term, yes in zip(terms, moves, strict=True) if not yes]
-    constant = sum(floor, np.zeros(int(np.prod(shape, dtype=int))))
+    size = int(np.prod(shape, dtype=int))
+    constant = np.zeros(size)
+    for term, yes in zip(terms, moves, strict=True):
+        if not yes:
+            constant = constant + np.exp(np.broadcast_to(term.log_coefficient, shape).reshape(-1))
     for variable, name in ((PARAMS, "params"), (TOKENS, "tokens")):
         if not moving.depends_on(variable):
             raise _no_trade(law, name)
-    sampled = np.zeros(len(moving)) if budget.sampled_tokens is None else flat(budget.sampled_tokens)
-    train = float(train_flops(1, 1, trained=setting.trained_share))
-    return Program(moving, constant, tuple(made), shape, chooses, log_step, log_local, train, sampled)
+    return moving, constant
 
 
 def _check_law(law: Law) -> None:
@@ -153,14 +191,13 @@ def _substitutions(
     wire = float(np.log(2 * setting.bytes_per_value * setting.trained_share))
     side = np.log(np.broadcast_to(given.get("clients_per_round", np.asarray(np.nan)), shape))
     share = float(np.log(setting.trained_share))
-    train = float(np.log(train_flops(1, 1, trained=setting.trained_share)))
     unique = np.broadcast_to(given.get("unique_tokens", np.asarray(np.inf)), shape)
     columns = {
         "params": write(zero, 1, 0, 0),
-        "params_total": write(zero, 1, 0, 0),
+        "params_total": _power(setting.total, write, zero),
         "params_trained": write(zero + share, 1, 0, 0),
         "tokens": write(zero, 0, 1, 0),
-        "compute": write(zero + train, 1, 1, 0),
+        "compute": _power(setting.per_token, write, zero, 1),
         "unique_tokens": write(np.log(np.minimum(unique, 1e300)), 0, 0, 0),
     }
     if count == 3:
@@ -171,6 +208,14 @@ def _substitutions(
         columns["rounds"] = write(-log_step - log_local, 0, 1)
         columns["bytes_sent"] = write((wire + side.reshape(-1) - log_step - log_local), 1, 1)
     return columns
+
+
+def _power(
+    found: PowerSum | None, write: Callable[..., Substitution], zero: Array, tokens: float = 0.0
+) -> Substitution:
+    """What is one power of params, times tokens to a power; a sum of powers is asked by evaluation instead."""
+    power = found or PowerSum((1.0,), (1.0,))
+    return write(zero + np.log(power.coefficients[0]), power.exponents[0], tokens, 0)
 
 
 def _tie(limit: Posynomial, log_round: Array) -> Posynomial:
@@ -199,6 +244,9 @@ def solve(program: Program) -> Minimum:
             "best; add compute=..., tokens=..., rounds=... or seconds=..."
         )
     one_way = all(np.ptp(part.exponents[:, :, TOKENS], axis=1).max() == 0 for part in parts)
+    if program.law is None:
+        assert program.surface is not None  # noqa: S101  one of the two is there
+        return lowest(program.surface, parts, len(program.constant))
     if program.chooses_rounds or not one_way:
         return _general(program, np.arange(len(program.law)))
     rising = program.law.may_rise(TOKENS)
@@ -218,6 +266,7 @@ def solve(program: Program) -> Minimum:
 
 def _general(program: Program, rows: NDArray[np.intp]) -> Minimum:
     """By the interior-point method, with the walls that keep the search finite."""
+    assert program.law is not None  # noqa: S101  solve() asks other laws by evaluation
     count, size = program.law.exponents.shape[2], len(rows)
     parts = [limit.posynomial.take(rows) for limit in program.limits]
     identity = np.eye(count)

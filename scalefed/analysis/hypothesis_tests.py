@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question
 from scalefed.allocation.optimum import ends, minimise
 from scalefed.allocation.planning import values_of
@@ -20,7 +21,6 @@ from scalefed.fitting.fitted import Fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import weights_for
 from scalefed.fitting.solver import Solver
-from scalefed.units import train_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +192,8 @@ def _from_fit(fit: Fit, level: float, words: Mapping[str, object]) -> AverageCom
         )
     if "skew" in law.columns and not {"skew", "concentration"} & set(words):
         words = {**words, "skew": 0.0}
-    spent = train_flops(fit.runs["params"], fit.runs["tokens"])
-    computes = np.geomspace(spent.min(), spent.max(), 3)
+    flops = spent(fit.runs)
+    computes = np.geomspace(flops.min(), flops.max(), 3)
     counts = np.unique(fit.runs[count]) if fit.runs[count].nunique() > 1 else np.array([1.0, 2.0])
     compute, side = (grid.ravel() for grid in np.meshgrid(computes, counts))
     budget, setting, _ = question(law, fit.runs, {**words, "compute": compute, count: side})

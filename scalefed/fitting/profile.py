@@ -13,7 +13,6 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import weights_for
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus
-from scalefed.units import train_flops
 
 _SIZES = 241
 _BANDWIDTH = 0.5
@@ -216,10 +215,9 @@ def region(
         raise ConfigError(f"compute must be positive and finite (FLOPs), got {compute}")
     _, known, _ = question(fit.law, fit.runs, {**setting, "compute": compute})
     values = {p: series[:, None] for p, series in values_of(fit).items()}
-    flops = float(train_flops(1, 1, trained=known.trained_share))
 
     def losses(params: np.ndarray) -> np.ndarray:
-        tokens = compute / (flops * params)
+        tokens = compute / known.per_token(params)
         return np.asarray(optimum.evaluate(fit.law, values, known, params=params[None], tokens=tokens[None]))
 
     grid = np.sqrt(compute / 120.0) * np.geomspace(1e-4, 1e4, _SIZES) if sizes is None else np.asarray(sizes, float)
@@ -235,7 +233,7 @@ def region(
     table = pd.DataFrame(
         {
             "params": grid,
-            "tokens": compute / (flops * grid),
+            "tokens": compute / known.per_token(grid),
             "loss": loss[0],
             "regret": regret[0],
             "regret_high": high,

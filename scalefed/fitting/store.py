@@ -17,6 +17,7 @@ from scalefed.fitting.data import hash_runs, prepare
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
+from scalefed.runs.reading import read_text, shown, understanding
 
 FORMAT = 1
 _KEPT_RUNS = 20_000
@@ -82,10 +83,20 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         DataError: no such file, or it holds no fit.
     """
     content = _read(Path(path))
+    with understanding(path, "fit and save again"):
+        fit = _fit(content)
+        _check(fit)
+    _warn_if_changed(fit, Path(path))
+    return fit
+
+
+def _fit(content: Mapping[str, Any]) -> Fit:
+    if content["status"] not in FitStatus.__members__:
+        raise ValueError(f"a fit's status is one of {', '.join(FitStatus.__members__)}, got {content['status']!r:.40}")
     law = _law(content["law"])
     runs = pd.DataFrame(content["runs"])
     resampled = pd.DataFrame(content["resampled"], columns=list(law.free), dtype=float)
-    fit = Fit(
+    return Fit(
         law=law,
         params=content["params"],
         covariance=resampled.cov(),
@@ -111,16 +122,37 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         seed=content["seed"],
         link=_link(content["link"]),
     )
-    _warn_if_changed(fit, Path(path))
-    return fit
+
+
+def _check(fit: Fit) -> None:
+    """Refuse numbers that no fit has.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if set(fit.params) != set(fit.law.parameters):
+        raise ValueError(f"the law's parameters are {', '.join(fit.law.parameters)}, those stored {list(fit.params)}")
+    values = {**fit.params, **{f"a replicate of {name}": fit.resampled[name] for name in fit.resampled.columns}}
+    for name, numbers in values.items():
+        array = np.asarray(numbers)
+        low = 0.0 if name.removeprefix("a replicate of ") in fit.law.positive else -np.inf
+        if array.dtype.kind not in "iuf" or not (np.isfinite(array) & (array >= low)).all():
+            raise ValueError(f"{name} must be {'positive and ' if low == 0.0 else ''}finite")
+    for name in ("noise", "robust", "focus"):
+        number = getattr(fit, name)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 or number != number):
+            raise ValueError(f"{name} must be a number from 0 up, got {number!r:.40}")
+    if not fit.degrees >= 1 or not len(fit.noise_by_loss[0]) == len(fit.noise_by_loss[1]) > 0:
+        raise ValueError("degrees and noise_by_loss do not belong to a fit")
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not os.path.lexists(path):
+        raise DataError(f"no fit at {shown(path)}; make one with fit.save({shown(path)!r})")
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"no fit at {path}; make one with fit.save({str(path)!r})") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a saved fit ({error}); save the fit again") from error
     if not isinstance(content, dict) or "law" not in content or "resampled" not in content:
         raise DataError(f"{path} is JSON but not a saved fit; files made by fit.save(...) are")

@@ -6,6 +6,7 @@ all of it or nothing, and of two writers of the same run the second keeps what t
 """
 
 import contextlib
+import math
 import os
 import platform
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 
 from scalefed.errors import DataError, RunLogWarning, nearest
 from scalefed.runs.jsontext import dumps, loads, read_json, read_lines
+from scalefed.runs.reading import understanding
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, STATUSES, Column, unknown, upgrade
 
 RUN, ROUNDS, EVALUATION = "run.json", "rounds.jsonl", "eval.json"
@@ -129,19 +131,24 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
         DataError: the folder is no run, or its ``run.json`` is damaged or newer than this version.
     """
     path = Path(folder) / RUN
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise DataError(f"no run at {folder}: it has no {RUN}; give a folder that `scalefed train` or `sweep` wrote")
     run = read_json(path)
     if not isinstance(run, dict) or not isinstance(run.get("run_id"), str):
         raise DataError(f"{path} is not a run: it has no run_id; delete the folder and train the run again")
     schema = run.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise DataError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; install a newer scalefed")
-    run = upgrade(run)
+    if not isinstance(schema, int) or isinstance(schema, bool) or not 0 <= schema <= SCHEMA:
+        raise DataError(
+            f"{path} has schema {schema!r:.40}, this version reads up to {SCHEMA}; install a newer scalefed"
+        )
+    with understanding(path, "delete the folder and train the run again"):
+        run = upgrade(run)
     if not all(isinstance(run.get(block), dict) for block in ("config", "result", "provenance")):
         raise DataError(f"{path} lacks one of config, result, provenance; delete the folder and train the run again")
     if run.get("status") not in STATUSES:
-        raise DataError(f"{path} has status {run.get('status')!r}; allowed: {', '.join(STATUSES)}")
+        raise DataError(f"{path} has status {run.get('status')!r:.40}; allowed: {', '.join(STATUSES)}")
+    for block in ("config", "result", "provenance"):
+        check_record(run[block], COLUMNS, f"{path}, {block}", diverged=run["status"] == "diverged")
     return run
 
 
@@ -149,9 +156,17 @@ def read_rounds(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """One dict a round of a stored run.
 
     Raises:
-        DataError: ``rounds.jsonl`` is missing, or a line of it is damaged (named by number).
+        DataError: ``rounds.jsonl`` is missing, a line of it is damaged (named by number), or a round stands twice.
     """
-    return list(read_lines(Path(folder) / ROUNDS))
+    path = Path(folder) / ROUNDS
+    records = list(read_lines(path))
+    seen: set[Any] = set()
+    for line, record in enumerate(records, start=1):
+        check_record(record, ROUND_COLUMNS, f"{path}, record {line}", diverged=True)
+        if record.get("round") in seen:
+            raise DataError(f"{path}, record {line}: round {record['round']} stands twice; train the run again")
+        seen.add(record.get("round"))
+    return records
 
 
 def read_evaluation(folder: str | os.PathLike[str], name: str = "") -> dict[str, Any] | None:
@@ -161,16 +176,58 @@ def read_evaluation(folder: str | os.PathLike[str], name: str = "") -> dict[str,
         DataError: the file is damaged, or counts and problems differ in number.
     """
     path = Path(folder) / (f"eval-{name}.json" if name else EVALUATION)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     counts = read_json(path)
-    fits = isinstance(counts, dict) and isinstance(counts.get("task_ids"), list)
-    if not fits or len(counts["task_ids"]) != len(counts.get("correct", ())) or "samples" not in counts:
-        raise DataError(f"{path} needs task_ids, samples and correct, with as many counts as task_ids")
-    return dict(counts)
+    if not isinstance(counts, dict) or not {"task_ids", "samples", "correct"} <= set(counts):
+        raise DataError(f"{path} needs task_ids, samples and correct; evaluate the run again")
+    if fault := _counts_fault(counts):
+        raise DataError(f"{path}: {fault}; evaluate the run again")
+    check_record({k: v for k, v in counts.items() if k.startswith("pass_at_")}, COLUMNS, str(path))
+    return counts
+
+
+def check_record(
+    record: Mapping[str, Any], columns: Mapping[str, Column], where: str, *, diverged: bool = False
+) -> None:
+    """Refuse a value that its column cannot have; keys that are no columns are left alone.
+
+    Args:
+        record: column -> value.
+        columns: the schema.
+        where: the file and the place in it, for the message.
+        diverged: whether infinite numbers are what came out.
+
+    Raises:
+        DataError: naming the place, the column, the value and what is allowed.
+    """
+    for name, value in record.items():
+        if diverged and isinstance(value, float) and math.isinf(value):
+            continue
+        if name in columns and (fault := columns[name].fault(value)):
+            raise DataError(f"{where}: {name} {fault}; train the run again, or correct it")
 
 
 # ---------------------------------------------------------------------- helpers
+def _counts_fault(counts: Mapping[str, Any]) -> str | None:
+    """What is wrong with the counts per problem; None where they are as they must be."""
+    tasks, samples, correct = counts["task_ids"], counts["samples"], counts["correct"]
+    if not isinstance(tasks, list) or not all(isinstance(task, str) for task in tasks):
+        return f"task_ids must be a list of names, got {tasks!r:.60}"
+    if len(set(tasks)) < len(tasks):
+        return f"the task {next(task for task in tasks if tasks.count(task) > 1)!r:.60} stands twice"
+    if not _is_count(samples) or samples < 1:
+        return f"samples must be a whole number of at least 1, got {samples!r:.60}"
+    if not isinstance(correct, list) or len(correct) != len(tasks):
+        return f"correct must be a list of as many counts as task_ids ({len(tasks)}), got {correct!r:.60}"
+    bad = next((count for count in correct if not _is_count(count) or not 0 <= count <= samples), None)
+    return None if bad is None else f"correct must be between 0 and samples ({samples}), got {bad!r:.60}"
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+
+
 def _check_names(names: Mapping[str, Any], columns: Mapping[str, Column], what: str) -> None:
     if extra := unknown(names, columns):
         hint = nearest(extra[0], columns)

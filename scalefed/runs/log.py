@@ -25,6 +25,8 @@ from scalefed.runs.files import (
     read_run,
     write_run,
 )
+from scalefed.runs.ranges import check_table
+from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
 from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
 
@@ -120,7 +122,7 @@ def load_runs(
     Raises:
         DataError: there is nothing to read, or a column that must hold numbers does not.
     """
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if is_folder(source):
         folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
         if not folders:
             raise DataError(_no_runs(Path(source), sweep))
@@ -136,7 +138,9 @@ def load_runs(
             f"{source_name(source)} has no column of the run log, only {some_names(frame.columns)}; name yours by "
             'columns={"params": "N", "tokens": "D", "loss": "L"}'
         )
-    frame = derived(numbers(frame, source_name(source)))
+    frame = numbers(frame, source_name(source))
+    check_table(frame, source_name(source))
+    frame = derived(frame)
     return frame if sweep is None or "sweep" not in frame else frame[frame["sweep"] == sweep].reset_index(drop=True)
 
 
@@ -153,7 +157,7 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
     import pandas as pd
 
     names = ["run_id", "task_id", "samples", "correct"]
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if is_folder(source):
         parts = []
         for folder in run_folders(source):
             with _skip_damaged(folder):
@@ -263,19 +267,14 @@ def _row(folder: Path) -> dict[str, Any]:
     row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
     row |= result
     row |= {key: value for key, value in run["provenance"].items() if key in COLUMNS}
-    _check_numbers(row, folder)
+    if row["clients_per_round"] > row["clients"]:
+        raise DataError(f"{folder / RUN}: clients_per_round {row['clients_per_round']} is more than clients "
+                        f"{row['clients']}; train the run again, or correct it")  # fmt: skip
     if row.get("participation") is None:
         row["participation"] = row["clients_per_round"] / row["clients"]
     if row.get("compute") is None:
         row["compute"] = 6.0 * row["params"] * row["tokens"]
     return row
-
-
-def _check_numbers(row: Mapping[str, Any], folder: Path) -> None:
-    for name, value in row.items():
-        wanted = COLUMNS[name].dtype if name in COLUMNS else ""
-        if wanted in ("int", "float") and value is not None and not isinstance(value, (int, float)):
-            raise DataError(f"{folder / RUN}: {name} must be a number, got {value!r}; train the run again")
 
 
 def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataFrame":
@@ -328,7 +327,7 @@ def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[
     """A log as comparable text: run id -> column or file -> content, timing left out."""
     frame = load_runs(source)
     folders: dict[str, Path] = {}
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+    if is_folder(source):
         folders = {read_run(folder)["run_id"]: folder for folder in run_folders(source)}
     content: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(frame.to_dict("records")):

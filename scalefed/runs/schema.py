@@ -4,9 +4,37 @@
 not what came out, is marked ``timing``: two logs of the same work may differ in those and in nothing else.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from scalefed.values import MAY_BE_INFINITE, NOT_NEGATIVE, POSITIVE, UNIT
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a number may have, from ``low`` to ``high``; the low end itself is out where ``above``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False
+    infinite: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether the value may be one; NaN, which says that nothing was measured, may."""
+        if value != value:
+            return True
+        if math.isinf(value):
+            return self.infinite and value > 0
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        if self.low == -math.inf:
+            return "any number"
+        if self.high >= _BEYOND:
+            return f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        return f"above {self.low:g} and at most {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +47,7 @@ class Column:
         unit: what one of it is; ``-`` for names and shares without a unit.
         meaning: one line.
         kind: ``setting``, ``result`` or ``timing``.
+        range: the values that it may have, if it is a number.
     """
 
     name: str
@@ -26,6 +55,30 @@ class Column:
     unit: str
     meaning: str
     kind: str = "result"
+    range: Range = Range()
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it holds one number a row."""
+        return self.dtype in ("int", "float")
+
+    def fault(self, value: Any) -> str | None:
+        """What is wrong with a stored value, in words that follow the column's name; None for a good one."""
+        if value is None or (isinstance(value, float) and value != value):
+            return None
+        if self.dtype == "list":
+            return None if isinstance(value, list) else f"must be a list, got {value!r:.60}"
+        if self.dtype in ("str", "bool"):
+            kind = str if self.dtype == "str" else bool
+            wanted = "text" if self.dtype == "str" else "true or false"
+            return None if isinstance(value, kind) else f"must be {wanted}, got {value!r:.60}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"must be a number, got {value!r:.60}"
+        if isinstance(value, int) and abs(value) >= 2**63:
+            return "must be a number below 2^63, got one of more digits"
+        if self.dtype == "int" and isinstance(value, float) and not value.is_integer():
+            return f"must be a whole number, got {value!r}"
+        return None if self.range.holds(float(value)) else f"must be {self.range}, got {value!r}"
 
 
 # name | dtype | unit | meaning; settings are the fields of RunConfig, in its order
@@ -177,13 +230,32 @@ cpu_s|float|s|processor time of the round
 
 STATUSES = ("completed", "diverged")
 
+_BEYOND = 1e16
+"""Above every number of parameters that could be; a thousand times it for tokens, and so on up: far above any run."""
+_MOST = {"parameters": _BEYOND, "tokens": 1e19, "FLOPs": 1e36, "bytes": 1e27, "nats/token": 1e4, "bits/byte": 1e4}
+_SHARES = ("participation", "skew", "pass_at_")  # with what is added to these names
+_SIGNED = {"cosine": Range(-1, 1), "loss_gap": Range(-1e4, 1e4)}
+
+
+def _range(name: str, dtype: str, unit: str, kind: str) -> Range:
+    """Which values a column may have: a setting's as RunConfig has them, a result's by what it measures."""
+    if dtype not in ("int", "float") or name in _SIGNED:
+        return _SIGNED.get(name, Range())
+    if kind == "setting":
+        low = 0.0 if name in POSITIVE | NOT_NEGATIVE | UNIT else -math.inf
+        high = 1.0 if name in UNIT else _MOST.get(unit, math.inf)
+        return Range(low, high, above=name in POSITIVE, infinite=name in MAY_BE_INFINITE)
+    if name.startswith(_SHARES):
+        return Range(0, 1, above=name == "participation")
+    return Range(0, _MOST.get(unit, math.inf), above=unit in ("parameters", "FLOPs"))
+
 
 def _table(*texts: tuple[str, str]) -> dict[str, Column]:
     columns: dict[str, Column] = {}
     for kind, text in texts:
         for line in text.strip().splitlines():
             name, dtype, unit, meaning = line.split("|")
-            columns[name] = Column(name, dtype, unit, meaning, kind)
+            columns[name] = Column(name, dtype, unit, meaning, kind, _range(name, dtype, unit, kind))
     return columns
 
 
