@@ -395,7 +395,7 @@ def test_train_sweep_evaluate_end_to_end(capsys, tmp_path, monkeypatch):
     assert len(load_runs(runs)) == 2 and first["run_id"] in set(load_runs(runs)["run_id"])
     assert (runs / "sweep.toml").is_file()
     code, out, _ = run(capsys, "evaluate", runs / first["run_id"], "--samples", 2, "--k", "1,2", "--json")
-    assert code == 0 and set(json.loads(out)) == {"pass@1", "pass@2"}
+    assert code == 0 and {"pass@1", "pass@2", "problems", "samples_min", "samples_max"} <= set(json.loads(out))
 
 
 @pytest.mark.slow
