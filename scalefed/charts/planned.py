@@ -310,7 +310,7 @@ def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mappin
     """The best size for every budget and number of clients per round, with its interval."""
     import pandas as pd
 
-    from scalefed.fitting.planning import optimal_sizes
+    from scalefed.allocation.planning import optimal_sizes
 
     tables = []
     for count in counts:

@@ -20,8 +20,8 @@ from scalefed.evaluation.judge import versions
 from scalefed.evaluation.result_file import judge_file
 from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, gold_losses, write_programs
 from scalefed.federated.preparation import Writer, prepare_writer
-from scalefed.jsontext import dumps, read_json
-from scalefed.runlog import provenance
+from scalefed.runs.jsontext import dumps, read_json
+from scalefed.runs.log import provenance
 
 CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
 
@@ -175,13 +175,9 @@ def _judged(
     known = read_json(folder / GOLD)
     gold = tuple(known.get(name, math.nan) for name in report.counts.task_ids)
     counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold)
-    rates = [
-        {"k": r.k, "estimate": r.estimate, "new_problems": [r.low, r.high], "again": [r.low_again, r.high_again]}
-        for r in counts.pass_at_k()
-    ]
     made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}
     summary = {
-        "pass_at_k": rates,
+        "pass_at_k": counts.pass_at_k().to_dict(),
         "gold_loss": counts.gold_loss,
         "verdicts": report.verdicts,
         **counts.to_dict(),

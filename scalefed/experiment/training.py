@@ -32,8 +32,8 @@ from scalefed.federated.preparation import Task, prepare, prepare_writer
 from scalefed.federated.rounds import Round, initial_state, run_rounds
 from scalefed.models import Tensor, load_weights, save_weights
 from scalefed.passk import PassAtK
-from scalefed.runlog import Run, add_evaluation, provenance, read_run, write_run
 from scalefed.runs.derived import follow
+from scalefed.runs.log import Run, add_evaluation, provenance, read_run, write_run
 from scalefed.units import train_flops
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _engine(name: str) -> Callable[..., Any]:
     if name == "native":
         return run_rounds
     if name == "flower":
-        from scalefed.federated.flower import run_rounds as flower_rounds
+        from scalefed.federated.flower.engine import run_rounds as flower_rounds
 
         return flower_rounds
     raise DataError(f"unknown engine {name!r}; allowed: native, flower")

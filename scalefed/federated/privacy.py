@@ -13,7 +13,7 @@ import torch
 
 from scalefed.config import RunConfig
 from scalefed.errors import MissingExtraError
-from scalefed.federated.inner import InnerOptimizer
+from scalefed.federated.client_optimizer import InnerOptimizer
 from scalefed.federated.schedule import learning_rates
 from scalefed.models import Model, Tensor
 from scalefed.seeds import rng, stream_seed

@@ -23,7 +23,7 @@ from difflib import get_close_matches
 
 from scalefed.errors import ConfigError
 from scalefed.laws.terms import Atom, Part, Polynomial, Power, Term, collect, multiply
-from scalefed.schema import COLUMNS as SCHEMA
+from scalefed.runs.schema import COLUMNS as SCHEMA
 
 _RESULTS = (
     "params params_total params_trained tokens compute participation skew rounds bytes_sent bytes_per_client".split()

@@ -1,1 +1,1 @@
-"""The run log: what was measured, in files that outlive whoever wrote them."""
+"""What did the runs measure? The run log: schema, files of a run, packed sweeps, tables of anybody's, importers."""

@@ -1,0 +1,1 @@
+"""How does another tool's record become a run log? One module a kind of source."""
