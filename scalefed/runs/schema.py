@@ -249,7 +249,7 @@ _BEYOND = 1e16
 """Above every number of parameters that could be; a thousand times it for tokens, and so on up: far above any run."""
 _MOST = {"parameters": _BEYOND, "tokens": 1e19, "FLOPs": 1e36, "bytes": 1e27, "nats/token": 1e4, "bits/byte": 1e4}
 _SHARES = ("participation", "skew", "pass_at_")  # with what is added to these names
-_SIGNED = {"cosine": Range(-1, 1), "loss_gap": Range(-1e4, 1e4)}
+_SIGNED = {"cosine": Range(-1 - 1e-6, 1 + 1e-6), "loss_gap": Range(-1e4, 1e4)}
 
 
 def _range(name: str, dtype: str, unit: str, kind: str) -> Range:
