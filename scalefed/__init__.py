@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scalefed.laws import Law as Law
     from scalefed.laws.simulate import simulate_runs as simulate_runs
     from scalefed.passk import PassAtK as PassAtK
+    from scalefed.passk import estimate_pass_at_k as estimate_pass_at_k
     from scalefed.passk import pass_at_k as pass_at_k
     from scalefed.report.page import write_report as write_report
     from scalefed.runs.importers.rounds import import_rounds as import_rounds
@@ -55,6 +56,7 @@ __all__ = [
     "ScalefedError",
     "chart",
     "compare",
+    "estimate_pass_at_k",
     "evaluate",
     "fit",
     "fit_link",
@@ -89,7 +91,7 @@ _HOMES = {
     "scalefed.runs.importers.rounds": ("import_rounds",),
     "scalefed.laws": ("LAWS", "Law"),
     "scalefed.allocation.optimum": ("Optimum",),
-    "scalefed.passk": ("PassAtK", "pass_at_k"),
+    "scalefed.passk": ("PassAtK", "estimate_pass_at_k", "pass_at_k"),
     "scalefed.report.page": ("write_report",),
     "scalefed.runs.log": ("Run", "load_counts", "load_runs", "write_run"),
     "scalefed.laws.simulate": ("simulate_runs",),

@@ -70,13 +70,7 @@ def evaluate(
         _only_for_models(given, "a stored run is sampled as its settings say")
         result = _of_run(source, problems, samples or 20, attempts, seed)
     if as_json:
-        tell_json(
-            {
-                f"pass@{r.k}": {"estimate": r.estimate, "low": r.low, "high": r.high,
-                                "low_again": r.low_again, "high_again": r.high_again}
-                for r in result
-            }
-        )  # fmt: skip
+        tell_json(result.to_dict())
     else:
         tell(str(result))
 
@@ -126,7 +120,7 @@ def _of_file(
     from scalefed.data.problems import load_problems
     from scalefed.errors import DataError
     from scalefed.evaluation.result_file import judge_file
-    from scalefed.passk import estimate
+    from scalefed.passk import estimate_pass_at_k
 
     target = out or Path(f"{path}_results.jsonl")
     report = judge_file(path, load_problems(problems), out=target, **judging)
@@ -141,7 +135,7 @@ def _of_file(
         total = len(found.missing) + len(found.samples)
         say(f"warning: {len(found.missing)} of {total} problems have no samples and are left out")
     kept = _affordable(attempts, min(found.samples))
-    return estimate(list(found.samples), list(found.correct), kept)
+    return estimate_pass_at_k(list(found.samples), list(found.correct), kept)
 
 
 def _affordable(attempts: tuple[int, ...], fewest: int) -> tuple[int, ...]:

@@ -39,11 +39,11 @@ Settings = Annotated[
 ]
 Fix = Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")]
 Target = Annotated[str, typer.Option(help="Column that the law explains.")]
-Robust = Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")]
-Beside = Annotated[
+HuberDelta = Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")]
+Covariates = Annotated[
     str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
 ]
-Focus = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
+ScaleWeight = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -114,15 +114,15 @@ def fit(
     source: Source,
     law: Law = "federated",
     target: Target = "loss",
-    robust: Robust = "1e-3",
+    huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,
     bound: Annotated[
         list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
     ] = None,
-    share: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
-    focus: Focus = 0.0,
+    tie: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
+    scale_weight: ScaleWeight = 0.0,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
-    beside: Beside = None,
+    covariates: Covariates = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     column: Columns = None,
@@ -135,19 +135,19 @@ def fit(
     from scalefed.runs.log import load_counts, load_runs
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
-    options["robust"] = _width(robust)
-    options |= {"focus": focus, "shared": pairs_from(share, "--share b=a"), "bounds": bounds_from(bound)}
+    options["huber_delta"] = _width(huber_delta)
+    options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
-        passk, beside = bool(asked.pop("passk", passk)), asked.pop("beside", beside)
+        passk, covariates = bool(asked.pop("passk", passk)), asked.pop("covariates", covariates)
         options, out = options | asked, out or answer
-    names, names_beside = columns_from(column), _names_beside(beside, passk=passk)
+    names, covariate_names = columns_from(column), _covariate_names(covariates, passk=passk)
     frame = load_runs(source, columns=names, sweep=sweep)
     result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
     if passk:
-        result = result.with_link(load_counts(source), beside=names_beside)
+        result = result.with_link(load_counts(source), covariates=covariate_names)
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -164,15 +164,15 @@ def compare(
         str | None, typer.Option(help="Runs to hold out: a share, a column such as tokens, or 'tokens > 8e6'.")
     ] = None,
     passk: Annotated[bool, typer.Option("--passk", help="Predict pass@1 of the held-out runs too.")] = False,
-    beside: Beside = None,
-    replicates: Annotated[
+    covariates: Covariates = None,
+    settings: Annotated[
         str | None,
         typer.Option(help="Hold laws against the means of runs that agree in these columns: params,tokens_asked"),
     ] = None,
     target: Target = "loss",
-    robust: Robust = "1e-3",
+    huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,
-    focus: Focus = 0.0,
+    scale_weight: ScaleWeight = 0.0,
     resamples: Resamples = 200,
     seed: Seed = 0,
     column: Columns = None,
@@ -191,12 +191,17 @@ def compare(
     laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
     frame = load_runs(source, columns=columns_from(column), sweep=sweep)
     options: dict[str, Any] = {} if holdout is None else {"holdout": number(holdout)}
-    names_beside = _names_beside(beside, passk=passk)
+    covariate_names = _covariate_names(covariates, passk=passk)
     if passk:
-        options |= {"counts": load_counts(source), "beside": names_beside}
-    if replicates:
-        options["replicates"] = replicates.split(",")
-    asked: dict[str, Any] = {"target": target, "robust": _width(robust), "focus": focus, "resamples": resamples}
+        options |= {"counts": load_counts(source), "covariates": covariate_names}
+    if settings:
+        options["settings"] = settings.split(",")
+    asked: dict[str, Any] = {
+        "target": target,
+        "huber_delta": _width(huber_delta),
+        "scale_weight": scale_weight,
+        "resamples": resamples,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the table has a status for every law
         fits = [
@@ -263,8 +268,8 @@ def save_chart(drawn: Any, target: Path) -> None:
         drawn.save(str(target))
 
 
-def _width(robust: str) -> Any:
-    return {"none": None, "auto": "auto"}.get(robust.lower(), number(robust))
+def _width(huber_delta: str) -> Any:
+    return {"none": None, "auto": "auto"}.get(huber_delta.lower(), number(huber_delta))
 
 
 def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, float]]:
@@ -292,8 +297,8 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed", "passk",
-               "beside")  # fmt: skip
+    allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
+               "passk", "covariates")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:
@@ -303,12 +308,12 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     return path.parent / asked.pop("runs"), asked, path.with_suffix(".json")
 
 
-def _names_beside(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:
+def _covariate_names(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:
     """Columns that count beside the loss: words with commas from the shell, a list from a question file."""
     from scalefed.errors import ConfigError
 
     if given and not passk:
-        raise ConfigError("--beside says what the link of --passk looks at beside the loss; give --passk too")
+        raise ConfigError("--covariates says what the link of --passk looks at beside the loss; give --passk too")
     return tuple(given.split(",") if isinstance(given, str) else given or ())
 
 

@@ -11,7 +11,7 @@ from scalefed.evaluation.sampling import Completion, DecoderSession, Session, be
 from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss
 from scalefed.federated.preparation import Task, Writer
 from scalefed.models import Decoder, Tensor
-from scalefed.passk import PassAtK, estimate
+from scalefed.passk import PassAtK, estimate_pass_at_k
 
 CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Stop sequences for pretrained models. Source: Chen et al. 2021 (arXiv 2107.03374), section 3.1."""
@@ -39,7 +39,7 @@ class Counts:
 
     def pass_at_k(self, k: Sequence[int] = (1, 10)) -> PassAtK:
         """Unbiased pass@k with intervals, for the k that the samples allow."""
-        return estimate(self.samples, list(self.correct), [one for one in k if one <= self.samples])
+        return estimate_pass_at_k(self.samples, list(self.correct), [one for one in k if one <= self.samples])
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``eval.json``."""

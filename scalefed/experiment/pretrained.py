@@ -152,12 +152,13 @@ def _judged(
         ordered.unlink()
     found = settings | {"timeout_s": timeout, "level": report.level}
     counts = Counts(report.counts.task_ids, samples, report.counts.correct, found)
-    rates = [
-        {"k": r.k, "estimate": r.estimate, "new_problems": [r.low, r.high], "again": [r.low_again, r.high_again]}
-        for r in counts.pass_at_k()
-    ]
     made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}
-    summary = {"pass_at_k": rates, "verdicts": report.verdicts, **counts.to_dict(), "provenance": made}
+    summary = {
+        "pass_at_k": counts.pass_at_k().to_dict(),
+        "verdicts": report.verdicts,
+        **counts.to_dict(),
+        "provenance": made,
+    }
     (folder / SUMMARY).write_text(dumps(summary, indent=1) + "\n", encoding="utf-8")
     return counts
 

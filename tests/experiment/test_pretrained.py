@@ -67,7 +67,7 @@ def test_a_folder_holds_samples_verdicts_and_a_summary(model, problems, tmp_path
     assert [(row["task_id"], row["sample"]) for row in results] == [(t, i) for t in counts.task_ids for i in range(3)]
     assert len({row["completion"] for row in results}) > 3
     assert summary["correct"] == [0, 0] and sum(summary["verdicts"].values()) == 6
-    assert [rate["k"] for rate in summary["pass_at_k"]] == [1]
+    assert "pass@1" in summary["pass_at_k"] and "pass@10" not in summary["pass_at_k"]
     assert summary["checkpoint"] == model.name and summary["problems"] == "problems.jsonl"
     assert str(tmp_path) not in (tmp_path / "a/summary.json").read_text()
 
@@ -123,7 +123,7 @@ def test_the_command_line_takes_a_folder(model, problems, tmp_path, capsys) -> N
     words += ["--samples", "2", "--top-p", "0.9", "--out", str(tmp_path / "a"), "--k", "1,2,5", "--json"]
     assert main(words) == 0
     shown = capsys.readouterr()
-    assert set(json.loads(shown.out)) == {"pass@1", "pass@2"}
+    assert {"pass@1", "pass@2"} == {name for name in json.loads(shown.out) if name.startswith("pass@")}
     assert "pass@5 left out: the fewest samples of a problem are 2" in shown.err and "judged at level" in shown.err
     settings = json.loads((tmp_path / "a" / "settings.json").read_text())
     assert (settings["temperature"], settings["top_p"], settings["max_new_tokens"]) == (0.5, 0.9, 8)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from scalefed import passk
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.passk import estimator
-from scalefed.passk.intervals import mean_interval
 from scalefed.seeds import rng
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -127,100 +126,6 @@ def test_bad_counts_are_named(n, c, k, word):
         passk.pass_at_k(n, c, k)
 
 
-def test_result_gives_both_intervals_and_says_how():
-    result = passk.estimate(20, [0, 0, 3, 20, 7, 0, 1, 0, 12, 5], k=(1, 10))
-    assert result.k == (1, 10) and result.problems == 10 and result.samples == 20
-    assert result[10].estimate == pytest.approx(np.mean(passk.pass_at_k(20, [0, 0, 3, 20, 7, 0, 1, 0, 12, 5], 10)))
-    for row in result:
-        assert 0 <= row.low < row.low_again < row.estimate < row.high_again < row.high <= 1
-    assert "pass@10" in str(result) and "new problems" in str(result) and "20 samples" in str(result)
-    with pytest.raises(DataError, match=r"pass@5 .* k = 1, 10"):
-        result[5]
-
-
-def test_same_seed_same_interval_and_other_seed_another():
-    c = [0, 1, 5, 0, 9, 20, 3, 0]
-    assert passk.estimate(20, c) == passk.estimate(20, c)
-    assert passk.estimate(20, c) != passk.estimate(20, c, seed=1)
-
-
-@pytest.mark.parametrize("method", passk.METHODS)
-@pytest.mark.parametrize("correct", [[0] * 12, [20] * 12, [0] * 11 + [1], [20] * 11 + [19], [7], [0, 20]])
-def test_extreme_counts_give_usable_intervals(method, correct):
-    result = passk.estimate(20, correct, method=method)
-    for row in result:
-        assert 0 <= row.low <= row.estimate <= row.high <= 1
-        assert 0 <= row.low_again <= row.estimate + 1e-12 and row.estimate <= row.high_again + 1e-12 <= 1 + 1e-12
-        if row.estimate in (0, 1):
-            assert row.high - row.low > 0.01 and row.high_again - row.low_again > 1e-3
-
-
-def test_nothing_solved_gives_the_exact_upper_ends():
-    row = passk.estimate(20, [0] * 12, k=1)[1]
-    assert row.high == pytest.approx(1 - 0.025 ** (1 / 12))
-    assert row.high_again == pytest.approx(1 - 0.025 ** (1 / 240), rel=1e-2)
-
-
-def test_one_sample_each_counts_all_spread_as_luck():
-    row = passk.estimate(1, [0, 1] * 20, k=1)[1]
-    assert row.low_again == pytest.approx(row.low, abs=0.03) and row.high_again == pytest.approx(row.high, abs=0.03)
-
-
-def test_t_interval_agrees_with_statsmodels():
-    weightstats = pytest.importorskip("statsmodels.stats.weightstats")
-    values = np.array([0.1, 0.4, 0.35, 0.8, 0.0, 0.2])
-    low, high = weightstats.DescrStatsW(values).tconfint_mean()
-    assert mean_interval(values, 0.95, "t", 100, 0) == pytest.approx((max(low, 0), high))
-
-
-def test_bca_agrees_with_scipy():
-    from scipy.stats import bootstrap
-
-    values = rng(0, "bca").beta(0.5, 2, 60)
-    ours = mean_interval(values, 0.95, "bca", 20_000, 0)
-    theirs = bootstrap((values,), np.mean, method="BCa", n_resamples=20_000, rng=np.random.default_rng(0))
-    assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.002)
-
-
-@pytest.mark.parametrize(
-    ("change", "error"),
-    [
-        ({"method": "bcaa"}, ConfigError),
-        ({"confidence": 95}, ConfigError),
-        ({"resamples": 3}, ConfigError),
-        ({"k": 30}, DataError),
-    ],
-)
-def test_bad_settings_are_named(change, error):
-    with pytest.raises(error):
-        passk.estimate(20, [1, 2, 3], **change)
-
-
-def cover(problems: int, samples: int, repeats: int) -> dict[str, float]:
-    """Share of nominal 95% intervals that hold the truth; half of the problems have rate 0, else Beta(0.3, 2)."""
-    draw = rng(7, "test-coverage", problems)
-    hits: dict[str, float] = {}
-    truth = {1: 0.5 * 0.3 / 2.3, 10: 0.5 * float(passk.beta_pass_at_k(0.3 / 2.3, 2.3, 10))}
-    for repeat in range(repeats):
-        rates = np.where(draw.random(problems) < 0.5, 0, draw.beta(0.3, 2, problems))
-        for row in passk.estimate(samples, draw.binomial(samples, rates), seed=repeat):
-            own = float(np.mean(1 - (1 - rates) ** row.k))
-            for name, value in (
-                (f"new {row.k}", row.low <= truth[row.k] <= row.high),
-                (f"again {row.k}", row.low_again <= own <= row.high_again),
-            ):
-                hits[name] = hits.get(name, 0) + value / repeats
-    return hits
-
-
-@pytest.mark.slow
-def test_intervals_cover_as_promised():
-    many = cover(164, 20, 500)
-    assert all(0.92 <= share <= 0.97 for share in many.values()), many
-    few = cover(40, 10, 500)
-    assert all(share >= 0.91 for share in few.values()), few
-
-
 def test_mcnemar_agrees_with_statsmodels():
     tables = pytest.importorskip("statsmodels.stats.contingency_tables")
     first, second = np.array([1] * 10 + [0] * 30), np.array([1] * 7 + [0] * 3 + [1] * 12 + [0] * 18)
@@ -236,7 +141,7 @@ def test_paired_comparison_sees_what_unpaired_intervals_cannot():
     draw = rng(3, "paired")
     rates = draw.beta(0.5, 0.5, 164)
     first, second = draw.binomial(50, rates * 0.9), draw.binomial(50, rates)
-    a, b = passk.estimate(50, first)[1], passk.estimate(50, second)[1]
+    a, b = passk.estimate_pass_at_k(50, first)[1], passk.estimate_pass_at_k(50, second)[1]
     assert a.high > b.low  # alone they overlap
     result = passk.compare_models(50, first, 50, second)
     assert result.low > 0 and result.p_value < 0.01 and result.method == "paired bootstrap"
