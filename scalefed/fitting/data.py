@@ -80,13 +80,13 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
 
 def _from_path(runs: "str | PathLike[str]", renames: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
     """A run log with the schema's columns renamed, and the renames that are left: columns of the user's own laws."""
+    from scalefed.runs.importers.tools import read_runs
     from scalefed.runs.log import load_runs
-    from scalefed.runs.tables import read_table
 
     known = {ours: theirs for ours, theirs in renames.items() if ours in SCHEMA}
     own = {ours: theirs for ours, theirs in renames.items() if ours not in known}
     if own and Path(runs).is_file():
-        table = read_table(runs)
+        table = read_runs(runs)
         if not known and not any(name in SCHEMA for name in table.columns):
             return table, own
     return load_runs(runs, columns=known or None), own

@@ -26,6 +26,7 @@ from scalefed.runs.files import (
     read_run,
     write_run,
 )
+from scalefed.runs.importers.tools import of_folder, read_runs
 from scalefed.runs.ranges import check_table
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
@@ -102,7 +103,7 @@ class Run:
 
 # ---------------------------------------------------------------------- many runs
 def load_runs(
-    source: "str | os.PathLike[str] | pd.DataFrame",
+    source: Any,
     *,
     rounds: bool = False,
     columns: Mapping[str, str] | None = None,
@@ -115,8 +116,10 @@ def load_runs(
     holds what they follow from. The caller's frame is never changed.
 
     Args:
-        source: a folder with runs at any depth, one run's folder, a .csv, .csv.gz, .parquet, .jsonl or .jsonl.gz file,
-            or a DataFrame.
+        source: a folder with runs at any depth, one run's folder; a table, as a file (.csv, .tsv, .parquet, .jsonl,
+            .json, gzipped or not), a DataFrame, a list of mappings or a mapping of columns; what another tool kept:
+            MLflow's folder or database or its ``search_runs``, runs of the API of Weights & Biases or their export, a
+            Trainer's ``trainer_state.json``, lm-eval's results, TensorBoard's event files.
         rounds: one row a round instead; only from run folders.
         columns: names in the source for ours, such as ``{"params": "N", "tokens": "D"}``.
         sweep: only the runs of this sweep, which is the name of the folder that holds them.
@@ -126,15 +129,20 @@ def load_runs(
     """
     if is_folder(source):
         folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
-        if not folders:
+        if folders:
+            frame = _from_folders(folders, Path(source), rounds=rounds)
+            return rename(frame, columns) if columns else frame
+        found = None if sweep or rounds else of_folder(Path(source))
+        if found is None:
             raise DataError(_no_runs(Path(source), sweep))
-        frame = _from_folders(folders, Path(source), rounds=rounds)
-        return rename(frame, columns) if columns else frame
-    if rounds:
+        frame = found
+    elif not rounds:
+        frame = read_runs(source)
+    else:
         raise DataError(
             f"rounds are kept in run folders, got {source_name(source)}; give the folder that holds the runs"
         )
-    frame = rename(read_table(source), columns or {})
+    frame = rename(frame, columns or {})
     if not any(name in COLUMNS for name in frame.columns):
         raise DataError(
             f"{source_name(source)} has no column of the run log, only {some_names(frame.columns)}; name yours by "
