@@ -90,15 +90,16 @@ def runs(
     out: Annotated[Path | None, typer.Option(help="Write all columns to a .csv, .parquet or .jsonl file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List stored runs, one row each; with --rounds also those of another tool's log."""
+    """List stored runs, one row each.
+
+    With --rounds one row a round, also of another tool's log: Flower's History, a Trainer's state, TensorBoard, MLflow,
+    or a table.
+    """
     from scalefed.errors import ConfigError
     from scalefed.runs.log import load_runs, require
 
     if rounds and is_foreign(source):
-        from scalefed.runs.importers.rounds import import_rounds
-
-        frame = import_rounds(source, columns=columns_from(column))
-        show = show or "all"
+        frame, show = _rounds_of(source, column), show or "all"
     else:
         frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
     if sort:
@@ -317,6 +318,16 @@ def table_of(source: Path, column: list[str] | None, sweep: str | None = None) -
     names = columns_from(column)
     frame = load_runs(source, columns=names, sweep=sweep) if sweep else read_frame(source, names)[0]
     return frame, {name: name for name in names or {} if name not in COLUMNS}
+
+
+def _rounds_of(source: Path, column: list[str] | None) -> "pd.DataFrame":
+    from scalefed.errors import DataError
+    from scalefed.runs.importers.rounds import import_rounds
+
+    try:
+        return import_rounds(source, columns=columns_from(column))
+    except DataError as error:
+        raise DataError(f"rounds are kept in run folders, or in another tool's log: {error}") from error
 
 
 def is_foreign(source: Path) -> bool:
