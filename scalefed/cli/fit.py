@@ -23,10 +23,14 @@ from scalefed.cli.output import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scalefed.fitting.result import Fit
     from scalefed.laws import Law as LawType
 
-Source = Annotated[Path, typer.Argument(help="A folder of runs, or a .csv, .parquet or .jsonl file.")]
+Source = Annotated[
+    Path, typer.Argument(help="A folder of runs, a .csv, .tsv, .parquet, .jsonl or .json table, or a tracker's store.")
+]
 FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
 Law = Annotated[str, typer.Option(help="A named law, or a formula such as 'E + A/params^a'.")]
 Columns = Annotated[
@@ -86,11 +90,18 @@ def runs(
     out: Annotated[Path | None, typer.Option(help="Write all columns to a .csv, .parquet or .jsonl file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List stored runs, one row each."""
+    """List stored runs, one row each.
+
+    With --rounds one row a round, also of another tool's log: Flower's History, a Trainer's state, TensorBoard, MLflow,
+    or a table.
+    """
     from scalefed.errors import ConfigError
     from scalefed.runs.log import load_runs, require
 
-    frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
+    if rounds and is_foreign(source):
+        frame, show = _rounds_of(source, column), show or "all"
+    else:
+        frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
     if sort:
         frame = require(frame, [sort]).sort_values(sort, kind="stable")
     if out is not None:
@@ -132,7 +143,7 @@ def fit(
 ) -> None:
     """Fit a scaling law: parameters with intervals, and a status."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runs.log import load_counts, load_runs
+    from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
     options["huber_delta"] = _width(huber_delta)
@@ -143,9 +154,10 @@ def fit(
         source, asked, answer = _question(source)
         passk, covariates = bool(asked.pop("passk", passk)), asked.pop("covariates", covariates)
         options, out = options | asked, out or answer
-    names, covariate_names = columns_from(column), _covariate_names(covariates, passk=passk)
-    frame = load_runs(source, columns=names, sweep=sweep)
-    result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
+    covariate_names = _covariate_names(covariates, passk=passk)
+    frame, own = table_of(source, column, sweep)
+    result = make(frame, **options, columns=own)
+    result = replace(result, source=None if sweep else str(source), columns=columns_from(column) or {})
     if passk:
         result = result.with_link(load_counts(source), covariates=covariate_names)
     if out is not None:
@@ -186,10 +198,13 @@ def compare(
     from scalefed.errors import FitWarning
     from scalefed.fitting.result import fit as make
     from scalefed.laws import as_law
-    from scalefed.runs.log import load_counts, load_runs
+    from scalefed.runs.log import load_counts
 
-    laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
-    frame = load_runs(source, columns=columns_from(column), sweep=sweep)
+    frame, own = table_of(source, column, sweep)
+    laws = [
+        as_law(name, columns=list(own))
+        for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")
+    ]
     options: dict[str, Any] = {} if holdout is None else {"holdout": number(holdout)}
     covariate_names = _covariate_names(covariates, passk=passk)
     if passk:
@@ -232,9 +247,7 @@ def chart(
     if source.suffix == ".json":
         what = _saved(source)
     elif kind != "rounds":
-        from scalefed.runs.log import load_runs
-
-        what = load_runs(source, sweep=sweep, columns=columns_from(column))
+        what, _ = table_of(source, column, sweep)
     drawn = draw(what, kind, **options_from(options or []))
     save_chart(drawn, target)
     tell(str(target))
@@ -247,13 +260,14 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Its title.")] = None,
     law: Law = "federated",
+    column: Columns = None,
 ) -> None:
     """Write one offline page: the answer, how sure, charts, runs."""
     from scalefed.report.page import write_report
 
     words = {} if title is None else {"title": title}
     question = options_from(settings or []) | ({} if compute is None else {"compute": compute})
-    tell(str(write_report(fit_of(source, law), out=out, question=question, **words)))
+    tell(str(write_report(fit_of(source, law, column), out=out, question=question, **words)))
 
 
 # ---------------------------------------------------------------------- helpers
@@ -284,12 +298,43 @@ def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, fl
     return [{name: value for name, value in held.items() if name in law.parameters} for law in laws]
 
 
-def fit_of(source: Path, law: str) -> "Fit":
+def fit_of(source: Path, law: str, column: list[str] | None = None) -> "Fit":
     """The fit in a .json file, else a fit of the law to these runs."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runs.log import load_runs
+    from scalefed.fitting.store import is_fit
 
-    return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
+    if source.suffix == ".json" and (column is None or is_fit(source)):
+        return _saved(source)
+    frame, own = table_of(source, column)
+    return make(frame, law, columns=own)
+
+
+def table_of(source: Path, column: list[str] | None, sweep: str | None = None) -> "tuple[pd.DataFrame, dict[str, str]]":
+    """The runs under our names, and the columns of a law of one's own, each under its name."""
+    from scalefed.fitting.data import read_frame
+    from scalefed.runs.log import load_runs
+    from scalefed.runs.schema import COLUMNS
+
+    names = columns_from(column)
+    frame = load_runs(source, columns=names, sweep=sweep) if sweep else read_frame(source, names)[0]
+    return frame, {name: name for name in names or {} if name not in COLUMNS}
+
+
+def _rounds_of(source: Path, column: list[str] | None) -> "pd.DataFrame":
+    from scalefed.errors import DataError
+    from scalefed.runs.importers.rounds import import_rounds
+
+    try:
+        return import_rounds(source, columns=columns_from(column))
+    except DataError as error:
+        raise DataError(f"rounds are kept in run folders, or in another tool's log: {error}") from error
+
+
+def is_foreign(source: Path) -> bool:
+    """Whether a source is no folder of runs of scalefed."""
+    from scalefed.runs.log import run_folders
+
+    return not source.is_dir() or next(iter(run_folders(source)), None) is None
 
 
 def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:

@@ -90,6 +90,15 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
     return fit
 
 
+def is_fit(path: Path) -> bool:
+    """Whether a .json file holds a fit, and not a table or another tool's record."""
+    try:
+        content = json.loads(read_text(path))
+    except (DataError, ValueError, RecursionError):
+        return True  # load_fit says what is wrong
+    return isinstance(content, dict) and "law" in content
+
+
 def _fit(content: Mapping[str, Any]) -> Fit:
     if content["status"] not in FitStatus.__members__:
         raise ValueError(f"a fit's status is one of {', '.join(FitStatus.__members__)}, got {content['status']!r:.40}")

@@ -154,7 +154,7 @@ def load_runs(
     return frame if sweep is None or "sweep" not in frame else frame[frame["sweep"] == sweep].reset_index(drop=True)
 
 
-def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: str = "") -> "pd.DataFrame":
+def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str] | None = None) -> "pd.DataFrame":
     """Successes per problem: one row a run and problem, columns run_id, task_id, samples, correct.
 
     Where it was measured, ``gold_loss`` too: nats per token of the problem's canonical solution.
@@ -162,9 +162,11 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
     Args:
         source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns.
         evaluation: name of a further problem set, as given to :func:`add_evaluation`.
+        columns: names in a table for these four, such as ``{"task_id": "problem", "samples": "n", "correct": "c"}``.
 
     Raises:
-        DataError: there are no counts, or a count is below 0 or above its number of samples.
+        DataError: there are no counts, a count is no whole number, below 0 or above its number of samples, or a problem
+            of a run stands twice.
     """
     import pandas as pd
 
@@ -184,8 +186,10 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
             raise DataError(f"no run in {source} has an {what}; evaluate them first: scalefed evaluate <run folder>")
         frame = pd.concat(parts, ignore_index=True)
     else:
-        frame = require(read_table(source), names, source_name(source))
-        frame = frame[[*names, *(name for name in ("gold_loss",) if name in frame)]].copy()
+        frame = rename(read_table(source), columns or {}, {name: COLUMNS["samples"] for name in names})
+        kept = [*names, *(name for name in ("gold_loss",) if name in frame)]
+        frame = require(frame, names, source_name(source))[kept].copy()
+        _check_counts(frame, source_name(source))
     bad = frame[~((frame["correct"] >= 0) & (frame["correct"] <= frame["samples"]))]
     if len(bad):
         raise DataError(
@@ -193,6 +197,23 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
             f"in {len(bad)} of {len(frame)} rows"
         )
     return frame
+
+
+def _check_counts(frame: "pd.DataFrame", what: str) -> None:
+    """Whole numbers, and one row a run and problem."""
+    for name in ("samples", "correct"):
+        numbers(frame, what, {name: COLUMNS["samples"]})
+        values = frame[name].to_numpy(dtype=float)
+        bad = (values % 1 != 0) | (values < 0)  # NaN and infinity too
+        if bad.any():
+            raise DataError(
+                f"{what}: {name} must be a whole number from 0 up, got {values[bad][0]:g} in row {frame.index[bad][0]}"
+                f"{' (a rate? multiply it by samples)' if name == 'correct' and 0 < values[bad][0] < 1 else ''}"
+            )
+        frame[name] = values.astype("int64")
+    twice = frame[frame.duplicated(["run_id", "task_id"])]
+    if len(twice):
+        raise DataError(f"{what}: {twice['task_id'].iloc[0]!r:.40} of run {twice['run_id'].iloc[0]!r:.40} stands twice")
 
 
 def require(frame: "pd.DataFrame", names: Iterable[str], what: str = "the runs") -> "pd.DataFrame":
