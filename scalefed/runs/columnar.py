@@ -1,4 +1,4 @@
-"""How do JSON records become a Parquet table, and the same records again? One typed column a key, the keys' order beside.
+"""How do JSON records become a Parquet table, and the same records again? One typed column a key, and the keys' order.
 
 A record is a dict of numbers, words, lists of these, and dicts of the same. Every key becomes a column, one within a
 dict under ``outer.inner``. What a table alone would lose, which keys a record has and in which order, is the column

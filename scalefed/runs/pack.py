@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError
 from scalefed.runs.columnar import decode, encode, misfits
-from scalefed.jsontext import dumps, loads
+from scalefed.runs.jsontext import dumps, loads
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,20 +63,20 @@ def pack(folder: str | os.PathLike[str], *, keep_folders: bool = False) -> Packe
         DataError: the folder holds no run, or a run that is packed has other content than its folder.
     """
     root = Path(folder)
-    runs, kept = _folders(root)
+    old = _stored(root) if is_packed(root) else {}
+    runs, kept = _folders(root, old)
     before = _size(root / name for name in _TABLES.values()) + _size(
         root / run_id / name for run_id, files in runs.items() for name in files
     )
-    old = _stored(root) if (root / PACK).is_file() else {}
     for run_id in old.keys() & runs.keys():
-        if old[run_id] != runs[run_id]:
+        if any(runs[run_id].get(name) != text for name, text in old[run_id].items()):
             raise DataError(
                 f"{root / run_id} and the packed run of that name differ; move one of them away, then pack again"
             )
     everything = old | runs
     if not everything:
         raise DataError(f"no run in {root}; give the folder of a sweep, such as runs/pilot")
-    if set(everything) != set(old):
+    if everything != old:
         _write(root, dict(sorted(everything.items())))
     if not keep_folders:
         for run_id in runs:
@@ -131,6 +131,10 @@ class Pack:
         """The packed runs, in order."""
         return [str(name) for name in self.runs.column("pack_id").to_pylist()]
 
+    def holds(self, run_id: str) -> bool:
+        """Whether the pack has this run."""
+        return run_id in self._positions
+
     def files(self, run_id: str) -> dict[str, str]:
         """A run's files as text, by name.
 
@@ -144,13 +148,33 @@ class Pack:
         raw = row.column("raw")[0].as_py()
         if raw is not None:
             return dict(json.loads(raw))
-        of_run = _records(row)
-        found = {RUN: dumps(next(of_run), indent=1) + "\n"}
+        found = {RUN: dumps(next(_records(row)), indent=1) + "\n"}
         found[ROUNDS] = "".join(dumps(record) + "\n" for record in _records(self._part("rounds", run_id)))
+        return found | {name: dumps(record) + "\n" for name, record in self._evaluations(run_id).items()}
+
+    def read(self, run_id: str, name: str) -> Any:
+        """What one file of a run holds: a dict, a list of dicts for ``rounds.jsonl``, None where it has no such file.
+
+        Raises:
+            DataError: there is no such run in the pack.
+        """
+        position = self._positions.get(run_id)
+        if position is None or self.runs.column("raw")[position].as_py() is not None:
+            text = self.files(run_id).get(name)
+            if text is None:
+                return None
+            return [loads(line) for line in text.splitlines()] if name == ROUNDS else loads(text)
+        if name == ROUNDS:
+            return list(_records(self._part("rounds", run_id)))
+        return next(_records(self.runs.slice(position, 1))) if name == RUN else self._evaluations(run_id).get(name)
+
+    def evaluations(self, run_id: str) -> list[str]:
+        """The names of a run's evaluation files."""
+        return [name for name in self.files(run_id) if _is_evaluation(name)]
+
+    def _evaluations(self, run_id: str) -> dict[str, dict[str, Any]]:
         part = self._part("counts", run_id)
-        for name, record in zip(part.column("pack_file").to_pylist(), _records(part), strict=True):
-            found[name] = dumps(record) + "\n"
-        return found
+        return dict(zip(part.column("pack_file").to_pylist(), _records(part), strict=True))
 
     @cached_property
     def _positions(self) -> Mapping[str, int]:
@@ -187,6 +211,35 @@ def is_packed(folder: str | os.PathLike[str]) -> bool:
     return (Path(folder) / PACK).is_file()
 
 
+def packed_file(path: Path) -> Any:
+    """What a file of a run holds that lies packed: ``<sweep>/<run_id>/<file>``; None where it does not.
+
+    Raises:
+        DataError: the pack is damaged.
+    """
+    folder, run_id = path.parent.parent, path.parent.name
+    return open_pack(folder).read(run_id, path.name) if is_packed_run(path.parent) else None
+
+
+def is_packed_run(folder: Path) -> bool:
+    """Whether a run's folder stands for a run in the pack beside it.
+
+    Raises:
+        DataError: that pack is damaged.
+    """
+    return is_packed(folder.parent) and open_pack(folder.parent).holds(folder.name)
+
+
+def evaluations_of(folder: Path) -> list[str]:
+    """The evaluation files of a packed run; none where it is not packed."""
+    return open_pack(folder.parent).evaluations(folder.name) if is_packed_run(folder) else []
+
+
+def packed_folders(sweep: Path) -> list[Path]:
+    """The folders that the packed runs of a sweep had."""
+    return [sweep / run_id for run_id in open_pack(sweep).run_ids] if is_packed(sweep) else []
+
+
 @lru_cache(maxsize=_KEPT_OPEN)
 def _open(root: Path, stamp: tuple[int, ...]) -> Pack:
     return Pack(root, **{part: _read_table(root / name) for part, name in _TABLES.items()})
@@ -215,8 +268,11 @@ def _stored(root: Path) -> dict[str, dict[str, str]]:
 
 
 # ---------------------------------------------------------------------- writing a pack
-def _folders(root: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """The files of every run folder that can be packed, and why the other folders cannot."""
+def _folders(root: Path, added: Mapping[str, Mapping[str, str]]) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """The files of every run folder that can be packed, and why the other folders cannot.
+
+    A folder that holds evaluations alone adds them to the packed run of its name in ``added``.
+    """
     runs: dict[str, dict[str, str]] = {}
     kept: dict[str, str] = {}
     if not root.is_dir():
@@ -226,7 +282,10 @@ def _folders(root: Path) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
             continue
         names = sorted(file.name for file in path.iterdir())
         others = [name for name in names if name not in (RUN, ROUNDS) and not _is_evaluation(name)]
-        if RUN not in names or ROUNDS not in names:
+        if added and not others and path.name in added and RUN not in names:  # evaluated after it was packed
+            files = {name: (path / name).read_text(encoding="utf-8") for name in names}
+            runs[path.name] = dict(added[path.name]) | files
+        elif RUN not in names or ROUNDS not in names:
             kept[path.name] = f"it has no {RUN if RUN not in names else ROUNDS}"
         elif others:
             kept[path.name] = f"it also holds {others[0]}"
@@ -274,9 +333,7 @@ def _write(root: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
         raw |= wrong
     for part, name in _TABLES.items():
         temporary = root / f".{name}.tmp"
-        pq.write_table(
-            tables[part], temporary, compression="zstd", compression_level=19, write_page_checksum=True
-        )
+        pq.write_table(tables[part], temporary, compression="zstd", compression_level=19, write_page_checksum=True)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
     for name in _TABLES.values():
