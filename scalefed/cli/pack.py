@@ -30,9 +30,8 @@ def pack(
         tell_json({"runs": done.runs, "kept": dict(done.kept), "bytes_before": done.bytes_before,
                    "bytes_after": done.bytes_after})  # fmt: skip
         return
-    tell(
-        f"{done.runs} runs packed in {done.folder}: {done.bytes_before / 1e6:.1f} MB are {done.bytes_after / 1e6:.1f} MB"
-    )
+    before, after = done.bytes_before / 1e6, done.bytes_after / 1e6
+    tell(f"{done.runs} runs packed in {done.folder}: {before:.1f} MB became {after:.1f} MB")
 
 
 def unpack(
