@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
@@ -17,7 +17,7 @@ with warnings.catch_warnings():
 
 from scalefed.cli import demo, evaluate, fit, laws, optimum, pack, train
 from scalefed.cli.help import Group
-from scalefed.cli.output import say
+from scalefed.cli.output import say, tell
 
 STOPPED = 130
 """Exit code after Ctrl-C."""
@@ -26,7 +26,7 @@ app = typer.Typer(
     name="scalefed",
     help="Which model size should you train on this federated budget? Make runs, fit a law, ask it.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     cls=Group,
     pretty_exceptions_enable=False,
@@ -39,6 +39,23 @@ fit.register(app)
 optimum.register(app)
 laws.register(app)
 pack.register(app)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from scalefed import __version__
+
+        tell(f"scalefed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Which model size should you train on this federated budget? Make runs, fit a law, ask it."""
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import scalefed
 from scalefed.cli import app, main
 from scalefed.cli.demo import CHARTS
 from scalefed.cli.output import configs_from
@@ -235,6 +236,11 @@ def test_a_law_is_fitted_kept_and_asked(files, capsys, tmp_path):
     assert fitted["params"]["a"]["estimate"] == pytest.approx(TRUTH["a"], abs=0.05)
     code, out, _ = run(capsys, "next", kept, "--compute", "1e12", "--count", 2, "--json")
     assert code == 0 and 1 <= len(json.loads(out)) <= 2
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"scalefed {scalefed.__version__}\n"
 
 
 def test_laws_are_compared(files, capsys):

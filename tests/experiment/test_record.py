@@ -21,6 +21,7 @@ from scalefed.experiment.training import KEPT_ROUNDS, is_kept
 from scalefed.federated.preparation import prepare, prepare_writer
 from scalefed.models import Decoder
 from scalefed.runs.derived import compute_exact, flops_per_token
+from scalefed.runs.log import read_run, run_folders
 from scalefed.units import train_flops
 
 RUNS = Path(__file__).parents[2] / "runs"
@@ -90,21 +91,19 @@ def test_stored_runs_get_their_exact_compute_and_read_as_before():
     runs = sf.load_runs(RUNS / "grid")
     ratio = (runs["compute_exact"] / runs["compute"]).groupby(runs["params"]).agg(["min", "max"])
     assert ratio.loc[3_504].round(2).tolist() == [4.21, 4.21] and ratio.loc[332_448].round(2).tolist() == [1.26, 1.26]
-    for folder in sorted((RUNS / "grid").iterdir())[:5]:
-        stored = json.loads((folder / "run.json").read_text())["result"]
+    for folder in list(run_folders(RUNS / "grid"))[:5]:
+        stored = read_run(folder)["result"]
         row = runs[runs["run_id"] == folder.name].iloc[0]
         assert row["loss"] == stored["loss"] and row["skew_uncorrected"] == stored["skew"]
         assert row["skew"] == pytest.approx(stored["skew"], abs=0.003)
 
 
 def test_every_stored_id_is_still_that_of_its_settings():
-    paths = sorted(RUNS.rglob("run.json"))
-    assert len(paths) >= 810
-    for path in paths:
-        run = json.loads(path.read_text())
-        settings = {key: math.inf if value == "inf" else value for key, value in run["config"].items()}
-        if run.get("schema", 0) >= 2:
-            assert RunConfig.from_dict(settings).run_id == path.parent.name
+    folders = list(run_folders(RUNS))
+    assert len(folders) >= 810
+    for folder in folders:
+        run = read_run(folder)
+        assert RunConfig.from_dict(run["config"]).run_id == run["run_id"] == folder.name
 
 
 def test_a_table_gets_what_follows_from_it_and_keeps_what_it_has():

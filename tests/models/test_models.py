@@ -1,6 +1,5 @@
 """The ladder of decoders: same arithmetic as transformers' Llama, one flat vector, one pass for many clients."""
 
-import json
 import math
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from scalefed.models import (
     shape_for,
 )
 from scalefed.models.losses import client_losses
+from scalefed.runs.log import read_run, run_folders
 
 VOCAB = 512
 LADDER = ladder(VOCAB)
@@ -69,7 +69,7 @@ def test_the_rung_between_takes_only_what_was_far_from_its_neighbours() -> None:
 
 
 def test_stored_runs_keep_their_shapes() -> None:
-    stored = [json.loads(path.read_text()) for path in (Path(__file__).parents[2] / "runs").rglob("run.json")]
+    stored = [read_run(folder) for folder in run_folders(Path(__file__).parents[2] / "runs")]
     ours = [run for run in stored if not run["config"]["checkpoint"]]
     assert len(ours) > 60
     for run in ours:
