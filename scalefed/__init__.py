@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scalefed.runs.log import load_counts as load_counts
     from scalefed.runs.log import load_runs as load_runs
     from scalefed.runs.log import write_run as write_run
+    from scalefed.skew import measured_skew as measured_skew
     from scalefed.sweeps import load_sweep as load_sweep
     from scalefed.sweeps import sweep as sweep
     from scalefed.units import train_flops as train_flops
@@ -65,6 +66,7 @@ __all__ = [
     "load_fit",
     "load_runs",
     "load_sweep",
+    "measured_skew",
     "next_runs",
     "partition",
     "pass_at_k",
@@ -95,6 +97,7 @@ _HOMES = {
     "scalefed.report.page": ("write_report",),
     "scalefed.runs.log": ("Run", "load_counts", "load_runs", "write_run"),
     "scalefed.laws.simulate": ("simulate_runs",),
+    "scalefed.skew": ("measured_skew",),
     "scalefed.units": ("train_flops",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

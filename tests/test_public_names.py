@@ -20,7 +20,7 @@ DESIGNED = {
 }  # fmt: skip
 BESIDE = {  # what the designed names return, raise or are fed with
     "ConfigError", "DataError", "Optimum", "Partition", "PassAtK", "Run", "fit_link", "import_rounds", "load_counts",
-    "load_sweep", "train_all", "write_run",
+    "load_sweep", "measured_skew", "train_all", "write_run",
 }  # fmt: skip
 
 # data that a function takes by position; everything else is by keyword
@@ -35,6 +35,7 @@ POSITIONAL = {
     "load_fit": ["path"],
     "load_runs": ["source"],
     "load_sweep": ["path"],
+    "measured_skew": ["histograms"],
     "next_runs": ["fit"],
     "partition": ["labels"],
     "estimate_pass_at_k": ["samples", "correct", "k"],

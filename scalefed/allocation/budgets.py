@@ -243,12 +243,12 @@ def _spent(cost: PowerSum, top: Array) -> Terms:
 
 
 def _seconds(budget: Budget, setting: Setting, wire: float, top: Array, flat: Flat) -> Terms:
-    side = flat(setting.need("clients_per_round", "seconds"))
+    clients_per_round = flat(setting.need("clients_per_round", "seconds"))
     if budget.flops_per_second is None and budget.bandwidth is None:
         raise FitError("seconds needs flops_per_second=... of a client, bandwidth=... in bytes per second, or both")
     terms: Terms = []
     if budget.flops_per_second is not None:
-        terms += _spent(setting.per_token, side * flat(budget.flops_per_second) * top)
+        terms += _spent(setting.per_token, clients_per_round * flat(budget.flops_per_second) * top)
     if budget.bandwidth is not None:
         terms.append((wire / (flat(budget.bandwidth) * top), (1, 0, 1)))
     if budget.latency:

@@ -198,6 +198,6 @@ def _batch_tokens(runs: pd.DataFrame) -> float | None:
     parts = ["tokens", "rounds", "clients_per_round", "local_steps"]
     if "batch_tokens" in runs or not set(parts) <= set(runs.columns):
         return _common(_known(runs, "batch_tokens"))
-    tokens, rounds, side, steps = (runs[name].to_numpy(dtype=np.float64) for name in parts)
-    found = tokens / (rounds * side * steps)
+    tokens, rounds, clients_per_round, steps = (runs[name].to_numpy(dtype=np.float64) for name in parts)
+    found = tokens / (rounds * clients_per_round * steps)
     return float(np.nanmedian(found)) if not np.isnan(found).all() else None

@@ -174,7 +174,7 @@ def _natural(law: Law, internal: Array) -> dict[str, Array]:
 
 def _design(fit: FitLike, table: pd.DataFrame, at: float | None, words: Mapping[str, Any], seed: int) -> _Design:
     law, p = fit.law, len(fit.law.free)
-    values = optimum.stack(law, fit.params, {name: fit.resampled[name].to_numpy(float) for name in fit.resampled})
+    values = optimum.stack(law, fit.params, {name: fit.replicates[name].to_numpy(float) for name in fit.replicates})
     internal = np.stack([np.log(values[n]) if n in law.positive else values[n] for n in law.free], axis=1)
     if len(internal) > 1:
         picks = rng(seed, "next-runs").choice(len(internal) - 1, size=min(DRAWS, len(internal) - 1), replace=False)
@@ -308,9 +308,9 @@ def _order(design: _Design, chosen: Sequence[int], level: float) -> tuple[list[i
 
 def _calibration(fit: FitLike, now: float, at: float | None, words: Mapping[str, Any], level: float) -> float:
     """Bootstrap width now over the first-order width now (1 where there are too few replicates)."""
-    if len(fit.resampled) < 50:
+    if len(fit.replicates) < 50:
         return 1.0
-    values = optimum.stack(fit.law, fit.params, {name: fit.resampled[name].to_numpy(float) for name in fit.resampled})
+    values = optimum.stack(fit.law, fit.params, {name: fit.replicates[name].to_numpy(float) for name in fit.replicates})
     sizes = _ask(fit, values, at, words)[1:]
     if np.isnan(sizes).mean() > 0.01:
         return 1.0

@@ -45,8 +45,8 @@ def _columns(
         "local_steps": local_steps,
         "compute": setting.per_token(params) * np.asarray(tokens),
     }
-    side = np.asarray(known.get("clients_per_round", np.nan))
-    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * side
+    clients_per_round = np.asarray(known.get("clients_per_round", np.nan))
+    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * clients_per_round
     known.setdefault("unique_tokens", np.inf)
     return known
 

@@ -290,8 +290,12 @@ def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: Ar
     """The law's columns for runs of this size and length, with the rounds that they take in the setting."""
     size, length = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
     local = np.asarray(np.nan if setting.local_steps is None else setting.local_steps, dtype=float)
-    side, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
-    step = np.nan if side is None or batch is None else np.asarray(side, float) * np.asarray(batch, float)
+    clients_per_round, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
+    step = (
+        np.nan
+        if clients_per_round is None or batch is None
+        else np.asarray(clients_per_round, float) * np.asarray(batch, float)
+    )
     return columns_of(law, setting, size, length, length / (step * local), local)
 
 

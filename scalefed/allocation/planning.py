@@ -45,7 +45,7 @@ class FitLike(Protocol):
         """Its free parameters."""
 
     @property
-    def resampled(self) -> pd.DataFrame:
+    def replicates(self) -> pd.DataFrame:
         """One row a bootstrap replicate, one column a free parameter."""
 
     @property
@@ -212,7 +212,7 @@ def optimal_sizes(
     words = {**setting_words, "level": level, "intervals": intervals}
     if intervals and (nodes := _nodes(budgets, setting_words)) is not None:
         return _between(_sweep(fit, nodes, **words), budgets)
-    size = max(1, _SWEEP_ROWS // (1 + len(fit.resampled))) if intervals else len(budgets)
+    size = max(1, _SWEEP_ROWS // (1 + len(fit.replicates))) if intervals else len(budgets)
     return pd.concat(
         [_sweep(fit, budgets[i : i + size], **words) for i in range(0, max(len(budgets), 1), max(size, 1))],
         ignore_index=True,
@@ -270,8 +270,8 @@ def _sweep(fit: FitLike, budgets: Array, *, level: float, intervals: bool, **set
 
 def values_of(fit: FitLike) -> dict[str, Array]:
     """Parameter -> (1 + b,): the estimate first, then the bootstrap replicates."""
-    table = fit.resampled.to_numpy(dtype=float)
-    return optimum.stack(fit.law, fit.params, {str(name): table[:, i] for i, name in enumerate(fit.resampled.columns)})
+    table = fit.replicates.to_numpy(dtype=float)
+    return optimum.stack(fit.law, fit.params, {str(name): table[:, i] for i, name in enumerate(fit.replicates.columns)})
 
 
 def _report(
@@ -295,8 +295,8 @@ def _with_link(
     losses = fit.law.predict(values, here)
     paired = losses[1:] if len(losses) > 1 else losses
     paired = np.resize(paired, len(link.replicates))[:, None]
-    draws = link.draw(paired, ks, beside=here)[:, 0, :]
-    point = link.predict(best.loss, ks, beside=here)["estimate"].to_numpy(float)
+    draws = link.draw(paired, ks, covariates=here)[:, 0, :]
+    point = link.predict(best.loss, ks, covariates=here)["estimate"].to_numpy(float)
     low, high = np.quantile(draws, [(1 - best.level) / 2, (1 + best.level) / 2], axis=0)
     table = {
         k: (float(p), min(float(a), float(p)), max(float(b), float(p)))
@@ -316,7 +316,7 @@ def _least_for_passes(
     """
     rows = len(next(iter(values.values())))
     curves = stacked_curves(attached_link(fit), rows)
-    plain = replace(curves, theta=curves.theta[:, :PLAIN], beside=None)
+    plain = replace(curves, theta=curves.theta[:, :PLAIN], covariates=None)
     spent = np.ones(rows)
     for turn in range(_TURNS):
         try:
@@ -328,7 +328,7 @@ def _least_for_passes(
         found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
         reached = np.isfinite(found.compute)
         moved, spent = np.log(found.compute[reached] / spent[reached]), found.compute
-        if curves.beside is None or not reached[0] or np.abs(moved).max() < _AGREED:
+        if curves.covariates is None or not reached[0] or np.abs(moved).max() < _AGREED:
             return goal, found
         here = optimum.columns_of(fit.law, setting, found.params, found.tokens, found.rounds, found.local_steps)
         offset = curves.offset({name: np.reshape(value, (-1, 1)) for name, value in here.items()})

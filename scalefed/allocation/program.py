@@ -189,7 +189,7 @@ def _substitutions(
         return Substitution(constant.reshape(shape), exponents[:count])
 
     wire = float(np.log(2 * setting.bytes_per_value * setting.trained_share))
-    side = np.log(np.broadcast_to(given.get("clients_per_round", np.asarray(np.nan)), shape))
+    clients_per_round = np.log(np.broadcast_to(given.get("clients_per_round", np.asarray(np.nan)), shape))
     share = float(np.log(setting.trained_share))
     unique = np.broadcast_to(given.get("unique_tokens", np.asarray(np.inf)), shape)
     columns = {
@@ -203,10 +203,10 @@ def _substitutions(
     if count == 3:
         columns["rounds"] = write(zero, 0, 0, 1)
         columns["local_steps"] = write(-log_step, 0, 1, -1)
-        columns["bytes_sent"] = write(zero + wire + side, 1, 0, 1)
+        columns["bytes_sent"] = write(zero + wire + clients_per_round, 1, 0, 1)
     elif np.all(np.isfinite(log_step + log_local)):
         columns["rounds"] = write(-log_step - log_local, 0, 1)
-        columns["bytes_sent"] = write((wire + side.reshape(-1) - log_step - log_local), 1, 1)
+        columns["bytes_sent"] = write((wire + clients_per_round.reshape(-1) - log_step - log_local), 1, 1)
     return columns
 
 

@@ -8,25 +8,26 @@ import pandas as pd
 
 from scalefed.downstream.alternatives import rates
 from scalefed.downstream.fit import link_runs
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, DataError, refuses_old_words
 from scalefed.fitting.fitted import Fit, check_level
 from scalefed.fitting.holdout import Prediction, predict_held, split
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.stacking import Blend, stack
 
 
+@refuses_old_words
 def compare(
     *fits: Fit,
     holdout: Any = None,
     level: float = 0.9,
     counts: pd.DataFrame | None = None,
-    beside: Sequence[str] = (),
-    replicates: Sequence[str] = (),
+    covariates: Sequence[str] = (),
+    settings: Sequence[str] = (),
 ) -> pd.DataFrame:
     """One row a fit: how well each law, refitted without the held-out runs, predicts them.
 
-    All laws are fitted to the same runs and predict the same runs, each with its own robustness, focus and fixed
-    parameters.
+    All laws are fitted to the same runs and predict the same runs, each with its own huber_delta, scale_weight and
+    fixed parameters.
 
     Args:
         fits: two fits or more of the same target.
@@ -37,8 +38,8 @@ def compare(
         level: coverage of the bands whose hits are counted.
         counts: success counts by run and problem (``run_id, task_id, samples, correct``, from :func:`load_counts`);
             then each law's predicted losses are also turned into pass@1, by a link fitted to the training runs.
-        beside: columns that this link looks at beside the loss, of those that each law has.
-        replicates: columns in which runs agree that differ by chance alone, such as ``["params", "tokens_asked",
+        covariates: columns that this link looks at beside the loss, of those that each law has.
+        settings: columns in which runs agree that differ by chance alone, such as ``["params", "tokens_asked",
             "clients_per_round", "concentration"]`` for several seeds; then the laws are also held against the
             geometric means of such runs.
 
@@ -47,13 +48,13 @@ def compare(
         ``holdout_bias`` (positive where runs are worse than predicted), ``coverage`` (share of held-out runs inside
         their band) and ``width`` (median, relative), ``held_out`` (runs), ``parameters``, ``aic`` and ``bic`` (all
         runs, Huber likelihood), ``weight`` (share of each law in the best blend of their out-of-sample predictions),
-        ``status`` (of the fit) and ``training_status`` (of the law without the held-out runs). With replicates also
+        ``status`` (of the fit) and ``training_status`` (of the law without the held-out runs). With settings also
         ``mean_error`` (median absolute relative error for their means) and ``means`` (how many). With counts also
         ``pass_at_1_error`` (median absolute, as a share of problems) and ``pass_at_1_coverage``.
 
     Raises:
         ConfigError: fewer than two fits, of different targets, a holdout that cannot be understood, or a column for
-            replicates that the runs do not have.
+            settings that the runs do not have.
         DataError: the fits share no runs, or holding out leaves too few.
     """
     check_level(level)
@@ -68,11 +69,11 @@ def compare(
     for label, f in zip(_labels(fits), fits, strict=True):
         found = predict_held(f, train, held, level=level)
         rows[label] = _row(f, runs, found)
-        if replicates:
-            means = found.errors_of_means(replicates)
+        if settings:
+            means = found.errors_of_means(settings)
             rows[label] |= {"mean_error": float(np.median(np.abs(means))), "means": len(means)}
         if counts is not None:
-            rows[label] |= _passes(f, found, train, held, counts, beside)
+            rows[label] |= _passes(f, found, train, held, counts, covariates)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["weight"] = stack(fits, runs, train, held, columns=columns, least=least)
     return table
@@ -98,11 +99,11 @@ def _row(f: Fit, runs: pd.DataFrame, found: Prediction) -> dict[str, Any]:
 
 
 def _passes(
-    f: Fit, found: Prediction, train: pd.DataFrame, held: pd.DataFrame, counts: pd.DataFrame, beside: Sequence[str]
+    f: Fit, found: Prediction, train: pd.DataFrame, held: pd.DataFrame, counts: pd.DataFrame, covariates: Sequence[str]
 ) -> dict[str, float]:
     """Pass@1 of the held-out runs from their predicted losses, with the losses' own uncertainty in the band."""
-    beside = [name for name in beside if name in f.law.columns]
-    link = link_runs(f.law, train, f.target, counts, beside=beside, resamples=200, seed=f.seed)
+    covariates = [name for name in covariates if name in f.law.columns]
+    link = link_runs(f.law, train, f.target, counts, covariates=covariates, resamples=200, seed=f.seed)
     if "run_id" not in held.columns:
         raise DataError("the held-out runs need run_id, which says whose success counts these are")
     rows = np.flatnonzero(held.loc[found.runs.index, "run_id"].isin(counts["run_id"]))
@@ -113,9 +114,9 @@ def _passes(
     ends = np.log(band[["low", "high"]].to_numpy(dtype=float))
     shares = (np.arange(len(link.replicates)) + 0.5) / len(link.replicates)
     draws = np.exp(centre + _spread(shares, found.level)[:, None] * np.nan_to_num(ends[:, 1] - ends[:, 0]) / 2)
-    passes, tail = link.draw(draws, 1, beside=others)[:, :, 0], (1 - found.level) / 2
+    passes, tail = link.draw(draws, 1, covariates=others)[:, :, 0], (1 - found.level) / 2
     low, high = np.quantile(passes, [tail, 1 - tail], axis=0)
-    estimate = link.predict(np.exp(centre), 1, beside=others)["estimate"].to_numpy(dtype=float)
+    estimate = link.predict(np.exp(centre), 1, covariates=others)["estimate"].to_numpy(dtype=float)
     ids = held.loc[found.runs.index[rows], "run_id"]
     observed = rates(counts[counts["run_id"].isin(ids)], [1])[1].loc[list(ids)].to_numpy(dtype=float)
     return {
@@ -152,8 +153,8 @@ def _labels(fits: tuple[Fit, ...]) -> list[str]:
     labels = []
     for i, f in enumerate(fits):
         label = names[i]
-        if names.count(label) > 1 and f.focus:
-            label += f" (focus {f.focus:g})"
+        if names.count(label) > 1 and f.scale_weight:
+            label += f" (scale_weight {f.scale_weight:g})"
         labels.append(label if label not in labels else f"{label} #{i + 1}")
     return labels
 
@@ -169,9 +170,9 @@ def _negative_log_likelihood(f: Fit, runs: pd.DataFrame) -> float:
     from scipy.special import erf
 
     r = np.log(runs[f.target].to_numpy(float)) - np.log(f.law.predict(f.params, runs))
-    if not np.isfinite(f.robust):
+    if not np.isfinite(f.huber_delta):
         return float(0.5 * len(r) * (np.log(2 * np.pi * max(float(np.mean(r**2)), 1e-300)) + 1.0))
-    delta = f.robust
+    delta = f.huber_delta
     total = float(Solver.huber(r, delta).sum())
 
     def value(log_scale: float) -> float:

@@ -37,7 +37,7 @@ class NestedTest:
 
     null: Mapping[str, float]
     statistic: float
-    degrees: tuple[int, int]
+    degrees_of_freedom: tuple[int, int]
     p_value: float
     message: str
 
@@ -82,8 +82,10 @@ def nested_test(fit: Fit, null: Mapping[str, float], *, clusters: Sequence[objec
     p_value = float(test.pvalue)
     words = " and ".join(f"{n} = {v:g}" for n, v in null.items())
     verdict = "is rejected" if p_value < 0.05 else "cannot be rejected"
-    degrees = int(test.df_num), int(test.df_denom)
-    return NestedTest(dict(null), float(test.statistic), degrees, p_value, f"{words} {verdict} (p = {p_value:.3g})")
+    degrees_of_freedom = int(test.df_num), int(test.df_denom)
+    return NestedTest(
+        dict(null), float(test.statistic), degrees_of_freedom, p_value, f"{words} {verdict} (p = {p_value:.3g})"
+    )
 
 
 def _labels(fit: Fit, clusters: Sequence[object] | None) -> np.ndarray:
@@ -98,7 +100,7 @@ def _labels(fit: Fit, clusters: Sequence[object] | None) -> np.ndarray:
 def _at_optimum(fit: Fit) -> tuple[Problem, np.ndarray]:
     columns = {c: fit.runs[c].to_numpy(dtype=float) for c in fit.law.columns}
     log = np.log(fit.runs[fit.target].to_numpy(dtype=float))
-    problem = Problem(fit.law, columns, log, weights_for(columns, fit.law, fit.focus))
+    problem = Problem(fit.law, columns, log, weights_for(columns, fit.law, fit.scale_weight))
     return problem, problem.to_coordinates(np.array([[fit.params[p] for p in problem.names]]))[0]
 
 

@@ -23,10 +23,14 @@ from scalefed.cli.output import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scalefed.fitting.result import Fit
     from scalefed.laws import Law as LawType
 
-Source = Annotated[Path, typer.Argument(help="A folder of runs, or a .csv, .parquet or .jsonl file.")]
+Source = Annotated[
+    Path, typer.Argument(help="A folder of runs, a .csv, .tsv, .parquet, .jsonl or .json table, or a tracker's store.")
+]
 FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
 Law = Annotated[str, typer.Option(help="A named law, or a formula such as 'E + A/params^a'.")]
 Columns = Annotated[
@@ -39,11 +43,11 @@ Settings = Annotated[
 ]
 Fix = Annotated[list[str] | None, typer.Option(help="Hold a parameter: E=0.2; may be repeated.")]
 Target = Annotated[str, typer.Option(help="Column that the law explains.")]
-Robust = Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")]
-Beside = Annotated[
+HuberDelta = Annotated[str, typer.Option(help="Width of the Huber loss in log units, 'auto' or 'none'.")]
+Covariates = Annotated[
     str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
 ]
-Focus = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
+ScaleWeight = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -86,11 +90,18 @@ def runs(
     out: Annotated[Path | None, typer.Option(help="Write all columns to a .csv, .parquet or .jsonl file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List stored runs, one row each."""
+    """List stored runs, one row each.
+
+    With --rounds one row a round, also of another tool's log: Flower's History, a Trainer's state, TensorBoard, MLflow,
+    or a table.
+    """
     from scalefed.errors import ConfigError
     from scalefed.runs.log import load_runs, require
 
-    frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
+    if rounds and is_foreign(source):
+        frame, show = _rounds_of(source, column), show or "all"
+    else:
+        frame = load_runs(source, rounds=rounds, columns=columns_from(column), sweep=sweep)
     if sort:
         frame = require(frame, [sort]).sort_values(sort, kind="stable")
     if out is not None:
@@ -114,15 +125,15 @@ def fit(
     source: Source,
     law: Law = "federated",
     target: Target = "loss",
-    robust: Robust = "1e-3",
+    huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,
     bound: Annotated[
         list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
     ] = None,
-    share: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
-    focus: Focus = 0.0,
+    tie: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
+    scale_weight: ScaleWeight = 0.0,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
-    beside: Beside = None,
+    covariates: Covariates = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     column: Columns = None,
@@ -132,22 +143,23 @@ def fit(
 ) -> None:
     """Fit a scaling law: parameters with intervals, and a status."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runs.log import load_counts, load_runs
+    from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
-    options["robust"] = _width(robust)
-    options |= {"focus": focus, "shared": pairs_from(share, "--share b=a"), "bounds": bounds_from(bound)}
+    options["huber_delta"] = _width(huber_delta)
+    options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
-        passk, beside = bool(asked.pop("passk", passk)), asked.pop("beside", beside)
+        passk, covariates = bool(asked.pop("passk", passk)), asked.pop("covariates", covariates)
         options, out = options | asked, out or answer
-    names, names_beside = columns_from(column), _names_beside(beside, passk=passk)
-    frame = load_runs(source, columns=names, sweep=sweep)
-    result = replace(make(frame, **options), source=None if sweep else str(source), columns=names or {})
+    covariate_names = _covariate_names(covariates, passk=passk)
+    frame, own = table_of(source, column, sweep)
+    result = make(frame, **options, columns=own)
+    result = replace(result, source=None if sweep else str(source), columns=columns_from(column) or {})
     if passk:
-        result = result.with_link(load_counts(source), beside=names_beside)
+        result = result.with_link(load_counts(source), covariates=covariate_names)
     if out is not None:
         result.save(out)
         say(f"fit written to {out}")
@@ -164,15 +176,15 @@ def compare(
         str | None, typer.Option(help="Runs to hold out: a share, a column such as tokens, or 'tokens > 8e6'.")
     ] = None,
     passk: Annotated[bool, typer.Option("--passk", help="Predict pass@1 of the held-out runs too.")] = False,
-    beside: Beside = None,
-    replicates: Annotated[
+    covariates: Covariates = None,
+    settings: Annotated[
         str | None,
         typer.Option(help="Hold laws against the means of runs that agree in these columns: params,tokens_asked"),
     ] = None,
     target: Target = "loss",
-    robust: Robust = "1e-3",
+    huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,
-    focus: Focus = 0.0,
+    scale_weight: ScaleWeight = 0.0,
     resamples: Resamples = 200,
     seed: Seed = 0,
     column: Columns = None,
@@ -186,17 +198,25 @@ def compare(
     from scalefed.errors import FitWarning
     from scalefed.fitting.result import fit as make
     from scalefed.laws import as_law
-    from scalefed.runs.log import load_counts, load_runs
+    from scalefed.runs.log import load_counts
 
-    laws = [as_law(name) for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")]
-    frame = load_runs(source, columns=columns_from(column), sweep=sweep)
+    frame, own = table_of(source, column, sweep)
+    laws = [
+        as_law(name, columns=list(own))
+        for name in law or ("chinchilla", "average-compute", "federated", "federated-steps")
+    ]
     options: dict[str, Any] = {} if holdout is None else {"holdout": number(holdout)}
-    names_beside = _names_beside(beside, passk=passk)
+    covariate_names = _covariate_names(covariates, passk=passk)
     if passk:
-        options |= {"counts": load_counts(source), "beside": names_beside}
-    if replicates:
-        options["replicates"] = replicates.split(",")
-    asked: dict[str, Any] = {"target": target, "robust": _width(robust), "focus": focus, "resamples": resamples}
+        options |= {"counts": load_counts(source), "covariates": covariate_names}
+    if settings:
+        options["settings"] = settings.split(",")
+    asked: dict[str, Any] = {
+        "target": target,
+        "huber_delta": _width(huber_delta),
+        "scale_weight": scale_weight,
+        "resamples": resamples,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the table has a status for every law
         fits = [
@@ -227,9 +247,7 @@ def chart(
     if source.suffix == ".json":
         what = _saved(source)
     elif kind != "rounds":
-        from scalefed.runs.log import load_runs
-
-        what = load_runs(source, sweep=sweep, columns=columns_from(column))
+        what, _ = table_of(source, column, sweep)
     drawn = draw(what, kind, **options_from(options or []))
     save_chart(drawn, target)
     tell(str(target))
@@ -242,13 +260,14 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Its title.")] = None,
     law: Law = "federated",
+    column: Columns = None,
 ) -> None:
     """Write one offline page: the answer, how sure, charts, runs."""
     from scalefed.report.page import write_report
 
     words = {} if title is None else {"title": title}
     question = options_from(settings or []) | ({} if compute is None else {"compute": compute})
-    tell(str(write_report(fit_of(source, law), out=out, question=question, **words)))
+    tell(str(write_report(fit_of(source, law, column), out=out, question=question, **words)))
 
 
 # ---------------------------------------------------------------------- helpers
@@ -263,8 +282,8 @@ def save_chart(drawn: Any, target: Path) -> None:
         drawn.save(str(target))
 
 
-def _width(robust: str) -> Any:
-    return {"none": None, "auto": "auto"}.get(robust.lower(), number(robust))
+def _width(huber_delta: str) -> Any:
+    return {"none": None, "auto": "auto"}.get(huber_delta.lower(), number(huber_delta))
 
 
 def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, float]]:
@@ -279,12 +298,43 @@ def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, fl
     return [{name: value for name, value in held.items() if name in law.parameters} for law in laws]
 
 
-def fit_of(source: Path, law: str) -> "Fit":
+def fit_of(source: Path, law: str, column: list[str] | None = None) -> "Fit":
     """The fit in a .json file, else a fit of the law to these runs."""
     from scalefed.fitting.result import fit as make
-    from scalefed.runs.log import load_runs
+    from scalefed.fitting.store import is_fit
 
-    return _saved(source) if source.suffix == ".json" else make(load_runs(source), law)
+    if source.suffix == ".json" and (column is None or is_fit(source)):
+        return _saved(source)
+    frame, own = table_of(source, column)
+    return make(frame, law, columns=own)
+
+
+def table_of(source: Path, column: list[str] | None, sweep: str | None = None) -> "tuple[pd.DataFrame, dict[str, str]]":
+    """The runs under our names, and the columns of a law of one's own, each under its name."""
+    from scalefed.fitting.data import read_frame
+    from scalefed.runs.log import load_runs
+    from scalefed.runs.schema import COLUMNS
+
+    names = columns_from(column)
+    frame = load_runs(source, columns=names, sweep=sweep) if sweep else read_frame(source, names)[0]
+    return frame, {name: name for name in names or {} if name not in COLUMNS}
+
+
+def _rounds_of(source: Path, column: list[str] | None) -> "pd.DataFrame":
+    from scalefed.errors import DataError
+    from scalefed.runs.importers.rounds import import_rounds
+
+    try:
+        return import_rounds(source, columns=columns_from(column))
+    except DataError as error:
+        raise DataError(f"rounds are kept in run folders, or in another tool's log: {error}") from error
+
+
+def is_foreign(source: Path) -> bool:
+    """Whether a source is no folder of runs of scalefed."""
+    from scalefed.runs.log import run_folders
+
+    return not source.is_dir() or next(iter(run_folders(source)), None) is None
 
 
 def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
@@ -292,8 +342,8 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "robust", "focus", "fixed", "bounds", "shared", "resamples", "seed", "passk",
-               "beside")  # fmt: skip
+    allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
+               "passk", "covariates")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:
@@ -303,12 +353,12 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     return path.parent / asked.pop("runs"), asked, path.with_suffix(".json")
 
 
-def _names_beside(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:
+def _covariate_names(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:
     """Columns that count beside the loss: words with commas from the shell, a list from a question file."""
     from scalefed.errors import ConfigError
 
     if given and not passk:
-        raise ConfigError("--beside says what the link of --passk looks at beside the loss; give --passk too")
+        raise ConfigError("--covariates says what the link of --passk looks at beside the loss; give --passk too")
     return tuple(given.split(",") if isinstance(given, str) else given or ())
 
 

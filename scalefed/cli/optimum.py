@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scalefed.cli.fit import FitOrRuns, Json, Law, Settings, fit_of
+from scalefed.cli.fit import Columns, FitOrRuns, Json, Law, Settings, fit_of
 from scalefed.cli.help import add
 from scalefed.cli.output import number, options_from, tell, tell_frame, tell_json
 
@@ -35,6 +35,7 @@ def optimum(
     k: Annotated[int, typer.Option("--k", min=1, help="Samples a problem may take, for --pass.")] = 1,
     law: Law = "federated",
     level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
+    column: Columns = None,
     as_json: Json = False,
 ) -> None:
     """Say which model size to train on a budget, with its interval.
@@ -52,7 +53,7 @@ def optimum(
         raise ConfigError("give --compute, --loss or --pass, one of them")
     if not budgets and loss is None and passes is None and not _limits(words):
         raise ConfigError("give --compute, another limit such as bytes_per_client=2e9, or a goal: --loss or --pass")
-    found = fit_of(source, law)
+    found = fit_of(source, law, column)
     question = {**with_iid(found, words), "level": level}
     if len(budgets) > 1:
         tell_frame(found.optimal_sizes(compute=budgets, **question), as_json=as_json)
@@ -70,12 +71,13 @@ def next_(
     compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
     law: Law = "federated",
+    column: Columns = None,
     as_json: Json = False,
 ) -> None:
     """Choose the next runs that narrow the optimal size most."""
     from scalefed.allocation.design import next_runs
 
-    table = next_runs(fit_of(source, law), compute=compute, count=count, **options_from(settings or []))
+    table = next_runs(fit_of(source, law, column), compute=compute, count=count, **options_from(settings or []))
     tell_frame(table, as_json=as_json)
 
 

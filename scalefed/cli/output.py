@@ -184,7 +184,7 @@ def pairs_from(words: Sequence[str] | None, example: str, shape: str = "name=val
     Raises:
         ConfigError: a word without ``=``, shown with the example.
 
-    >>> pairs_from(["b=a"], "--share b=a")
+    >>> pairs_from(["b=a"], "--tie b=a")
     {'b': 'a'}
     """
     pairs = [word.partition("=") for word in words or ()]

@@ -61,7 +61,7 @@ class Cells:
 
     Attributes:
         run, samples, correct: (u,) of each cell; ``starts`` (r,) the first cell of each run.
-        z: (r,) standardised covariate of each run; ``beside`` (r, q) what else of it counts.
+        z: (r,) standardised covariate of each run; ``covariates`` (r, q) what else of it counts.
         row_cell, row_run, row_task: (rows,) the cell, run and task of each row of the table.
         run_ids: (r,) names; tasks: how many different problems.
     """
@@ -71,7 +71,7 @@ class Cells:
     correct: Array
     starts: NDArray[np.intp]
     z: Array
-    beside: Array
+    covariates: Array
     row_cell: NDArray[np.intp]
     row_run: NDArray[np.intp]
     row_task: NDArray[np.intp]
@@ -79,7 +79,7 @@ class Cells:
     tasks: int
 
     @classmethod
-    def build(cls, counts: pd.DataFrame, z: pd.Series, beside: pd.DataFrame | None = None) -> "Cells":
+    def build(cls, counts: pd.DataFrame, z: pd.Series, covariates: pd.DataFrame | None = None) -> "Cells":
         """From a validated table (run_id, task_id, samples, correct), the covariate and the features by run."""
         row_run, run_ids = pd.factorize(counts["run_id"], sort=True)
         row_task, tasks = pd.factorize(counts["task_id"], sort=True)
@@ -92,7 +92,9 @@ class Cells:
             correct=cells[:, 2].astype(float),
             starts=starts.astype(np.intp),
             z=z.loc[list(run_ids)].to_numpy(float),
-            beside=np.zeros((len(run_ids), 0)) if beside is None else beside.loc[list(run_ids)].to_numpy(float),
+            covariates=np.zeros((len(run_ids), 0))
+            if covariates is None
+            else covariates.loc[list(run_ids)].to_numpy(float),
             row_cell=row_cell.reshape(-1).astype(np.intp),
             row_run=row_run.astype(np.intp),
             row_task=row_task.astype(np.intp),
@@ -126,7 +128,7 @@ def run_derivatives(
     Returns:
         (b,) log-likelihood, (b, r, 3) gradient, (b, r, 3, 3) Hessian.
     """
-    s = theta[:, :1] + theta[:, 1:2] * cells.z + theta[:, PLAIN:] @ cells.beside.T
+    s = theta[:, :1] + theta[:, 1:2] * cells.z + theta[:, PLAIN:] @ cells.covariates.T
     w = theta[:, 3:4] + theta[:, 4:5] * cells.z
     if shift is not None:
         s, w = s + shift[:, 0], w + shift[:, 1]
@@ -174,10 +176,10 @@ def run_derivatives(
 
 def _assemble(cells: Cells, gradient: Array, hessian: Array | None) -> tuple[Array, Array]:
     """From per-run derivatives in three quantities to derivatives in the parameters."""
-    basis = np.zeros((len(cells.z), 3, PLAIN + cells.beside.shape[1]))
+    basis = np.zeros((len(cells.z), 3, PLAIN + cells.covariates.shape[1]))
     basis[:, 0, 0] = basis[:, 1, 2] = basis[:, 2, 3] = 1.0
     basis[:, 0, 1] = basis[:, 2, 4] = cells.z
-    basis[:, 0, PLAIN:] = cells.beside
+    basis[:, 0, PLAIN:] = cells.covariates
     flat = gradient.reshape(len(gradient), -1) @ basis.reshape(-1, basis.shape[-1])
     if hessian is None:
         return flat, np.empty(0)

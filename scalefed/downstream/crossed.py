@@ -46,7 +46,7 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
         correct=cells.correct,
         starts=np.arange(len(cells.run)),
         z=cells.z[cells.run],
-        beside=cells.beside[cells.run],
+        covariates=cells.covariates[cells.run],
         row_cell=cells.row_cell,
         row_run=cells.row_run,
         row_task=cells.row_task,
@@ -56,7 +56,7 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
     _, gradient, _ = run_derivatives(best.theta, alone, np.ones((1, len(cells.run))), mean, hessian=False)
     g, z = gradient[0], alone.z
     plain = np.stack([g[:, 0], g[:, 0] * z, g[:, 1], g[:, 2], g[:, 2] * z], axis=1)
-    scores = np.concatenate([plain, g[:, :1] * alone.beside], axis=1)[cells.row_cell]
+    scores = np.concatenate([plain, g[:, :1] * alone.covariates], axis=1)[cells.row_cell]
     size = scores.shape[1]
 
     def meat(group: NDArray[np.intp], count: int) -> Array:
@@ -93,7 +93,7 @@ def newton_offsets(
         steps: Newton steps.
     """
     b0, b1, t, g0, g1 = theta[:PLAIN]
-    inside = b0 + b1 * cells.z + cells.beside @ theta[PLAIN:]
+    inside = b0 + b1 * cells.z + cells.covariates @ theta[PLAIN:]
     centre = np.stack([logit(expit(t) * mean_shape(mean, inside)[0]), g0 + g1 * cells.z], axis=1)
     free = np.zeros((1, len(theta)))
     free[0, 2] = _NO_CEILING

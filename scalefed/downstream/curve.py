@@ -22,14 +22,14 @@ _LEAST_EXCESS = 1e-30
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Covariates:
     """Columns of a run that count beside its covariate: their logs, or ``skew`` as it is, less a centre each."""
 
     names: tuple[str, ...]
     centers: tuple[float, ...]
 
     @classmethod
-    def of(cls, table: pd.DataFrame) -> "Beside":
+    def of(cls, table: pd.DataFrame) -> "Covariates":
         """All columns of a table, centred at its means.
 
         Raises:
@@ -39,7 +39,7 @@ class Beside:
         values = plain.features(table)
         for name, column in zip(plain.names, values.T, strict=True):
             if not np.ptp(column) > 0:
-                raise DataError(f"{name} is the same in every run, so it tells nothing; leave it out of beside")
+                raise DataError(f"{name} is the same in every run, so it tells nothing; leave it out of the covariates")
         return replace(plain, centers=tuple(map(float, values.mean(axis=0))))
 
     def features(self, columns: Mapping[str, ArrayLike] | pd.DataFrame) -> Array:
@@ -52,7 +52,7 @@ class Beside:
         if missing:
             raise DataError(
                 f"this link looks at {', '.join(self.names)} beside the loss; give {', '.join(missing)} too, for "
-                f"example beside={{'{missing[0]}': ...}}"
+                f"example covariates={{'{missing[0]}': ...}}"
             )
         found = []
         for name, center in zip(self.names, self.centers, strict=True):
@@ -72,7 +72,7 @@ class Curve:
         theta: (b, 5 + q) internal parameters, see the module's docstring.
         mean: "logistic" or "power".
         floor: the position is the covariate itself if None, else the log of its excess over this.
-        beside: the q columns that count beside the covariate, or None.
+        covariates: the q columns that count beside the covariate, or None.
     """
 
     center: float
@@ -80,7 +80,7 @@ class Curve:
     theta: Array
     mean: str = "logistic"
     floor: float | None = None
-    beside: Beside | None = None
+    covariates: Covariates | None = None
 
     def __len__(self) -> int:
         return len(self.theta)
@@ -98,16 +98,16 @@ class Curve:
         Raises:
             DataError: a column is missing or not positive.
         """
-        if self.beside is None:
+        if self.covariates is None:
             return np.zeros((len(self), 1))
-        features = np.atleast_2d(self.beside.features(columns if columns is not None else {}))
+        features = np.atleast_2d(self.covariates.features(columns if columns is not None else {}))
         return np.asarray((self.theta[:, None, PLAIN:] * features).sum(-1))
 
     def at(self, columns: Mapping[str, ArrayLike] | None) -> "Curve":
         """The plain curves of runs with these columns, one number each."""
         theta = self.theta[:, :PLAIN].copy()
         theta[:, 0] += self.offset(columns)[:, 0]
-        return replace(self, theta=theta, beside=None)
+        return replace(self, theta=theta, covariates=None)
 
     def parameters(self) -> Array:
         """(b, 5 + q): middle, slope, ceiling, spread, spread_slope, as the link's formula has them, and d."""

@@ -17,9 +17,9 @@ from scipy.special import logit
 
 from scalefed.downstream.betabinomial import Cells, Maximum, check_counts, maximise, objective, prior
 from scalefed.downstream.crossed import newton_offsets, replicate, two_way_shrinkage
-from scalefed.downstream.curve import Beside, Curve, position
+from scalefed.downstream.curve import Covariates, Curve, position
 from scalefed.downstream.link import NAMES, Link
-from scalefed.errors import ConfigError, DataError, FitError, nearest
+from scalefed.errors import ConfigError, DataError, FitError, nearest, refuses_old_words
 from scalefed.laws import Law
 from scalefed.seeds import rng
 
@@ -34,7 +34,9 @@ _FEWEST = 3
 _SHARES = (1 / 6, 1 / 3)
 
 
-def discrepancy(counts: pd.DataFrame, z: pd.Series, mean: str, beside: pd.DataFrame | None = None) -> tuple[Array, int]:
+def discrepancy(
+    counts: pd.DataFrame, z: pd.Series, mean: str, covariates: pd.DataFrame | None = None
+) -> tuple[Array, int]:
     """Standard deviation of the curve's own error one whole span of the runs beyond them, and the runs behind it.
 
     At either end, the outermost sixth and third of the runs are held out in turn, at least one and two; squared misses
@@ -44,18 +46,18 @@ def discrepancy(counts: pd.DataFrame, z: pd.Series, mean: str, beside: pd.DataFr
         counts: run_id, task_id, samples, correct.
         z: standardised covariate by run.
         mean: the shape of the mean curve.
-        beside: features by run, or None.
+        covariates: features by run, or None.
 
     Returns:
         (2, 2) for the low and the high end, in logit mean and log spread, :data:`UNKNOWN` where nothing could be held
         out; and how many runs could be, at the end with fewer.
     """
-    ends = [_at_one_end(counts, z, mean, beside, high=high) for high in (False, True)]
+    ends = [_at_one_end(counts, z, mean, covariates, high=high) for high in (False, True)]
     return np.stack([error for error, _ in ends]), min(count for _, count in ends)
 
 
 def _at_one_end(
-    counts: pd.DataFrame, z: pd.Series, mean: str, beside: pd.DataFrame | None, *, high: bool
+    counts: pd.DataFrame, z: pd.Series, mean: str, covariates: pd.DataFrame | None, *, high: bool
 ) -> tuple[Array, int]:
     order = z.sort_values(ascending=high).index
     sizes = {max(least, round(share * len(order))) for least, share in enumerate(_SHARES, start=1)}
@@ -64,10 +66,10 @@ def _at_one_end(
         inside, outside = order[:-size], order[-size:]
         if len(inside) < _FEWEST or z[inside].nunique() < _FEWEST:
             continue
-        cells = Cells.build(counts[counts["run_id"].isin(inside)], z, beside)
+        cells = Cells.build(counts[counts["run_id"].isin(inside)], z, covariates)
         if not cells.correct.any():
             continue
-        held = Cells.build(counts[counts["run_id"].isin(outside)], z, beside)
+        held = Cells.build(counts[counts["run_id"].isin(outside)], z, covariates)
         own = best_curve(cells, mean)[1].theta[0]
         missed = newton_offsets(held, own, mean=mean)
         noise = np.mean(newton_offsets(cells, own, mean=mean) ** 2, axis=0)
@@ -95,7 +97,7 @@ class Fitted:
 
 
 def likeliest(
-    counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | str | None, beside: pd.DataFrame | None = None
+    counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | str | None, covariates: pd.DataFrame | None = None
 ) -> Fitted:
     """The curve on the covariate itself or on the log of its excess over a floor.
 
@@ -106,18 +108,18 @@ def likeliest(
         floor: a number below all x, None for the covariate itself, or "auto": of some floors between 0 and half the
             least x (a nearer one is a guess that the next better run may refute) the likeliest, if it is likelier than
             none by more than :data:`_MARGIN`.
-        beside: features by run, or None.
+        covariates: features by run, or None.
 
     Raises:
         ConfigError: a floor that is no number below the covariates.
     """
     if floor != "auto":
-        return _fitted(counts, x, mean, _checked(floor, x), beside)
-    none = _fitted(counts, x, mean, None, beside)
+        return _fitted(counts, x, mean, _checked(floor, x), covariates)
+    none = _fitted(counts, x, mean, None, covariates)
     least = float(x.min())
     if least <= 0:
         return none
-    tried = [_fitted(counts, x, mean, share * least, beside) for share in _FLOORS]
+    tried = [_fitted(counts, x, mean, share * least, covariates) for share in _FLOORS]
     top = max(tried, key=lambda one: float(one.best.value[0]))
     return top if top.best.value[0] > none.best.value[0] + _MARGIN else none
 
@@ -129,11 +131,13 @@ def _checked(floor: float | str | None, x: pd.Series) -> float | None:
     raise ConfigError(f"floor must be 'auto', None or a number below the least covariate {x.min():g}, got {floor!r}")
 
 
-def _fitted(counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | None, beside: pd.DataFrame | None) -> Fitted:
+def _fitted(
+    counts: pd.DataFrame, x: pd.Series, mean: str, floor: float | None, covariates: pd.DataFrame | None
+) -> Fitted:
     place = pd.Series(position(x.to_numpy(), floor), index=x.index)
     center, scale = float(place.mean()), float(place.std(ddof=0))
     z = (place - center) / scale
-    cells = Cells.build(counts, z, beside)
+    cells = Cells.build(counts, z, covariates)
     shape, best = best_curve(cells, mean)
     return Fitted(floor, center, scale, z, shape, cells, best)
 
@@ -167,10 +171,11 @@ def _starts(cells: Cells, mean: str) -> Array:
     rate = (solved + 0.5) / (total + 1.0)
     slope, level = np.polyfit(cells.z, logit(rate) if mean == "logistic" else -np.log(-np.log(rate)), 1)
     grid = [(t, g) for t in (0.0, 3.0) for g in (-1.0, 0.5, 2.0, 4.0)]
-    nothing = [0.0] * cells.beside.shape[1]
+    nothing = [0.0] * cells.covariates.shape[1]
     return np.array([[level, slope, t, g, 0.0, *nothing] for t, g in grid])
 
 
+@refuses_old_words
 def fit_link(
     counts: pd.DataFrame,
     losses: Mapping[str, float] | pd.Series,
@@ -178,7 +183,7 @@ def fit_link(
     covariate: str = "loss",
     mean: str = "auto",
     floor: float | str | None = "auto",
-    beside: pd.DataFrame | None = None,
+    covariates: pd.DataFrame | None = None,
     resamples: int = 400,
     seed: int = 0,
 ) -> Link:
@@ -191,7 +196,7 @@ def fit_link(
         mean: the shape of the mean curve, "logistic" or "power"; "auto" takes the likelier of the two.
         floor: x is the log of the covariate's excess over this number, or the covariate itself if None; "auto" takes
             the likelier for a loss, and None for any other covariate.
-        beside: what else of a run counts, by run_id: columns such as tokens, params or skew.
+        covariates: what else of a run counts, by run_id: columns such as tokens, params or skew.
         resamples: bootstrap replicates, problems and runs both reweighted.
         seed: of the replicates.
 
@@ -204,7 +209,7 @@ def fit_link(
     x = _covariate(counts, losses, covariate)
     if floor == "auto" and covariate != "loss":
         floor = None
-    others, features = _beside(beside, x)
+    others, features = _covariates(covariates, x)
     found = likeliest(counts, x, mean, floor, features)
     cells, best, mean = found.cells, found.best, found.mean
     curve = Curve(found.center, found.scale, best.theta, mean, found.floor, others)
@@ -233,7 +238,7 @@ def fit_link(
 
 
 def link_runs(
-    law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, *, beside: Sequence[str] = (), **options: Any
+    law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, *, covariates: Sequence[str] = (), **options: Any
 ) -> Link:
     """The link from the losses of these runs to their success counts; runs without counts are left out.
 
@@ -244,14 +249,14 @@ def link_runs(
         runs: with columns run_id and the target.
         target: the column with the losses.
         counts: as for :func:`fit_link`.
-        beside: columns of the law that count beside the loss.
+        covariates: columns of the law that count beside the loss.
         options: resamples and seed, as for :func:`fit_link`.
 
     Raises:
         DataError: the runs have no run_id, or none of them has counts.
         ConfigError: a column beside the loss that the law does not have, so that no plan could say it.
     """
-    for name in beside:
+    for name in covariates:
         if name not in law.columns:
             raise ConfigError(f"{law.name!r} has no column {name!r} to look at; {nearest(name, law.columns)}")
     if "run_id" not in runs.columns:
@@ -260,12 +265,12 @@ def link_runs(
     if not len(counts):
         raise DataError("none of the runs has success counts; load_counts reads those of a folder of runs")
     table = runs[runs["run_id"].isin(counts["run_id"])].set_index("run_id")
-    losses, others = table[target], table[list(beside)] if beside else None
+    losses, others = table[target], table[list(covariates)] if covariates else None
     floor = law.fixed.get("E", np.inf)
-    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", beside=others, **options)
+    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", covariates=others, **options)
 
 
-def _beside(table: pd.DataFrame | None, x: pd.Series) -> tuple[Beside | None, pd.DataFrame | None]:
+def _covariates(table: pd.DataFrame | None, x: pd.Series) -> tuple[Covariates | None, pd.DataFrame | None]:
     """The columns beside the covariate, and their features by run."""
     if table is None or not table.shape[1]:
         return None, None
@@ -273,8 +278,8 @@ def _beside(table: pd.DataFrame | None, x: pd.Series) -> tuple[Beside | None, pd
     if missing:
         raise DataError(f"no {', '.join(map(str, table.columns))} for {len(missing)} runs, first {missing[0]!r}")
     own = table.loc[list(x.index)]
-    beside = Beside.of(own)
-    return beside, pd.DataFrame(beside.features(own), index=own.index)
+    covariates = Covariates.of(own)
+    return covariates, pd.DataFrame(covariates.features(own), index=own.index)
 
 
 def _covariate(counts: pd.DataFrame, losses: Mapping[str, float] | pd.Series, name: str) -> pd.Series:

@@ -9,7 +9,7 @@ covariate x of the run, its loss (fitted or measured) or any other number such a
     rate ~ Beta(mu nu, (1 - mu) nu)          correct ~ Binomial(samples, rate)
     pass@k(x) = 1 - B(mu nu, (1 - mu) nu + k) / B(mu nu, (1 - mu) nu)
 
-What else of a run counts at equal loss may stand beside it: ``beside=["tokens", "params", "skew"]`` adds a multiple of
+What else of a run counts at equal loss are covariates: ``covariates=["tokens", "params", "skew"]`` adds a multiple of
 the log of each (of skew as it is) to ``-slope (x - middle)``.
 
 So pass@1, pass@10 and pass@100 come from one fit, by maximum likelihood on the counts themselves. For a loss, x is the
@@ -30,7 +30,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from scalefed.downstream.curve import Beside, Curve, failure
+from scalefed.downstream.curve import Covariates, Curve, failure
 from scalefed.errors import DataError, FitError
 from scalefed.seeds import quasi_random, rng
 
@@ -76,7 +76,7 @@ class Link:
     def __repr__(self) -> str:
         shape, floor = f"{self.runs} runs x {self.problems} problems, {self.curve.mean} mean", self.curve.floor
         axis = self.covariate if floor is None else f"log({self.covariate} - {floor:.4g})"
-        others = f", {', '.join(self.curve.beside.names)}" if self.curve.beside else ""
+        others = f", {', '.join(self.curve.covariates.names)}" if self.curve.covariates else ""
         return f"<Link from {axis}{others} to pass@k: {shape}, {self.status}>"
 
     def predict(
@@ -84,7 +84,7 @@ class Link:
         loss: ArrayLike,
         k: Sequence[int] | int = (1, 10, 100),
         *,
-        beside: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
+        covariates: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
         level: float = 0.9,
         new_run: bool = True,
     ) -> pd.DataFrame:
@@ -93,7 +93,7 @@ class Link:
         Args:
             loss: scalar or (n,) values of the covariate.
             k: samples a problem may take.
-            beside: the columns that this link looks at beside the covariate, numbers or (n,) each.
+            covariates: the columns that this link looks at beside the covariate, numbers or (n,) each.
             level: coverage of the interval.
             new_run: True (default) for the interval of one new run measured on problems like these; False for the
                 interval of the curve alone.
@@ -104,8 +104,8 @@ class Link:
         x, ks = np.atleast_1d(np.asarray(loss, float)), np.atleast_1d(np.asarray(k, float))
         if np.any(ks < 1) or not np.all(np.isfinite(x)):
             raise DataError(f"k must be at least 1 and {self.covariate} finite, got k={ks}, {self.covariate}={x}")
-        estimate = pass_at_k(self.curve, x[:, None], ks, offset=self.curve.offset(beside)[0][:, None])
-        draws = self.draw(x, ks, beside=beside, new_run=new_run)
+        estimate = pass_at_k(self.curve, x[:, None], ks, offset=self.curve.offset(covariates)[0][:, None])
+        draws = self.draw(x, ks, covariates=covariates, new_run=new_run)
         tail = 50 * (1 - level)
         low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
         return pd.DataFrame(
@@ -123,10 +123,10 @@ class Link:
         loss: ArrayLike,
         k: ArrayLike,
         *,
-        beside: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
+        covariates: Mapping[str, ArrayLike] | pd.DataFrame | None = None,
         new_run: bool = True,
     ) -> Array:
-        """(b, n, len(k)) plausible values of pass@k, one a replicate; ``loss`` and ``beside`` may be (n,) or (b, n)."""
+        """(b, n, len(k)) plausible values of pass@k, one a replicate; loss and covariates may be (n,) or (b, n)."""
         x = np.asarray(loss, float)
         x = np.broadcast_to(x, (len(self.replicates), x.shape[-1])) if x.ndim == 2 else x[None]
         model = stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2))
@@ -136,7 +136,7 @@ class Link:
             stream = rng(self.seed, "link-scatter")
             single = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
             shift = shift + (single * stream.choice([-1.0, 1.0], size=(len(shift), 1)))[:, :, None]
-        offset = self.replicates.offset(beside)[:, :, None]
+        offset = self.replicates.offset(covariates)[:, :, None]
         return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[..., None], offset)
 
     def beyond(self, loss: ArrayLike) -> Array:
@@ -147,13 +147,13 @@ class Link:
         )
         return np.asarray(np.maximum(np.maximum(x - high, low - x), 0.0) / max(high - low, 1e-300))
 
-    def inverse(self, target: float, *, k: int = 1, beside: Mapping[str, float] | None = None) -> float:
+    def inverse(self, target: float, *, k: int = 1, covariates: Mapping[str, float] | None = None) -> float:
         """The covariate at which pass@k reaches ``target``, for a run with these columns beside it.
 
         Raises:
             FitError: if the curve never reaches it; the message gives the ceiling.
         """
-        return float(inverse(self.curve.at(beside), target, k)[0])
+        return float(inverse(self.curve.at(covariates), target, k)[0])
 
     def summary(self) -> pd.DataFrame:
         """One row a parameter of the formula in the module's docstring: estimate, std_error, low, high (95%)."""
@@ -162,7 +162,7 @@ class Link:
         # a scale that ratios of replicates cannot blow up: half the distance between the 16th and 84th percentile
         std = np.subtract(*np.percentile(draws, [84.13, 15.87], axis=0)) / 2
         table = {"estimate": estimate, "std_error": std, "low": low, "high": high}
-        names = (*NAMES, *(self.curve.beside.names if self.curve.beside else ()))
+        names = (*NAMES, *(self.curve.covariates.names if self.curve.covariates else ()))
         return pd.DataFrame(table, index=pd.Index(names, name="parameter"))
 
     def to_json(self) -> dict[str, Any]:
@@ -173,7 +173,9 @@ class Link:
             "scale": self.curve.scale,
             "mean": self.curve.mean,
             "floor": self.curve.floor,
-            "beside": dict(zip(*asdict(self.curve.beside).values(), strict=True)) if self.curve.beside else {},
+            "covariates": dict(zip(*asdict(self.curve.covariates).values(), strict=True))
+            if self.curve.covariates
+            else {},
             "theta": self.curve.theta[0].tolist(),
             "replicates": self.replicates.theta.tolist(),
             "scatter": self.scatter.tolist(),
@@ -197,9 +199,9 @@ class Link:
         """
         try:
             center, scale, mean = float(data["center"]), float(data["scale"]), str(data["mean"])
-            others: dict[str, float] = data.get("beside", {})
-            beside = Beside(tuple(others), tuple(others.values())) if others else None
-            curve = Curve(center, scale, np.array([data["theta"]], float), mean, data.get("floor"), beside)
+            others: dict[str, float] = data.get("covariates", {})
+            covariates = Covariates(tuple(others), tuple(others.values())) if others else None
+            curve = Curve(center, scale, np.array([data["theta"]], float), mean, data.get("floor"), covariates)
             return cls(
                 covariate=data["covariate"],
                 curve=curve,

@@ -67,7 +67,7 @@ def _extended(law: Law, terms: tuple[Term, ...], name: str, *, bounds: tuple[flo
     )
 
 
-def fit_rival(problem: Problem, theta: np.ndarray, *, delta: float) -> dict[str, float] | None:
+def fit_alternative(problem: Problem, theta: np.ndarray, *, delta: float) -> dict[str, float] | None:
     """The rival's parameters, fitted from the law's own optimum; None where there is no rival.
 
     Args:
@@ -98,11 +98,11 @@ def _extras(law: Law, problem: Problem) -> list[dict[str, float]]:
 
 
 def disagreement(
-    law: Law, params: Mapping[str, float], rival: Mapping[str, float] | None, columns: Mapping[str, np.ndarray]
+    law: Law, params: Mapping[str, float], alternative: Mapping[str, float] | None, columns: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Absolute difference of log predictions between a law and its rival, one a run; 0 without a rival."""
     richer = rival_of(law)
-    if rival is None or richer is None:
+    if alternative is None or richer is None:
         return np.zeros(1)
-    ours, theirs = law.predict(params, columns), richer.predict(rival, columns)
+    ours, theirs = law.predict(params, columns), richer.predict(alternative, columns)
     return np.asarray(np.abs(np.log(theirs) - np.log(ours)))

@@ -219,7 +219,7 @@ class _Exchange:
         self.fitted = problem.z - residuals
         free = max(n - p, 1)
         self.residuals = residuals * np.sqrt(n / free)
-        self.degrees = float(free if runs == n else max(1, min(free, runs - 1)))
+        self.degrees_of_freedom = float(free if runs == n else max(1, min(free, runs - 1)))
         interpolates = solver.delta < np.median(np.abs(residuals))
         self.smooth = 0.4 if interpolates else 0.25
         self.generator = rng(seed, "bootstrap")
@@ -253,7 +253,9 @@ class _Exchange:
         giver = donor[:, self.run_of]
         row = self.rows[self.first[giver] + (self.share * self.sizes[giver]).astype(int)]
         error = self.residuals[row] * sign[:, self.run_of] + blur[:, self.run_of]
-        scale = np.sqrt(self.degrees / draw.chisquare(self.degrees, size)) / np.sqrt(1.0 + self.smooth**2)
+        scale = np.sqrt(self.degrees_of_freedom / draw.chisquare(self.degrees_of_freedom, size)) / np.sqrt(
+            1.0 + self.smooth**2
+        )
         return None, self.fitted + error * scale[:, None]
 
 

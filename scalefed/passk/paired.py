@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, DataError, refuses_old_words
 from scalefed.passk.estimator import checked_counts, pass_at_k
 from scalefed.seeds import rng
 
@@ -42,6 +42,7 @@ class Comparison:
     method: str
 
 
+@refuses_old_words
 def compare_models(
     samples_first: ArrayLike,
     correct_first: ArrayLike,

@@ -236,7 +236,7 @@ def _provenance(fit: Any, frame: "pd.DataFrame") -> list[str]:
         "Runs": f"{len(fit.run_ids)}, hash {getattr(fit, 'runs_hash', 'unknown')}",
         "Runs from": getattr(fit, "source", None) or "a table in memory",
         "Seed of the bootstrap": getattr(fit, "seed", "unknown"),
-        "Bootstrap replicates": len(fit.resampled),
+        "Bootstrap replicates": len(fit.replicates),
         "scalefed": here.get("scalefed", "from source"),
         "Commit": f"{here['commit']}{' with changes' if here['dirty'] else ''}"
         if here["commit"]

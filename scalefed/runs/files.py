@@ -94,7 +94,8 @@ def add_evaluation(run_folder: str | os.PathLike[str], name: str, evaluation: Ma
     try:
         os.link(temporary, target)
     except FileExistsError:
-        if read_json(target) != loads(dumps(evaluation)):
+        kept, new = read_json(target), loads(dumps(evaluation))
+        if {name: new.get(name) for name in kept} != kept:  # counts of an older version may lack what newer ones tell
             raise DataError(
                 f"{target} already holds other counts; give the new evaluation another name, or delete that file"
             ) from None
@@ -220,6 +221,9 @@ def _counts_fault(counts: Mapping[str, Any]) -> str | None:
         return f"samples must be a whole number of at least 1, got {samples!r:.60}"
     if not isinstance(correct, list) or len(correct) != len(tasks):
         return f"correct must be a list of as many counts as task_ids ({len(tasks)}), got {correct!r:.60}"
+    gold = counts.get("gold_losses", tasks)
+    if not isinstance(gold, list) or len(gold) != len(tasks):
+        return f"gold_losses must be a list of as many losses as task_ids ({len(tasks)}), got {gold!r:.60}"
     bad = next((count for count in correct if not _is_count(count) or not 0 <= count <= samples), None)
     return None if bad is None else f"correct must be between 0 and samples ({samples}), got {bad!r:.60}"
 

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from scalefed.errors import DataError, RunLogWarning, nearest
+from scalefed.runs.derived import DERIVED, as_stored, follow
 from scalefed.runs.files import (
     EVALUATION,
     RUN,
@@ -25,10 +26,12 @@ from scalefed.runs.files import (
     read_run,
     write_run,
 )
+from scalefed.runs.importers.tools import of_folder, read_runs
 from scalefed.runs.ranges import check_table
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
 from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
+from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +103,7 @@ class Run:
 
 # ---------------------------------------------------------------------- many runs
 def load_runs(
-    source: "str | os.PathLike[str] | pd.DataFrame",
+    source: Any,
     *,
     rounds: bool = False,
     columns: Mapping[str, str] | None = None,
@@ -113,8 +116,10 @@ def load_runs(
     holds what they follow from. The caller's frame is never changed.
 
     Args:
-        source: a folder with runs at any depth, one run's folder, a .csv, .csv.gz, .parquet, .jsonl or .jsonl.gz file,
-            or a DataFrame.
+        source: a folder with runs at any depth, one run's folder; a table, as a file (.csv, .tsv, .parquet, .jsonl,
+            .json, gzipped or not), a DataFrame, a list of mappings or a mapping of columns; what another tool kept:
+            MLflow's folder or database or its ``search_runs``, runs of the API of Weights & Biases or their export, a
+            Trainer's ``trainer_state.json``, lm-eval's results, TensorBoard's event files.
         rounds: one row a round instead; only from run folders.
         columns: names in the source for ours, such as ``{"params": "N", "tokens": "D"}``.
         sweep: only the runs of this sweep, which is the name of the folder that holds them.
@@ -124,15 +129,20 @@ def load_runs(
     """
     if is_folder(source):
         folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
-        if not folders:
+        if folders:
+            frame = _from_folders(folders, Path(source), rounds=rounds)
+            return rename(frame, columns) if columns else frame
+        found = None if sweep or rounds else of_folder(Path(source))
+        if found is None:
             raise DataError(_no_runs(Path(source), sweep))
-        frame = _from_folders(folders, Path(source), rounds=rounds)
-        return rename(frame, columns) if columns else frame
-    if rounds:
+        frame = found
+    elif not rounds:
+        frame = read_runs(source)
+    else:
         raise DataError(
             f"rounds are kept in run folders, got {source_name(source)}; give the folder that holds the runs"
         )
-    frame = rename(read_table(source), columns or {})
+    frame = rename(frame, columns or {})
     if not any(name in COLUMNS for name in frame.columns):
         raise DataError(
             f"{source_name(source)} has no column of the run log, only {some_names(frame.columns)}; name yours by "
@@ -144,15 +154,19 @@ def load_runs(
     return frame if sweep is None or "sweep" not in frame else frame[frame["sweep"] == sweep].reset_index(drop=True)
 
 
-def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: str = "") -> "pd.DataFrame":
+def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str] | None = None) -> "pd.DataFrame":
     """Successes per problem: one row a run and problem, columns run_id, task_id, samples, correct.
+
+    Where it was measured, ``gold_loss`` too: nats per token of the problem's canonical solution.
 
     Args:
         source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns.
         evaluation: name of a further problem set, as given to :func:`add_evaluation`.
+        columns: names in a table for these four, such as ``{"task_id": "problem", "samples": "n", "correct": "c"}``.
 
     Raises:
-        DataError: there are no counts, or a count is below 0 or above its number of samples.
+        DataError: there are no counts, a count is no whole number, below 0 or above its number of samples, or a problem
+            of a run stands twice.
     """
     import pandas as pd
 
@@ -164,13 +178,18 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
                 counts = read_evaluation(folder, evaluation)
                 if counts is not None:
                     of_run = {"run_id": read_run(folder)["run_id"], "task_id": counts["task_ids"]}
-                    parts.append(pd.DataFrame(of_run | {name: counts[name] for name in names[2:]}))
+                    of_run |= {name: counts[name] for name in names[2:]}
+                    gold = {"gold_loss": counts["gold_losses"]} if "gold_losses" in counts else {}
+                    parts.append(pd.DataFrame(of_run | gold))
         if not parts:
             what = f"eval-{evaluation}.json" if evaluation else EVALUATION
             raise DataError(f"no run in {source} has an {what}; evaluate them first: scalefed evaluate <run folder>")
         frame = pd.concat(parts, ignore_index=True)
     else:
-        frame = require(read_table(source), names, source_name(source))[names].copy()
+        frame = rename(read_table(source), columns or {}, {name: COLUMNS["samples"] for name in names})
+        kept = [*names, *(name for name in ("gold_loss",) if name in frame)]
+        frame = require(frame, names, source_name(source))[kept].copy()
+        _check_counts(frame, source_name(source))
     bad = frame[~((frame["correct"] >= 0) & (frame["correct"] <= frame["samples"]))]
     if len(bad):
         raise DataError(
@@ -178,6 +197,23 @@ def load_counts(source: "str | os.PathLike[str] | pd.DataFrame", *, evaluation: 
             f"in {len(bad)} of {len(frame)} rows"
         )
     return frame
+
+
+def _check_counts(frame: "pd.DataFrame", what: str) -> None:
+    """Whole numbers, and one row a run and problem."""
+    for name in ("samples", "correct"):
+        numbers(frame, what, {name: COLUMNS["samples"]})
+        values = frame[name].to_numpy(dtype=float)
+        bad = (values % 1 != 0) | (values < 0)  # NaN and infinity too
+        if bad.any():
+            raise DataError(
+                f"{what}: {name} must be a whole number from 0 up, got {values[bad][0]:g} in row {frame.index[bad][0]}"
+                f"{' (a rate? multiply it by samples)' if name == 'correct' and 0 < values[bad][0] < 1 else ''}"
+            )
+        frame[name] = values.astype("int64")
+    twice = frame[frame.duplicated(["run_id", "task_id"])]
+    if len(twice):
+        raise DataError(f"{what}: {twice['task_id'].iloc[0]!r:.40} of run {twice['run_id'].iloc[0]!r:.40} stands twice")
 
 
 def require(frame: "pd.DataFrame", names: Iterable[str], what: str = "the runs") -> "pd.DataFrame":
@@ -201,9 +237,11 @@ def runs_hash(frame: "pd.DataFrame") -> str:
     """
     import numpy as np
 
+    frame = as_stored(frame)
     measured = sorted(
         name for name in frame.columns
-        if name in COLUMNS and COLUMNS[name].kind == "result" and name != "sweep" and not frame[name].isna().all()
+        if name in COLUMNS and COLUMNS[name].kind == "result" and name not in ("sweep", *DERIVED)
+        and not frame[name].isna().all()
     )  # fmt: skip
     codes: dict[str, Any] = {}
     for name in [
@@ -273,8 +311,8 @@ def _row(folder: Path) -> dict[str, Any]:
     if row.get("participation") is None:
         row["participation"] = row["clients_per_round"] / row["clients"]
     if row.get("compute") is None:
-        row["compute"] = 6.0 * row["params"] * row["tokens"]
-    return row
+        row["compute"] = train_flops(row["params"], row["tokens"])
+    return row | follow(row)
 
 
 def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataFrame":

@@ -69,9 +69,9 @@ def test_six_params_tokens_has_no_note_and_changes_nothing():
 def test_other_budgets_of_flops_are_counted_alike():
     found = fit(runs_counted(WAYS["output layer"]), "chinchilla", resamples=0, backtest=False)
     whole = found.optimal_size(compute=1e18)
-    shared = found.plan(compute_per_client=1e17, clients=10)
+    ties = found.plan(compute_per_client=1e17, clients=10)
     timed = found.plan(seconds=1e6, flops_per_second=1e12, clients_per_round=1)
-    assert shared.params == pytest.approx(whole.params) and timed.params == pytest.approx(whole.params)
+    assert ties.params == pytest.approx(whole.params) and timed.params == pytest.approx(whole.params)
     least = found.least_compute(loss=whole.loss)
     assert least.compute == pytest.approx(1e18, rel=1e-6) and least.params == pytest.approx(whole.params, rel=1e-4)
 

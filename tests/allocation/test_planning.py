@@ -167,7 +167,7 @@ def test_a_sweep_of_a_real_fit_has_the_bands_of_single_questions():
 
 def test_without_replicates_the_ends_of_a_sweep_are_unknown():
     alone = planning.optimal_sizes(
-        fitted(resampled=pd.DataFrame()), compute=[1e13, 1e14], clients_per_round=4, skew=0.1
+        fitted(replicates=pd.DataFrame()), compute=[1e13, 1e14], clients_per_round=4, skew=0.1
     )
     assert alone[["params_low", "params_high", "loss_low", "loss_high"]].isna().all().all()
     assert alone["params"].notna().all()

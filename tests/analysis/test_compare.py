@@ -26,7 +26,7 @@ def runs() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def fits(runs: pd.DataFrame) -> tuple[Fit, ...]:
     laws = ("chinchilla", "average-compute", "federated", "federated-skew")
-    return tuple(fit(runs, law, robust=None, resamples=100) for law in laws)
+    return tuple(fit(runs, law, huber_delta=None, resamples=100) for law in laws)
 
 
 @pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
@@ -83,7 +83,7 @@ def test_the_true_law_has_honest_bands_on_the_largest_budget() -> None:
     for seed in range(3):
         grid = {**levels, "clients_per_round": [1, 4, 16], "skew": [0.0, 0.4, 0.7]}
         table = simulate_runs("federated-excess", truth, grid, noise=0.03, seed=seed)
-        found = fit(table, "federated-excess", robust=None, resamples=100, backtest=False)
+        found = fit(table, "federated-excess", huber_delta=None, resamples=100, backtest=False)
         train, held = split(table, "tokens", needed=("params", "tokens"), least=9)
         ahead = predict_held(found, train, held)
         assert ahead.width < 0.2
@@ -96,7 +96,7 @@ def test_replicates_are_held_against_their_means(fits: tuple[Fit, ...]) -> None:
     grid = {**GRID, "tokens": [1e11], "seed": list(range(16))}
     larger = simulate_runs("federated", TRUTH, grid, noise=0.05, seed=5)
     larger["run_id"] = [f"larger-{i}" for i in range(len(larger))]
-    table = compare(*fits[2:], holdout=larger, replicates=["params", "clients_per_round", "skew"])
+    table = compare(*fits[2:], holdout=larger, settings=["params", "clients_per_round", "skew"])
     assert table["means"].tolist() == [24, 24] and table["held_out"].tolist() == [384, 384]
     assert (table["mean_error"] < table["holdout_error"] / 2).all()
     found = predict_held(fits[2], fits[2].runs, larger)
@@ -107,7 +107,7 @@ def test_replicates_are_held_against_their_means(fits: tuple[Fit, ...]) -> None:
 
 def test_a_floor_held_at_a_known_value_stays_there_in_the_comparison(runs: pd.DataFrame) -> None:
     """The held-out refit keeps what the fit fixed: at a floor far from the truth it must predict worse."""
-    keywords = {"robust": None, "resamples": 20}
+    keywords = {"huber_delta": None, "resamples": 20}
     right, wrong = (fit(runs, "federated", fixed={"E": e}, **keywords) for e in (1.8, 0.5))  # type: ignore[arg-type]
     train, held = split(runs, "tokens", needed=("params", "tokens"), least=7)
     assert predict_held(wrong, train, held).fit.params["E"] == 0.5
@@ -150,7 +150,7 @@ def test_success_counts_put_pass_at_1_beside_the_loss(fits: tuple[Fit, ...], run
         ({"holdout": "compute > e"}, "no number"),
         ({"holdout": np.array([True, False])}, "one True or False for each of 72 runs"),
         ({"level": 1.0}, "level must be between"),
-        ({"replicates": ["clients"]}, "no column 'clients'; allowed: clients_per_round"),
+        ({"settings": ["clients"]}, "no column 'clients'; allowed: clients_per_round"),
     ],
 )
 def test_a_wrong_holdout_is_named(fits: tuple[Fit, ...], keywords: dict[str, object], words: str) -> None:
@@ -161,13 +161,15 @@ def test_a_wrong_holdout_is_named(fits: tuple[Fit, ...], keywords: dict[str, obj
 def test_fits_that_cannot_be_compared_are_refused(fits: tuple[Fit, ...], runs: pd.DataFrame) -> None:
     with pytest.raises(ConfigError, match="at least two fits"):
         compare(fits[0])
-    other = fit(runs.assign(bits=runs["loss"]), "chinchilla", target="bits", robust=None, resamples=20, backtest=False)
+    other = fit(
+        runs.assign(bits=runs["loss"]), "chinchilla", target="bits", huber_delta=None, resamples=20, backtest=False
+    )
     with pytest.raises(ConfigError, match="different columns"):
         compare(fits[0], other)
     with pytest.raises(DataError, match="hold out fewer"):
         compare(*fits, holdout=0.95)
     elsewhere = runs.assign(run_id="x" + runs["run_id"])
-    alone = fit(elsewhere, "federated", robust=None, resamples=20, backtest=False)
+    alone = fit(elsewhere, "federated", huber_delta=None, resamples=20, backtest=False)
     with pytest.raises(DataError, match="share no runs"):
         compare(fits[2], alone)
 
@@ -178,7 +180,7 @@ def test_information_criteria_are_those_of_a_gaussian_regression() -> None:
     frame = pd.DataFrame(
         {"params": params, "loss": np.exp(2 - 0.1 * np.log(params) + 0.02 * generator.standard_normal(40))}
     )
-    two = [fit(frame, law, robust=None, resamples=20, backtest=False) for law in ("A/params^a", "A*params^a")]
+    two = [fit(frame, law, huber_delta=None, resamples=20, backtest=False) for law in ("A/params^a", "A*params^a")]
     table = compare(*two, holdout=0.2)
     reference = sm.OLS(np.log(frame["loss"]), sm.add_constant(np.log(params))).fit()
     assert table["aic"].iloc[0] == pytest.approx(reference.aic + 2, abs=1e-6)  # statsmodels does not count the variance
@@ -216,7 +218,7 @@ def test_nested_tests_find_what_matters(fits: tuple[Fit, ...]) -> None:
     assert nested_test(fits[2], {"g": 1.0}).p_value < 1e-6
     assert nested_test(fits[3], {"h": 0.0}).p_value > 0.01
     both = nested_test(fits[3], {"h": 0.0, "s": 0.0})
-    assert both.degrees[0] == 2 and "rejected" in both.message
+    assert both.degrees_of_freedom[0] == 2 and "rejected" in both.message
 
 
 def test_a_nested_test_is_the_wald_test_of_a_linear_regression() -> None:
@@ -226,7 +228,9 @@ def test_a_nested_test_is_the_wald_test_of_a_linear_regression() -> None:
     log = 2 - 0.1 * np.log(params) + 0.004 * np.log(clients) + 0.01 * generator.standard_normal(16)[groups]
     log += 0.01 * generator.standard_normal(48)
     frame = pd.DataFrame({"params": params, "clients_per_round": clients, "loss": np.exp(log)})
-    found = nested_test(fit(frame, "diloco", robust=None, resamples=20, backtest=False), {"g": 0.0}, clusters=groups)
+    found = nested_test(
+        fit(frame, "diloco", huber_delta=None, resamples=20, backtest=False), {"g": 0.0}, clusters=groups
+    )
     design = sm.add_constant(np.column_stack([np.log(params), np.log(clients)]))
     reference = sm.OLS(log, design).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
     assert found.p_value == pytest.approx(float(reference.pvalues[2]), rel=1e-5)
@@ -241,7 +245,8 @@ def test_nested_tests_have_the_right_size() -> None:
             "chinchilla", small, {"params": GRID["params"], "tokens": GRID["tokens"]}, noise=0.01, seed=seed
         )
         runs["clients_per_round"] = np.tile([1.0, 4.0, 16.0, 2.0], 3)
-        found = fit(runs, "E + A/params^a + B/(tokens/clients_per_round^g)^b", robust=None, resamples=0, backtest=False,
+        formula = "E + A/params^a + B/(tokens/clients_per_round^g)^b"
+        found = fit(runs, formula, huber_delta=None, resamples=0, backtest=False,
                     fixed={"E": 1.8})  # fmt: skip
         rejected += nested_test(found, {"g": 0.0}).p_value < 0.05
     assert rejected <= 14
@@ -274,7 +279,7 @@ def test_the_rule_can_be_asked_of_a_fit(fits: tuple[Fit, ...]) -> None:
     found = average_compute_test(fits[2])
     p = fits[2].params["b"] / (fits[2].params["a"] + fits[2].params["b"])
     assert found.p == pytest.approx(p) and found.q == pytest.approx(p * fits[2].params["g"])
-    replicates = fits[2].resampled
+    replicates = fits[2].replicates
     shares = replicates["b"] / (replicates["a"] + replicates["b"])
     ends = np.quantile((replicates["g"] - 1) * shares, [0.025, 0.975])
     assert (found.low, found.high) == pytest.approx(tuple(ends))

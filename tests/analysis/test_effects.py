@@ -57,13 +57,13 @@ def test_one_pair_has_an_estimate_but_no_interval():
 
 def test_a_start_can_be_named_and_settings_can_follow():
     frame = runs().query("clients_per_round == 1").assign(algorithm="fedavg", synthetic_share=0.1, arm="none")
-    shared = [frame.assign(algorithm="synthetic-sharing", synthetic_share=share, arm=f"{share:.0%}",
+    ties = [frame.assign(algorithm="synthetic-sharing", synthetic_share=share, arm=f"{share:.0%}",
                            loss=frame["loss"] * (1 - share)) for share in (0.05, 0.2)]  # fmt: skip
-    table = paired_effects(pd.concat([frame, *shared]), "arm", start="none", follows=("algorithm", "synthetic_share"))
+    table = paired_effects(pd.concat([frame, *ties]), "arm", start="none", follows=("algorithm", "synthetic_share"))
     assert table["to"].tolist() == ["20%", "5%"] and table["from"].unique().tolist() == ["none"]
     assert table["estimate"].tolist() == pytest.approx([-0.2, -0.05]) and table["pairs"].tolist() == [6, 6]
     with pytest.raises(DataError, match="no run has arm = 'nothing'; there are 20%, 5%, none"):
-        paired_effects(pd.concat([frame, *shared]), "arm", start="nothing")
+        paired_effects(pd.concat([frame, *ties]), "arm", start="nothing")
 
 
 def test_questions_without_an_answer_are_refused():

@@ -48,8 +48,8 @@ def fitted(own: pd.DataFrame) -> Fit:
         ({"bounds": {"a": 3}}, r"bounds of a must be \(low, high\)"),
         ({"bounds": {"a": (0.1, "x")}}, r"bounds of a must be \(low, high\)"),
         ({"bounds": {"a": (0.1, 0.2, 0.3)}}, r"bounds of a must be \(low, high\)"),
-        ({"shared": {"b": "a", "a": "b"}}, "share both with one"),
-        ({"shared": {"b": "a"}, "fixed": {"b": 0.3}}, "fix or bound a"),
+        ({"ties": {"b": "a", "a": "b"}}, "share both with one"),
+        ({"ties": {"b": "a"}, "fixed": {"b": 0.3}}, "fix or bound a"),
         ({"fixed": {"a": 0.3}, "bounds": {"a": (0.4, 0.5)}}, "outside its bounds"),
     ],
 )
@@ -59,8 +59,8 @@ def test_contradictory_constraints_are_refused(keywords: dict[str, object], word
 
 
 def test_sharing_twice_in_turn_follows_the_last() -> None:
-    law = Law.parse("A/params^a + B/tokens^b + C/rounds^c").with_(shared={"b": "a"}).with_(shared={"a": "c"})
-    assert law.shared == {"b": "c", "a": "c"}
+    law = Law.parse("A/params^a + B/tokens^b + C/rounds^c").with_(ties={"b": "a"}).with_(ties={"a": "c"})
+    assert law.ties == {"b": "c", "a": "c"}
     got = law.predict({"A": 1, "B": 1, "C": 1, "c": 1}, {"params": 2.0, "tokens": 4.0, "rounds": 8.0})
     assert float(got) == pytest.approx(0.875)
 
@@ -80,7 +80,7 @@ def test_a_misspelt_column_is_not_a_parameter(formula: str, position: int, words
 
 def test_a_law_with_everything_fixed_can_be_asked(runs: pd.DataFrame) -> None:
     found = fit(runs, "chinchilla", fixed=TRUTH, resamples=20)
-    assert found.params == TRUTH and len(found.resampled) == 20
+    assert found.params == TRUTH and len(found.replicates) == 20
     size = (0.35 * 480 / (0.37 * 2100) * (1e21 / 6) ** 0.37) ** (1 / 0.72)
     best = found.optimal_size(compute=1e21)
     assert best.params == pytest.approx(size, rel=1e-6)
@@ -95,7 +95,7 @@ def test_a_law_without_columns_is_told_to_be_one(runs: pd.DataFrame) -> None:
 
 
 def test_a_shared_parameter_is_in_the_equation(runs: pd.DataFrame) -> None:
-    text = str(fit(runs, "chinchilla", shared={"b": "a"}, resamples=5, backtest=False))
+    text = str(fit(runs, "chinchilla", ties={"b": "a"}, resamples=5, backtest=False))
     assert "b is a, by request" in text and "tokens^b\n" not in text.split("\n", 1)[1]
 
 
@@ -208,7 +208,7 @@ def test_the_shell_bounds_and_shares(own: pd.DataFrame, tmp_path: Path, capsys: 
     own.to_csv(tmp_path / "mine.csv", index=False)
     names = [word for pair in NAMES.items() for word in ("--column", "=".join(pair))]
     words = ["fit", tmp_path / "mine.csv", "--law", "chinchilla", "--resamples", 10, *names]
-    code, out, _ = shell(capsys, *words, "--share", "b=a", "--bound", "a=:0.9", "--json")
+    code, out, _ = shell(capsys, *words, "--tie", "b=a", "--bound", "a=:0.9", "--json")
     assert code == 0 and "b" not in json.loads(out)["params"]
     code, _, err = shell(capsys, *words, "--bound", "a")
     assert code == 2 and "--bound wants name=low:high" in err

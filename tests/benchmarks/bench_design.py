@@ -29,7 +29,7 @@ BUDGET, SETTING = Budget(compute=AT), Setting(clients_per_round=4, skew=0.3)
 
 def asked(found: Fit) -> tuple[float, float]:
     """Log best params, and the width of its bootstrap interval."""
-    values = stack(found.law, found.params, {name: found.resampled[name].to_numpy() for name in found.resampled})
+    values = stack(found.law, found.params, {name: found.replicates[name].to_numpy() for name in found.replicates})
     sizes = np.log(minimise(found.law, values, budget=BUDGET, setting=SETTING).params)
     return float(sizes[0]), float(np.subtract(*np.quantile(sizes[1:], [0.975, 0.025])))
 

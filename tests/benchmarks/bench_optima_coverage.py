@@ -216,4 +216,4 @@ if __name__ == "__main__":
         print(f"== {section}: {(SECTIONS[section].__doc__ or '').splitlines()[0]}", flush=True)
         for word in [w.partition("=")[2] for w in sys.argv[1:] if w.startswith("law=")] or ["auto"]:
             name, _, weight = word.partition(":")
-            SECTIONS[section](name, **({"focus": float(weight)} if weight else {}))
+            SECTIONS[section](name, **({"scale_weight": float(weight)} if weight else {}))

@@ -49,8 +49,10 @@ def exact() -> None:
         for method in ("gaffke", "clopper-pearson", "logit-t"):
             low, high = ends_of(problems, method)
             ends = np.concatenate([low, high])
-            beside = np.clip(np.concatenate([ends - 1e-7, ends + 1e-7, np.linspace(1e-4, 0.5, 2000)]), 1e-7, 1 - 1e-7)
-            anywhere, within = covered(problems, low, high, beside), covered(problems, low, high, RATES)
+            covariates = np.clip(
+                np.concatenate([ends - 1e-7, ends + 1e-7, np.linspace(1e-4, 0.5, 2000)]), 1e-7, 1 - 1e-7
+            )
+            anywhere, within = covered(problems, low, high, covariates), covered(problems, low, high, RATES)
             chances = binom.pmf(np.arange(problems + 1), problems, RATES[:, None])
             width = float(np.mean(chances @ (high - low)))
             print(

@@ -140,7 +140,10 @@ MISTAKES = {
     "unreadable law": ("fit {f}/good.csv --law E+A/params^", ["position"]),
     "law without its columns": ("fit {f}/good.csv --law average-compute", ["clients_per_round"]),
     "unknown target": ("fit {f}/good.csv --law chinchilla --target los", ["los"]),
-    "negative robust": ("fit {f}/good.csv --law chinchilla --robust -1", ["robust must be a positive number", "1e-3"]),
+    "negative robust": (
+        "fit {f}/good.csv --law chinchilla --huber-delta -1",
+        ["huber_delta must be a positive number", "1e-3"],
+    ),
     "no budget": ("optimum {f}/good.csv --law chinchilla", ["--compute"]),
     "negative budget": ("optimum {f}/good.csv --law chinchilla --compute -1", ["compute", "-1"]),
     "unknown setting": (
@@ -239,7 +242,9 @@ def test_laws_are_compared(files, capsys):
     code, out, _ = run(capsys, *words, "--json")
     rows = json.loads(out)
     assert code == 0 and len(rows) == 2 and {"holdout_error", "aic", "bic", "weight"} <= set(rows[0])
-    code, out, _ = run(capsys, *words, "--robust", "none", "--focus", 1, "--replicates", "params,tokens", "--json")
+    code, out, _ = run(
+        capsys, *words, "--huber-delta", "none", "--scale-weight", 1, "--settings", "params,tokens", "--json"
+    )
     again = json.loads(out)
     assert code == 0 and again[0]["held_out"] == 2 * again[0]["means"] and again[0]["mean_error"] > 0
     assert again[0]["holdout_error"] != rows[0]["holdout_error"]

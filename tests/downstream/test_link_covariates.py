@@ -12,7 +12,7 @@ from scalefed.allocation import planning
 from scalefed.allocation.attempts import optimal_size_with_attempts
 from scalefed.cli import main
 from scalefed.downstream.betabinomial import Cells, objective
-from scalefed.downstream.curve import Beside
+from scalefed.downstream.curve import Covariates
 from scalefed.downstream.fit import fit_link, link_runs
 from scalefed.downstream.link import EXAMPLE, Link, pass_at_k
 from scalefed.errors import ConfigError, DataError, FitError
@@ -46,21 +46,25 @@ def simulated(problems: int = 164, *, seed: int = 0, scatter: float = 0.0):
 def made() -> tuple[pd.DataFrame, pd.DataFrame, Link]:
     runs, counts = simulated()
     table = runs.set_index("run_id")
-    return runs, counts, fit_link(counts, table["loss"], floor=None, beside=table[["tokens", "skew"]], resamples=100)
+    return (
+        runs,
+        counts,
+        fit_link(counts, table["loss"], floor=None, covariates=table[["tokens", "skew"]], resamples=100),
+    )
 
 
 def looking(**coefficients: float) -> Link:
     """The example's link with columns beside the loss."""
     theta = [*EXAMPLE["theta"], *coefficients.values()]
     centers = {name: 0.3 if name == "skew" else float(np.log(1e6)) for name in coefficients}
-    return Link.from_json({**EXAMPLE, "theta": theta, "replicates": [theta, theta], "beside": centers})
+    return Link.from_json({**EXAMPLE, "theta": theta, "replicates": [theta, theta], "covariates": centers})
 
 
 @pytest.mark.parametrize("mean", ["logistic", "power"])
 def test_derivatives_against_finite_differences(mean: str):
     runs, counts = simulated(problems=20)
     table = runs.set_index("run_id").head(12)
-    features = pd.DataFrame(Beside.of(table[["tokens", "skew"]]).features(table), index=table.index)
+    features = pd.DataFrame(Covariates.of(table[["tokens", "skew"]]).features(table), index=table.index)
     z = (table["loss"] - table["loss"].mean()) / table["loss"].std()
     cells = Cells.build(counts[counts["run_id"].isin(table.index)], z, features)
     theta, many, step = np.array([[0.2, -1.5, 1.5, 0.7, -0.2, 0.3, -0.4]]), cells.multiplicity(), 1e-5
@@ -80,7 +84,7 @@ def test_the_truth_that_drew_the_counts_is_recovered(made):
         assert found.loc[name, "estimate"] == pytest.approx(truth, rel=0.2)
     assert link.status == "ok" and "tokens, skew" in repr(link)
     plain = fit_link(counts, made[0].set_index("run_id")["loss"], floor=None, resamples=2)
-    assert link.log_likelihood > plain.log_likelihood + 100 and plain.curve.beside is None
+    assert link.log_likelihood > plain.log_likelihood + 100 and plain.curve.covariates is None
 
 
 def test_a_column_that_does_not_count_gets_nothing():
@@ -88,7 +92,9 @@ def test_a_column_that_does_not_count_gets_nothing():
     for seed in range(12):
         runs, counts = simulated(60, seed=seed, scatter=0.1)
         table = runs.set_index("run_id")
-        link = fit_link(counts, table["loss"], floor=None, beside=table[["tokens", "skew", "params"]], resamples=100)
+        link = fit_link(
+            counts, table["loss"], floor=None, covariates=table[["tokens", "skew", "params"]], resamples=100
+        )
         row = link.summary().loc["params"]
         inside.append(row["low"] < 0 < row["high"])
     assert np.mean(inside) >= 0.75
@@ -96,33 +102,33 @@ def test_a_column_that_does_not_count_gets_nothing():
 
 def test_predictions_look_at_the_columns(made):
     _, _, link = made
-    table = link.predict([0.8, 0.8], 1, beside={"tokens": [1e6, 1e8], "skew": 0.3})
+    table = link.predict([0.8, 0.8], 1, covariates={"tokens": [1e6, 1e8], "skew": 0.3})
     assert table["estimate"][1] > table["estimate"][0] + 0.1
     assert (table["low"] <= table["estimate"]).all() and (table["estimate"] <= table["high"]).all()
-    each = [link.predict(0.8, (1, 10), beside={"tokens": t, "skew": 0.3})["estimate"].tolist() for t in (1e6, 1e8)]
-    both = link.predict([0.8, 0.8], (1, 10), beside={"tokens": np.array([1e6, 1e8]), "skew": 0.3})
+    each = [link.predict(0.8, (1, 10), covariates={"tokens": t, "skew": 0.3})["estimate"].tolist() for t in (1e6, 1e8)]
+    both = link.predict([0.8, 0.8], (1, 10), covariates={"tokens": np.array([1e6, 1e8]), "skew": 0.3})
     assert both["estimate"].tolist() == pytest.approx(each[0] + each[1], rel=1e-12)
     share = float(each[0][0])
-    assert link.inverse(share, beside={"tokens": 1e6, "skew": 0.3}) == pytest.approx(0.8, abs=1e-9)
-    draws = link.draw([0.8], 1, beside={"tokens": [1e6], "skew": [0.3]}, new_run=False)
+    assert link.inverse(share, covariates={"tokens": 1e6, "skew": 0.3}) == pytest.approx(0.8, abs=1e-9)
+    draws = link.draw([0.8], 1, covariates={"tokens": [1e6], "skew": [0.3]}, new_run=False)
     assert draws.shape == (100, 1, 1) and abs(np.median(draws) - share) < 0.02
 
 
 def test_stores_and_reads_back(made):
     link = made[2]
-    again, words = Link.from_json(link.to_json()), {"beside": {"tokens": [2e6, 3e7], "skew": 0.2}}
+    again, words = Link.from_json(link.to_json()), {"covariates": {"tokens": [2e6, 3e7], "skew": 0.2}}
     pd.testing.assert_frame_equal(link.predict([0.7, 1.0], **words), again.predict([0.7, 1.0], **words))
     assert again.to_json() == link.to_json()
 
 
 def test_a_plan_tells_the_pass_rate_of_its_own_run():
     link = looking(tokens=0.3, params=0.2, skew=0.5)
-    law, resampled = LAWS["federated"], pd.DataFrame()
+    law, replicates = LAWS["federated"], pd.DataFrame()
     values = {n: VALUES[n] for n in law.parameters}
-    stub = Fitted(law, values, resampled, simulated(2)[0], link=link)
+    stub = Fitted(law, values, replicates, simulated(2)[0], link=link)
     best = planning.optimal_size(stub, compute=1e13, **WORDS)
     here = {"tokens": best.tokens, "params": best.params, "skew": 0.1}
-    assert best.pass_at_1 == pytest.approx(float(link.predict(best.loss, 1, beside=here)["estimate"][0]), rel=1e-12)
+    assert best.pass_at_1 == pytest.approx(float(link.predict(best.loss, 1, covariates=here)["estimate"][0]), rel=1e-12)
     # the inverse question agrees with itself, to brute force over compute
     goal = planning.least_compute(stub, pass_at_1=0.4, **WORDS)
     assert goal.pass_at_1 == pytest.approx(0.4, rel=1e-8)
@@ -158,36 +164,36 @@ def test_laws_are_compared_with_what_is_beside_the_loss():
     runs, counts = simulated(80)
     fits = [fit(runs, law, resamples=40) for law in ("federated", "chinchilla")]
     names = ("tokens", "skew")
-    plain, beside = (compare(*fits, holdout="tokens", counts=counts, beside=own) for own in ((), names))
-    assert beside.loc["federated", "pass_at_1_error"] < 0.5 * plain.loc["federated", "pass_at_1_error"]
-    assert fits[0].with_link(counts, beside=names).link.curve.beside.names == names
+    plain, covariates = (compare(*fits, holdout="tokens", counts=counts, covariates=own) for own in ((), names))
+    assert covariates.loc["federated", "pass_at_1_error"] < 0.5 * plain.loc["federated", "pass_at_1_error"]
+    assert fits[0].with_link(counts, covariates=names).link.curve.covariates.names == names
 
 
 def test_what_cannot_be_used_is_said(made):
     runs, counts, link = made
     with pytest.raises(DataError, match="looks at tokens, skew beside the loss; give skew too"):
-        link.predict(0.8, beside={"tokens": 1e6})
+        link.predict(0.8, covariates={"tokens": 1e6})
     with pytest.raises(DataError, match="give tokens, skew too"):
         link.draw([0.8], 1)
     with pytest.raises(DataError, match="tokens must be positive"):
-        link.predict(0.8, beside={"tokens": 0.0, "skew": 0.1})
+        link.predict(0.8, covariates={"tokens": 0.0, "skew": 0.1})
     table = runs.set_index("run_id")
     with pytest.raises(DataError, match="skew is the same in every run"):
-        fit_link(counts, table["loss"], beside=table[["skew"]] * 0)
+        fit_link(counts, table["loss"], covariates=table[["skew"]] * 0)
     with pytest.raises(DataError, match="no tokens for 1 runs, first 'r000'"):
-        fit_link(counts, table["loss"], beside=table[["tokens"]].iloc[1:])
+        fit_link(counts, table["loss"], covariates=table[["tokens"]].iloc[1:])
     with pytest.raises(ConfigError, match="no column 'skw' to look at.*skew"):
-        link_runs(LAWS["federated"], runs, "loss", counts, beside=["skw"])
-    with pytest.raises(ConfigError, match="beside goes with success counts"):
-        fit(runs, "federated", resamples=2).with_link(link, beside=["tokens"])
+        link_runs(LAWS["federated"], runs, "loss", counts, covariates=["skw"])
+    with pytest.raises(ConfigError, match="covariates go with success counts"):
+        fit(runs, "federated", resamples=2).with_link(link, covariates=["tokens"])
 
 
 def test_the_shell_asks_for_it_by_name(tmp_path: Path, capsys):
     root = Path(__file__).parents[2] / "runs" / "pilot"
     out = tmp_path / "fit.json"
     words = [str(root), "--law", "chinchilla", "--resamples", "20", "--fix", "E=0.2009"]
-    assert main(["fit", *words, "--passk", "--beside", "tokens,params", "--out", str(out)]) == 0
-    assert '"beside"' in out.read_text() and '"params"' in out.read_text()
+    assert main(["fit", *words, "--passk", "--covariates", "tokens,params", "--out", str(out)]) == 0
+    assert '"covariates"' in out.read_text() and '"params"' in out.read_text()
     capsys.readouterr()
-    assert main(["fit", *words, "--beside", "tokens"]) == 2
+    assert main(["fit", *words, "--covariates", "tokens"]) == 2
     assert "give --passk too" in capsys.readouterr().err

@@ -71,9 +71,9 @@ def test_a_large_vocabulary_is_drawn_from_as_a_small_one(vocabulary: int, top_p:
     generator = torch.Generator().manual_seed(0)
     sharpness = torch.tensor([0.01, 0.1, 1.0, 3.0, 10.0]).repeat_interleave(20)  # flat: the nucleus is thousands wide
     logits = torch.randn(100, vocabulary, generator=generator) * sharpness[:, None]
-    luck = torch.rand(100, generator=generator, dtype=torch.double)
+    uniforms = torch.rand(100, generator=generator, dtype=torch.double)
     expected = []
-    for row, number in zip(torch.softmax(logits.double() / 0.8, -1).tolist(), luck.tolist(), strict=True):
+    for row, number in zip(torch.softmax(logits.double() / 0.8, -1).tolist(), uniforms.tolist(), strict=True):
         kept, reached = set(), 0.0
         for token in sorted(range(vocabulary), key=lambda i: -row[i]):
             if reached >= top_p:
@@ -86,7 +86,7 @@ def test_a_large_vocabulary_is_drawn_from_as_a_small_one(vocabulary: int, top_p:
             if total > goal:
                 break
         expected.append(chosen)
-    found = draw_tokens(logits, luck, temperature=0.8, top_p=top_p).tolist()
+    found = draw_tokens(logits, uniforms, temperature=0.8, top_p=top_p).tolist()
     assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 1  # a number right on an edge
 
 

@@ -52,14 +52,14 @@ def test_the_writer_draws_from_the_models_own_distribution() -> None:
     written = write_blocks(MODEL, weights, chosen, client=2)
     assert written.shape == (10, LENGTH + 1)
     assert bool((written[:, 0] == 0).all())
-    luck = rng(chosen.seed, "synthetic-text", 2).random((10, LENGTH))
+    uniforms = rng(chosen.seed, "synthetic-text", 2).random((10, LENGTH))
     with torch.no_grad():
         chances = torch.softmax(MODEL.logits(weights, written[:, :-1]).double(), -1).numpy()
     for row in range(10):
         for position in range(LENGTH):
             cumulative = chances[row, position].cumsum()
             low = 0.0 if written[row, position + 1] == 0 else cumulative[written[row, position + 1] - 1]
-            assert low - 1e-6 <= luck[row, position] <= cumulative[written[row, position + 1]] + 1e-6
+            assert low - 1e-6 <= uniforms[row, position] <= cumulative[written[row, position + 1]] + 1e-6
 
 
 def test_a_trained_generator_writes_its_clients_text() -> None:

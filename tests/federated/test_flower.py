@@ -54,8 +54,8 @@ class Grid:
     def __init__(self, client_app, nodes: int, *, seed: int | None = None, run_config=None, late: int = 0) -> None:
         from flwr.app import Context, RecordDict
 
-        self.luck = random.Random(seed)
-        ids = [self.luck.getrandbits(62) for _ in range(nodes)]
+        self.uniforms = random.Random(seed)
+        ids = [self.uniforms.getrandbits(62) for _ in range(nodes)]
         self.nodes = [SimpleNamespace(node_id=one, registered_at=f"2026-01-01T00:00:0{k}") for k, one in enumerate(ids)]
         self.app, self.late, self.answers, self.served = client_app, late, {}, []
         self.contexts = {
@@ -66,7 +66,7 @@ class Grid:
     def get_nodes(self):
         self.late -= 1
         nodes = self.nodes if self.late < 0 else self.nodes[:1]
-        return self.luck.sample(nodes, len(nodes))
+        return self.uniforms.sample(nodes, len(nodes))
 
     def get_node_ids(self):
         return [node.node_id for node in self.get_nodes()]
@@ -76,13 +76,13 @@ class Grid:
 
     def pull_messages(self, message_ids):
         ready = [one for one in message_ids if one in self.answers]
-        self.luck.shuffle(ready)
+        self.uniforms.shuffle(ready)
         return [self.answers.pop(one) for one in ready[:2]]
 
     def send_and_receive(self, messages, *, timeout=None):
         del timeout
         ids = list(self.push_messages(messages))
-        self.luck.shuffle(ids)
+        self.uniforms.shuffle(ids)
         return [self.answers.pop(one) for one in ids]
 
     def _serve(self, message) -> str:

@@ -61,8 +61,8 @@ def test_replicates_of_many_runs_tend_to_the_robust_covariance() -> None:
     problem = Problem(LAWS["chinchilla"], columns, log)
     best = global_fit(problem, delta=np.inf)
     found = bootstrap(problem, best, np.arange(800), resamples=600, delta=np.inf, method="pairs")
-    robust = robust_covariance(Solver(problem, delta=np.inf), best.theta, np.arange(800))
-    assert found.theta.std(axis=0) == pytest.approx(np.sqrt(np.diag(robust)), rel=0.15)
+    huber_delta = robust_covariance(Solver(problem, delta=np.inf), best.theta, np.arange(800))
+    assert found.theta.std(axis=0) == pytest.approx(np.sqrt(np.diag(huber_delta)), rel=0.15)
 
 
 def test_the_robust_covariance_is_that_of_statsmodels() -> None:
@@ -232,11 +232,11 @@ def test_back_testing_widens_bands_where_the_law_is_wrong() -> None:
 )  # fmt: skip
 def test_a_rival_contains_its_law(name: str, extra: str | None) -> None:
     law = LAWS[name]
-    rival = rival_of(law)
+    alternative = rival_of(law)
     if extra is None:
-        assert rival is None
+        assert alternative is None
         return
-    assert rival is not None and set(rival.parameters) - set(law.parameters) == {extra}
+    assert alternative is not None and set(alternative.parameters) - set(law.parameters) == {extra}
     neutral = {"rival_power": 1.0, "rival_floor": 1e-12, "rival_bend": 0.0}[extra]
     columns = {c: np.array([1e8, 2e9]) if c in ("params", "tokens") else np.array([1.0, 0.5]) for c in law.columns}
     same = disagreement(law, TRUTHS[name], {**TRUTHS[name], extra: neutral}, columns)
@@ -247,7 +247,7 @@ def test_a_rival_contains_its_law(name: str, extra: str | None) -> None:
 @pytest.fixture(scope="module")
 def fitted() -> Fit:
     return fit(simulate_runs("chinchilla", TRUTH, {"params": GRID[0], "tokens": GRID[1]}, noise=0.005), "chinchilla",
-               robust=None, resamples=400)  # fmt: skip
+               huber_delta=None, resamples=400)  # fmt: skip
 
 
 @pytest.mark.parametrize("parameter", ["E", "a", "b", "A"])
@@ -341,7 +341,7 @@ def test_diloco_power_laws_are_the_least_squares_values() -> None:
     runs = pd.read_csv(DATA / "diloco_eval_loss.csv", comment="#").rename(columns={"N": "params", "eval_loss": "loss"})
     runs["clients_per_round"] = runs["M"]
     expected = {1: (18.384, 0.09612), 2: (18.799, 0.09700), 4: (19.786, 0.09924), 8: (21.084, 0.10187)}
-    keywords = {"robust": None, "resamples": 0, "backtest": False}
+    keywords = {"huber_delta": None, "resamples": 0, "backtest": False}
     for replicas, (size, exponent) in expected.items():
         found = fit(runs[runs["M"] == replicas], "A/params^a", **keywords)  # type: ignore[arg-type]
         assert found.params == pytest.approx({"A": size, "a": exponent}, rel=2e-4)
@@ -362,7 +362,7 @@ def test_bands_one_decade_out_cover_on_public_logs() -> None:
         table = group[["params", "tokens", "loss"]].astype(float)
         compute = table["params"] * table["tokens"]
         far = compute > compute.max() / 10
-        found = fit(table[~far], "coupled", focus=0.5, resamples=100)
+        found = fit(table[~far], "coupled", scale_weight=0.5, resamples=100)
         band = found.predict(table[far])
         loss = table.loc[far, "loss"]
         covered.append(((band["low"] <= loss) & (loss <= band["high"])).mean())

@@ -59,7 +59,7 @@ def test_a_formula_fits_like_the_named_law(runs: pd.DataFrame, fitted: Fit) -> N
 
 
 def test_fixed_shared_and_bounded_parameters(runs: pd.DataFrame) -> None:
-    held = fit(runs, "chinchilla", fixed={"E": 1.8}, shared={"b": "a"}, bounds={"a": (0.1, 0.6)}, resamples=20)
+    held = fit(runs, "chinchilla", fixed={"E": 1.8}, ties={"b": "a"}, bounds={"a": (0.1, 0.6)}, resamples=20)
     assert held.params["E"] == 1.8
     assert "b" not in held.params
     assert held.summary().loc["E", ["std_error", "low", "high"]].tolist() == [0.0, 1.8, 1.8]
@@ -68,16 +68,16 @@ def test_fixed_shared_and_bounded_parameters(runs: pd.DataFrame) -> None:
 def test_huber_ignores_an_outlier_that_least_squares_follows(runs: pd.DataFrame) -> None:
     spoiled = runs.copy()
     spoiled.loc[3, "loss"] *= 1.5
-    robust = fit(spoiled, "chinchilla", resamples=0, backtest=False)
-    plain = fit(spoiled, "chinchilla", robust=None, resamples=0, backtest=False)
+    huber_delta = fit(spoiled, "chinchilla", resamples=0, backtest=False)
+    plain = fit(spoiled, "chinchilla", huber_delta=None, resamples=0, backtest=False)
     clean = fit(runs, "chinchilla", resamples=0, backtest=False)
-    assert abs(robust.params["a"] - clean.params["a"]) < 0.2 * abs(plain.params["a"] - clean.params["a"])
+    assert abs(huber_delta.params["a"] - clean.params["a"]) < 0.2 * abs(plain.params["a"] - clean.params["a"])
 
 
 def test_the_width_can_be_taken_from_the_runs() -> None:
     grid = {"params": np.geomspace(1e7, 1e9, 8), "tokens": np.geomspace(5e8, 5e10, 8)}
     runs = simulate_runs("chinchilla", TRUTH, grid, noise=0.01)
-    assert fit(runs, "chinchilla", robust="auto", resamples=0).robust == pytest.approx(0.01345, rel=0.35)
+    assert fit(runs, "chinchilla", huber_delta="auto", resamples=0).huber_delta == pytest.approx(0.01345, rel=0.35)
 
 
 # -- input -----------------------------------------------------------------------------------------------------------
@@ -135,13 +135,13 @@ def test_runs_that_cannot_be_used_are_refused(runs: pd.DataFrame, change: object
 @pytest.mark.parametrize(
     ("keywords", "words"),
     [
-        ({"robust": 0.0}, "positive number"),
-        ({"robust": "huge"}, "'auto'"),
+        ({"huber_delta": 0.0}, "positive number"),
+        ({"huber_delta": "huge"}, "'auto'"),
         ({"resamples": -1}, "at least 0"),
         ({"resamples": 2.5}, "integer"),
         ({"law": "chinchila"}, "did you mean 'chinchilla'"),
         ({"fixed": {"q": 1.0}}, "no parameter 'q'"),
-        ({"focus": 9.0}, "between 0"),
+        ({"scale_weight": 9.0}, "between 0"),
         ({"intervals": "wild"}, "auto, exchange, pairs"),
     ],
 )
@@ -203,7 +203,7 @@ def test_a_million_rows_are_fitted() -> None:
         {"params": 10 ** generator.uniform(6, 10, size), "tokens": 10 ** generator.uniform(8, 12, size)}
     )
     frame["loss"] = LAWS["chinchilla"].predict(TRUTH, frame) * np.exp(0.02 * generator.standard_normal(size))
-    found = fit(frame, "chinchilla", robust=0.02, resamples=200)
+    found = fit(frame, "chinchilla", huber_delta=0.02, resamples=200)
     assert found.params == pytest.approx(TRUTH, rel=0.02)
     table = found.summary()
     assert (table["std_error"] < 0.01 * table["estimate"]).all()
@@ -317,7 +317,7 @@ def test_predictions_carry_bands_that_widen_beyond_the_runs(fitted: Fit, runs: p
 
 def test_bands_have_no_step_at_the_edge_of_the_runs(fitted: Fit, runs: pd.DataFrame) -> None:
     edge, tokens = float(runs["params"].max()), float(runs["tokens"].max())
-    doubted = dataclasses.replace(fitted, rival={**fitted.params, "rival_power": 1.5})
+    doubted = dataclasses.replace(fitted, alternative={**fitted.params, "rival_power": 1.5})
     band = doubted.predict(params=edge * np.array([0.999, 1.001, 2.0]), tokens=tokens, parts=True)
     assert (band["distance"] > 0).tolist() == [False, True, True]
     assert band["model"].iloc[2] > 0.02
@@ -361,12 +361,13 @@ def test_checkpoints_of_a_run_stay_together() -> None:
     run = np.repeat(np.arange(7), 8)
     effect = 0.01 * np.random.default_rng(0).standard_normal(7)[run]
     rows["loss"] *= np.exp(effect)
-    alone = fit(rows, "chinchilla", robust=None, resamples=300, intervals="exchange")
+    alone = fit(rows, "chinchilla", huber_delta=None, resamples=300, intervals="exchange")
     rows["run_id"] = [f"run-{i}" for i in run]
-    together = fit(rows, "chinchilla", robust=None, resamples=300, intervals="exchange")
+    together = fit(rows, "chinchilla", huber_delta=None, resamples=300, intervals="exchange")
     assert together.params == pytest.approx(alone.params, rel=1e-9)
     assert together.summary().loc["a", "std_error"] > 1.3 * alone.summary().loc["a", "std_error"]
-    named = fit(rows.rename(columns={"run_id": "trial"}), "chinchilla", robust=None, resamples=300, cluster="trial",
+    named = fit(rows.rename(columns={"run_id": "trial"}), "chinchilla", huber_delta=None, resamples=300,
+                cluster="trial",
                 intervals="exchange")  # fmt: skip
     assert named.summary().loc["a", "std_error"] == pytest.approx(together.summary().loc["a", "std_error"], rel=1e-9)
 
@@ -381,7 +382,7 @@ def test_focus_follows_the_large_runs() -> None:
     truth = float(LAWS["chinchilla"].predict(TRUTH, ahead))
     errors = [
         abs(
-            fit(runs, "chinchilla", robust=None, focus=f, resamples=0, backtest=False)
+            fit(runs, "chinchilla", huber_delta=None, scale_weight=f, resamples=0, backtest=False)
             .predict(ahead_frame(ahead))["estimate"]
             .iloc[0]
             / truth
@@ -456,5 +457,5 @@ def test_the_hash_sees_a_changed_number_and_no_order(runs: pd.DataFrame) -> None
 
 def test_the_same_seed_gives_the_same_replicates(runs: pd.DataFrame) -> None:
     one, two, other = (fit(runs, "chinchilla", resamples=20, seed=s, backtest=False) for s in (4, 4, 5))
-    pd.testing.assert_frame_equal(one.resampled, two.resampled)
-    assert not np.allclose(one.resampled, other.resampled)
+    pd.testing.assert_frame_equal(one.replicates, two.replicates)
+    assert not np.allclose(one.replicates, other.replicates)

@@ -192,7 +192,7 @@ def test_order_of_runs_and_units_do_not_matter() -> None:
 def test_bounds_hold_and_fixed_and_shared_parameters_stay() -> None:
     runs = simulate_runs("chinchilla", TRUTHS["chinchilla"], grid_for(LAWS["chinchilla"]), noise=0.01)
     columns = {c: runs[c].to_numpy(float) for c in ("params", "tokens")}
-    law = LAWS["chinchilla"].with_(bounds={"a": (0.5, 0.9), "A": (1.0, 1e5)}, shared={"b": "a"})
+    law = LAWS["chinchilla"].with_(bounds={"a": (0.5, 0.9), "A": (1.0, 1e5)}, ties={"b": "a"})
     problem = Problem(law, columns, np.log(runs["loss"].to_numpy()))
     best = global_fit(problem)
     values = dict(zip(problem.names, problem.to_values(best.theta[None])[0], strict=True))

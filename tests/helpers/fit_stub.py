@@ -14,7 +14,7 @@ class Fitted:
 
     law: Law
     params: dict[str, float]
-    resampled: pd.DataFrame
+    replicates: pd.DataFrame
     runs: pd.DataFrame
     link: Link | None = None
     noise: float = 0.01

@@ -170,7 +170,7 @@ def test_average_compute_and_pooled_laws_are_the_ends_of_the_discount() -> None:
 
 
 def test_shared_parameters_become_one() -> None:
-    law = LAWS["chinchilla"].with_(shared={"b": "a"})
+    law = LAWS["chinchilla"].with_(ties={"b": "a"})
     assert law.parameters == ("E", "A", "a", "B")
     expected = 1.0 + 8.0 / 100**0.5 + 4.0 / 10000**0.5
     got = law.predict({"E": 1.0, "A": 8.0, "a": 0.5, "B": 4.0}, {"params": 100.0, "tokens": 1e4})
@@ -184,7 +184,7 @@ def test_shared_parameters_become_one() -> None:
         ({"fixed": {"A": -1.0}}, "positive"),
         ({"fixed": {"a": float("nan")}}, "a number"),
         ({"bounds": {"a": (1.0, 0.5)}}, "low < high"),
-        ({"shared": {"A": "a"}}, "cannot be shared"),
+        ({"ties": {"A": "a"}}, "cannot be shared"),
     ],
 )
 def test_wrong_settings_are_named(keywords: dict[str, dict[str, object]], words: str) -> None:

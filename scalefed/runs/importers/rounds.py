@@ -1,6 +1,7 @@
-"""What did somebody else's training log, round by round? Flower results, JSON-lines round logs and pfl's CSV files.
+"""What did somebody else's training log, round by round? Each becomes a frame like that of ``scalefed.Run.history``.
 
-Each becomes a frame like that of :meth:`scalefed.runs.log.Run.history`, the source's other metrics beside our columns.
+A metric that the server (or the only trainer) measured keeps its name; of the clients' metrics, those of training get
+the prefix ``train_`` and those of evaluation ``client_``.
 """
 
 import os
@@ -8,99 +9,116 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scalefed.errors import DataError, nearest
-from scalefed.runs.jsontext import read_lines
-from scalefed.runs.schema import ROUND_COLUMNS
-from scalefed.runs.tables import read_table, some_names
+from scalefed.errors import DataError
+from scalefed.runs.importers import flower, huggingface, mlflow, tensorboard
+from scalefed.runs.importers.merging import rounds_table
+from scalefed.runs.jsontext import read_json, read_lines
+from scalefed.runs.reading import is_folder, read_text, shown
+from scalefed.runs.tables import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# where Flower's Result keeps metrics by round, and the prefix that keeps equal names apart
-_FLOWER = {
-    "train_metrics_clientapp": "train_",
-    "evaluate_metrics_clientapp": "client_",
-    "evaluate_metrics_serverapp": "",
-}
-_ROUND_NAMES = ("round", "server_round", "central_iteration", "current_round")
+_PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill")
+_LOGS = (".log", ".txt", ".out")
+_WHAT = (
+    "a Flower Result or History (or a dict or .json of it, or what it printed), a Trainer's trainer_state.json, "
+    "TensorBoard's event files, an MLflow run, or a .csv, .tsv, .jsonl, .json or .parquet table with one row a round"
+)
 
 
 def import_rounds(source: Any, *, columns: Mapping[str, str] | None = None) -> "pd.DataFrame":
     """One row a round from another program's log.
 
-    A metric that the server measured keeps its name; of the clients' metrics, those of training get the prefix
-    ``train_`` and those of evaluation ``client_`` (so a Flower client's ``loss`` becomes ``train_loss``).
+    Blanks never erase a number: rows of one round that complete each other become one. Rows that contradict each other
+    are an error, unless a column such as ``client`` says that each is a client's: then they become means, weighted by
+    their tokens or examples.
 
     Args:
-        source: a Flower ``Result`` (or its attributes as a dict), a .jsonl file with a ``round`` in each line, or a CSV
-            file with a column ``round`` or ``central_iteration``, as pfl's AggregateMetricsToDisk writes it.
-        columns: names in the source for ours, such as ``{"loss": "Central val | loss"}``.
+        source: a Flower ``Result`` or ``History``, a mapping of its attributes, a .json file of it, or a file or text
+            of what it printed; ``trainer_state.json`` or its folder; TensorBoard's event file or folder; a run's folder
+            in MLflow's ``mlruns``, or ``mlflow.db``; a table of one row a round or step: a file (.csv, .tsv, .jsonl,
+            .json, .parquet), a DataFrame or a list of mappings.
+        columns: names in the source for ours, ``round`` included, such as ``{"round": "Step", "loss": "val/loss"}``.
 
     Raises:
-        DataError: there are no rounds in it, or a name in ``columns`` is unknown.
+        DataError: there are no rounds in it, rows contradict each other, or a name in ``columns`` is unknown.
 
     >>> log = {"train_metrics_clientapp": {1: {"loss": 2.5}}, "evaluate_metrics_serverapp": {1: {"loss": 2.25}}}
     >>> import_rounds(log)[["round", "loss", "train_loss"]].values.tolist()
     [[1.0, 2.25, 2.5]]
     """
-    import pandas as pd
+    if isinstance(source, str) and ("\n" in source or len(source) > 4096):  # no path is so long
+        records: Iterable[Mapping[Any, Any]] | None = flower.printed(source)
+        if records is None:
+            raise DataError(f"no rounds in the text {shown(source)}; give {_WHAT}")
+        return rounds_table(records, columns, "the text")
+    if isinstance(source, (str, os.PathLike)):
+        return rounds_table(_of_path(Path(source)), columns, shown(source))
+    return rounds_table(_of_object(source), columns, f"the {type(source).__name__}")
 
-    if _is_flower(source):
-        rows = _from_flower(source)
-    elif isinstance(source, (str, os.PathLike)) and ".jsonl" in Path(source).suffixes:
-        rows = _merged(_flat(record) for record in read_lines(Path(source)))
-    else:
-        rows = _merged(read_table(source).dropna(axis=1, how="all").to_dict("records"))
-    if not rows:
+
+def _of_path(path: Path) -> Iterable[Mapping[Any, Any]]:
+    kind = path.suffix.lower()
+    if is_folder(path):
+        return _of_folder(path)
+    if tensorboard.is_events(path):
+        return tensorboard.records_of(path)
+    if kind in _PICKLES:
         raise DataError(
-            f"no rounds in {source!r:.80}; each record needs a round number under one of: {', '.join(_ROUND_NAMES)}"
+            f"{path.name} is a pickle, which runs whatever code is in it when it is read; where you trust it, give the "
+            "object: import_rounds(pickle.load(open(...))), or save the History as JSON: json.dump(vars(history), file)"
         )
-    frame = pd.DataFrame(rows)
-    for ours, theirs in (columns or {}).items():
-        if ours not in ROUND_COLUMNS:
-            raise DataError(f"{ours!r} is no column of a round; {nearest(ours, ROUND_COLUMNS)}")
-        if theirs not in frame.columns:
-            raise DataError(f"the log has no metric {theirs!r}, only {some_names(frame.columns)}")
-        frame = frame.drop(columns=[ours], errors="ignore").rename(columns={theirs: ours})
-    known = [name for name in ROUND_COLUMNS if name in frame.columns]
-    return frame[known + [name for name in frame.columns if name not in known]]
+    if kind in _LOGS:
+        found = flower.printed(read_text(path))
+        if found is None:
+            raise DataError(f"{path} holds no summary as Flower prints it at the end of a run; give {_WHAT}")
+        return found
+    if kind == ".json":
+        return _of_object(read_json(path), str(path))
+    if ".jsonl" in path.suffixes:
+        return [_flat(record) for record in read_lines(path)]
+    if kind == ".db" or mlflow.is_database(path):
+        return mlflow.records_of_database(path)
+    return _records(read_table(path))
 
 
-# ---------------------------------------------------------------------- helpers
-def _is_flower(source: Any) -> bool:
-    if isinstance(source, Mapping):
-        return any(name in source for name in _FLOWER)
-    return all(hasattr(source, name) for name in _FLOWER)
-
-
-def _from_flower(source: Any) -> list[dict[str, Any]]:
-    blocks = source if isinstance(source, Mapping) else {name: getattr(source, name) for name in _FLOWER}
-    return _merged(
-        {"round": int(number)} | _prefixed(metrics, prefix)
-        for block, prefix in _FLOWER.items()
-        for number, metrics in dict(blocks.get(block) or {}).items()
+def _of_folder(path: Path) -> Iterable[Mapping[Any, Any]]:
+    if (path / huggingface.FILE).exists():
+        return _of_object(read_json(path / huggingface.FILE), str(path))
+    if mlflow.is_run(path):
+        return mlflow.records_of(path)
+    if files := tensorboard.files_below(path):
+        return [record for file in files for record in tensorboard.records_of(file)]
+    raise DataError(
+        f"no rounds in the folder {path}; give {_WHAT}; runs of scalefed are read by load_runs(rounds=True)"
     )
 
 
-def _prefixed(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {key if key.startswith(prefix) else prefix + key: value for key, value in dict(metrics).items()}
+def _of_object(source: Any, what: str = "") -> Iterable[Mapping[Any, Any]]:
+    found = flower.records_of(source)
+    if found is not None:
+        return found
+    if huggingface.is_state(source):
+        return huggingface.records_of(source)
+    if isinstance(source, Mapping) and not all(isinstance(value, (list, Mapping)) for value in source.values()):
+        raise DataError(
+            f"no rounds in {what or 'the mapping'}, which has {', '.join(map(str, source))[:80]}; give {_WHAT}"
+        )
+    if isinstance(source, (list, tuple)) and all(isinstance(record, Mapping) for record in source):
+        return [_flat(record) for record in source]
+    return _records(read_table(source))
+
+
+def _records(frame: "pd.DataFrame") -> list[dict[Any, Any]]:
+    return list(frame.dropna(axis=1, how="all").astype(object).to_dict("records"))
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of a round log with the nested ``metrics`` lifted up, prefixed by what kind of record it is."""
+    """A record of a round log with the nested ``metrics`` lifted up, prefixed by what kind of record it is."""
     prefix = {"server_eval": "", "client_eval": "client_"}.get(str(record.get("kind", "")), "train_")
     flat = {key: value for key, value in record.items() if key not in ("metrics", "kind", "clients")}
     metrics = record.get("metrics")
-    return flat | (_prefixed(metrics, prefix) if isinstance(metrics, Mapping) else {})
-
-
-def _merged(records: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
-    """Records of the same round as one row, in the order of rounds; records without a round are left out."""
-    rows: dict[int, dict[str, Any]] = {}
-    for record in records:
-        name = next((name for name in _ROUND_NAMES if record.get(name) is not None), None)
-        if name is not None:
-            number = int(record[name])
-            rest = {str(key): value for key, value in record.items() if key != name}
-            rows.setdefault(number, {"round": number}).update(rest)
-    return [rows[number] for number in sorted(rows)]
+    if not isinstance(metrics, Mapping):
+        return flat
+    return flat | {key if key.startswith(prefix) else prefix + key: value for key, value in metrics.items()}
