@@ -55,7 +55,6 @@ def _called(code: str, asserted: str, where: str) -> str:
         raise DataError(f"{where}: MBPP's code or assertions are not valid Python: {error}") from error
     found = [name for name in defined if name in called]
     if not found:
-        raise DataError(
-            f"{where}: the assertions call none of the program's functions ({', '.join(defined) or 'none'})"
-        )
+        has = ", ".join(defined) or "it has none"
+        raise DataError(f"{where}: the assertions call no function of the program ({has})")
     return found[-1]

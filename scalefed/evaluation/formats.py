@@ -101,17 +101,19 @@ class Names:
     def sample(self, task: Any, text: Any, fields: dict[str, Any], *, programs: bool, what: str = "text") -> Sample:
         """The sample of a row, its problem found; texts that should be programs and are not go behind the prompt."""
         if not isinstance(task, (str, int)) or isinstance(task, bool):
-            given = type(task).__name__ if task is not None else "nothing"
-            return Sample("", "", fields, f"needs 'task_id' as text, got {given}")
+            return Sample("", "", fields, f"needs 'task_id' as text, got {type(task).__name__}")
         name = self._found(str(task))
         if not isinstance(text, str):
-            given = type(text).__name__ if text is not None else "nothing"
-            return Sample(name or str(task), "", fields, f"needs {what!r} as text, got {given}")
+            return Sample(name or str(task), "", fields, f"needs {what!r} as text, got {type(text).__name__}")
         if name is None:
             return Sample(str(task), text, fields, f"unknown task_id {task!r}; {nearest(str(task), self.known)}")
         problem = self.known[name]
         whole = not programs or defines(text, problem.entry_point)
         return Sample(name, text if whole else problem.prompt + text, fields)
+
+    def knows(self, task: str) -> bool:
+        """Whether a problem is named so, in any spelling."""
+        return self._found(task) is not None
 
     def _found(self, task: str) -> str | None:
         if task in self.known:

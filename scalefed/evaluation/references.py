@@ -5,6 +5,7 @@ reference, so that a limit in seconds that is short beside it measures the machi
 problems and kept in the cache directory.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -97,4 +98,5 @@ def _write(path: Path, found: References) -> None:
         temporary.write_text(json.dumps({"broken": found.broken, "cpu_s": found.cpu_s}), encoding="utf-8")
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

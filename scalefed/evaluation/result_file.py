@@ -155,9 +155,8 @@ class _Work:
         extracted = {"extracted": sample.text} if self.extract and not sample.trouble else {}
         limit = self.limit(sample)
         longer = {"limit_s": limit} if limit not in (None, self.timeout) else {}
-        return (
-            {"task_id": sample.task_id} | text | sample.fields | {"task_id": sample.task_id} | extracted | own | longer
-        )
+        name = {"task_id": sample.task_id}
+        return name | text | sample.fields | name | extracted | own | longer
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ once, as it can only be.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def open_samples(source: Path, problems: Sequence[Problem], *, extract: str = ""
     elif source.is_file():
         found = _file(source, names)
     else:
-        raise DataError(f"no file or folder of samples {str(source)!r}")
+        raise DataError(f"no file of samples {str(source)!r}, nor a folder; {forms()}")
     if extract:
         found = _extracted(found, names.known)
     first = next((sample for _, sample in found if not sample.trouble), None)
@@ -66,10 +67,10 @@ def open_samples(source: Path, problems: Sequence[Problem], *, extract: str = ""
 
 # ---------------------------------------------------------------------- files
 def _file(source: Path, names: Names) -> SampleFile:
-    start = next((line for _, line in raw_lines(source)), b"").lstrip()
+    start = [line.lstrip() for _, line in islice(raw_lines(source), 2)]
     if not start:
         raise DataError(f"{source.name} holds no samples; {forms()}")
-    if start[:1] == b"[" or (start[:1] == b"{" and not _is_object(start)):
+    if start[0][:1] == b"[" or (start[0][:1] == b"{" and _is_one_value(start)):
         return _whole(source, names)
     shape = shape_of((row for _, row in _objects(source) if isinstance(row, dict)), source.name)
 
@@ -79,12 +80,14 @@ def _file(source: Path, names: Names) -> SampleFile:
     return SampleFile(shape.name, shape.programs, rows)
 
 
-def _is_object(line: bytes) -> bool:
-    """Whether a line is all of one JSON object (and not the beginning of a file that is one)."""
+def _is_one_value(start: list[bytes]) -> bool:
+    """Whether the first lines of a file begin one JSON object that is all of it, and no line of JSON lines."""
+    if b'"task_id"' in start[0] or b'"doc"' in start[0]:
+        return len(start) == 1 and b'"eval"' in start[0]
     try:
-        return isinstance(json_value(line, ""), dict)
+        return isinstance(json_value(start[0], ""), dict) and len(start) == 1
     except DataError:
-        return b'"task_id"' in line or b'"doc"' in line  # a damaged line of JSON lines
+        return True
 
 
 def _objects(source: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -105,9 +108,9 @@ def _whole(source: Path, names: Names) -> SampleFile:
     if isinstance(value, dict) and isinstance(value.get("eval"), dict):
         return _solutions(value["eval"], source, names)
     if isinstance(value, dict):
-        if not value or not all(isinstance(one, (str, list)) for one in value.values()):
+        if not any(names.knows(task) for task in value):
             raise DataError(f"{source.name} is no file of samples: {unlike(value)}")
-        pairs = [(task, text) for task, one in value.items() for text in ([one] if isinstance(one, str) else one)]
+        pairs = [(task, text) for task, one in value.items() for text in (one if isinstance(one, list) else [one])]
         return _listed("texts by task_id", pairs, names)
     if all(isinstance(one, list) for one in value):
         if len(value) > len(names.known):
