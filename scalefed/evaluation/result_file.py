@@ -99,7 +99,7 @@ def judge_file(
     with ExitStack() as stack, open(target, "a", encoding="utf-8") as results:
         streams = {}
         for limit in work.limits(problems):
-            todo = ((s.task_id, s.text) for _, s in islice(found, done, None) if work.limit(s) == limit)
+            todo = work.with_limit(limit, done)
             stream = judge_stream(work.programs(problems), todo, timeout=limit, tier=tier, **judging)  # type: ignore[arg-type]
             streams[limit] = stack.enter_context(closing(stream))
         for number, sample, verdict in _in_order(islice(found, done, None), streams, work):
@@ -134,6 +134,12 @@ class _Work:
         """All limits that a sample may have, each judged by processes of its own."""
         ids = (problem.task_id for problem in problems if problem.task_id not in self.references.broken)
         return sorted({self.references.limit(name, self.timeout) for name in ids})
+
+    def with_limit(self, limit: float, done: int) -> Iterator[tuple[str, str]]:
+        """Problem and text of the samples behind the first ``done`` that have this limit."""
+        for _, sample in islice(self.found, done, None):
+            if self.limit(sample) == limit:
+                yield sample.task_id, sample.text
 
     def programs(self, problems: Sequence[Problem]) -> Sequence[Problem]:
         """The problems; without their prompts where the samples are whole programs."""
@@ -212,7 +218,7 @@ def _notes_on_references(own: References, problems: Sequence[Problem], timeout: 
     slow = {name: limit for name, limit in slow.items() if name not in own.broken}
     if slow:
         shown = ", ".join(f"{name} {limit:g} s" for name, limit in list(slow.items())[:_NAMED])
-        yield f"{len(slow)} problems have a longer limit, because their own solution takes long: {shown}"
+        yield f"{len(slow)} of {len(problems)} problems have a longer limit, because their own solution takes long: {shown}"
 
 
 def _digest(sample: Sample) -> str:
