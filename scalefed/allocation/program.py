@@ -127,7 +127,7 @@ def _as_powers(
     constant = np.zeros(size)
     for term, yes in zip(terms, moves, strict=True):
         if not yes:
-            constant = constant + np.exp(np.broadcast_to(term.log_coefficient, shape).reshape(-1))
+            constant = constant + term.sign * np.exp(np.broadcast_to(term.log_coefficient, shape).reshape(-1))
     for variable, name in ((PARAMS, "params"), (TOKENS, "tokens")):
         if not moving.depends_on(variable):
             raise _no_trade(law, name)
