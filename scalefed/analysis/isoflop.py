@@ -6,16 +6,17 @@ nothing beyond the sizes and budgets that were measured.
 Source: Hoffmann et al. 2022 (arXiv 2203.15556), approach 2; for its bias, arXiv 2603.22339.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.fitting.fitted import check_level
+from scalefed.runs.derived import flops_per_token
 from scalefed.seeds import rng
-from scalefed.units import train_flops
 
 _FEWEST = 3  # sizes of a parabola
 _BESIDE = 2  # sizes on either side of the lowest that it is laid through
@@ -26,6 +27,7 @@ def isoflop_optima(
     runs: pd.DataFrame,
     compute: float | Iterable[float],
     *,
+    axis: str = "compute",
     by: Sequence[str] = ("clients_per_round", "concentration"),
     target: str = "loss",
     floor: float = 0.0,
@@ -41,7 +43,8 @@ def isoflop_optima(
 
     Args:
         runs: one row a run, as :func:`scalefed.runs.log.load_runs` gives: params, tokens and the target.
-        compute: training FLOPs (6 x params x tokens), one or many.
+        compute: training FLOPs of all clients, one or many, counted as ``axis`` says.
+        axis: ``compute`` (6 x params x tokens), or ``compute_exact`` with all that is spent on a token, as in the runs.
         by: settings that are kept apart; those that the runs do not have are ignored.
         target: the column that is smallest at the best size.
         floor: what the target cannot go below, in its unit.
@@ -50,7 +53,7 @@ def isoflop_optima(
         seed: of the draws.
 
     Returns:
-        One row for each setting and compute that at least three sizes were measured at: the settings, ``compute``,
+        One row for each setting and compute that at least three sizes were measured at: the settings, the axis,
         ``sizes`` (how many the parabola uses), ``params``, ``params_low``, ``params_high``, ``tokens``, and the target.
         NaN where the lowest measured size is the smallest or the largest, or the draws do not agree that it is not.
 
@@ -69,6 +72,7 @@ def isoflop_optima(
     wanted = np.atleast_1d(np.asarray(list(compute) if isinstance(compute, Iterable) else compute, dtype=float))
     if not (np.isfinite(wanted).all() and (wanted > 0).all()):
         raise ConfigError(f"compute must be positive FLOPs, got {compute!r}; for example 3e12")
+    cost = flops_per_token(runs, axis)
     table, keys = _measured(runs, by, target, floor)
     scatter = _scatter(table, [*keys, "params", "tokens"])
     rows: list[dict[str, object]] = []
@@ -77,15 +81,15 @@ def isoflop_optima(
         sizes = _curves(own)
         for budget in wanted:
             draw = rng(seed, "isoflop", len(rows))
-            found = _vertex(sizes, float(budget), scatter, draw, resamples, level)
+            found = _vertex(sizes, float(budget), cost, scatter, draw, resamples, level)
             if found is not None:
-                tokens = budget / train_flops(found["params"], 1.0)
+                tokens = budget / cost(found["params"])
                 lowest = floor + np.exp(found.pop("log"))
                 rows.append(
-                    dict(zip(keys, values, strict=True)) | {"compute": budget} | found
+                    dict(zip(keys, values, strict=True)) | {axis: budget} | found
                     | {"tokens": tokens, target: lowest}
                 )  # fmt: skip
-    names = [*keys, "compute", "sizes", "params", "params_low", "params_high", "tokens", target]
+    names = [*keys, axis, "sizes", "params", "params_low", "params_high", "tokens", target]
     return pd.DataFrame(rows, columns=names)
 
 
@@ -132,12 +136,18 @@ def _curves(own: pd.DataFrame) -> list[_Curve]:
 
 
 def _vertex(
-    curves: list[_Curve], compute: float, scatter: float, draw: np.random.Generator, resamples: int, level: float
+    curves: list[_Curve],
+    compute: float,
+    cost: Callable[[Any], Any],
+    scatter: float,
+    draw: np.random.Generator,
+    resamples: int,
+    level: float,
 ) -> dict[str, float] | None:
     """The lowest point of the parabola through the sizes measured at this compute; None with fewer than three."""
     sizes, logs, draws = [], [], []
     for curve in curves:
-        at = float(np.log(compute / train_flops(curve.params, 1.0)))
+        at = float(np.log(compute / cost(curve.params)))
         if not curve.tokens[0] - _TOLERANCE <= at <= curve.tokens[-1] + _TOLERANCE:
             continue
         sizes.append(np.log(curve.params))

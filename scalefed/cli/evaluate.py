@@ -50,7 +50,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure pass@k of a run, a pretrained model or a file of samples."""
-    attempts = _attempts(k)
+    attempts, gold = _attempts(k), None
     judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation}
     drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count}
     given = {name: value for name, value in drawing.items() if value is not None}
@@ -60,7 +60,7 @@ def evaluate(
         )
         result = _of_file(Path(source), problems or "humaneval", attempts, out, judging)
     elif _is_model(source):
-        result = _of_model(
+        result, gold = _of_model(
             source,
             attempts,
             out,
@@ -68,34 +68,47 @@ def evaluate(
         )
     else:
         _only_for_models(given, "a stored run is sampled as its settings say")
-        result = _of_run(source, problems, samples or 20, attempts, seed)
+        result, gold = _of_run(source, problems, samples or 20, attempts, seed)
     if as_json:
-        tell_json(result.to_dict())
+        tell_json(result.to_dict() | ({} if gold is None else {"gold_loss": gold}))
     else:
         tell(str(result))
+        if gold is not None:
+            tell(f"gold loss {gold:.4f} nats per token of the canonical solutions given their prompts")
 
 
 # ---------------------------------------------------------------------- helpers
 def _is_model(source: str) -> bool:
     """Whether this names a pretrained model, and not a run."""
+    from scalefed.runs.files import has_run
+
     path = Path(source)
-    if (path / "run.json").is_file():
+    if has_run(path):
         return False
     if (path / "config.json").is_file() or path.suffix.lower() == ".gguf":
         return True
     return not path.exists() and "/" not in source  # a known name, or a mistyped one that is answered with names
 
 
-def _of_run(source: str, problems: str | None, samples: int, attempts: tuple[int, ...], seed: int) -> "PassAtK":
+def _of_run(
+    source: str, problems: str | None, samples: int, attempts: tuple[int, ...], seed: int
+) -> "tuple[PassAtK, float | None]":
+    """pass@k of a stored run's weights, and the mean loss of the canonical solutions."""
     from scalefed.experiment import evaluate as estimate
-    from scalefed.runs.log import Run
+    from scalefed.experiment.training import evaluation_name
+    from scalefed.runs.log import Run, load_counts
 
-    kept = _affordable(attempts, samples)
-    return estimate(Run.load(Path(source)), problems=problems, samples=samples, k=kept, seed=seed)
+    kept, run = _affordable(attempts, samples), Run.load(Path(source))
+    result = estimate(run, problems=problems, samples=samples, k=kept, seed=seed)
+    name = evaluation_name(problems or run.config.problems, samples, seed)
+    counts = load_counts(run.folder, evaluation=name)
+    return result, float(counts["gold_loss"].mean()) if "gold_loss" in counts else None
 
 
-def _of_model(source: str, attempts: tuple[int, ...], out: Path | None, options: dict[str, Any]) -> "PassAtK":
-    """Sample and judge a pretrained model; everything is kept in a folder, and the estimate comes back."""
+def _of_model(
+    source: str, attempts: tuple[int, ...], out: Path | None, options: dict[str, Any]
+) -> "tuple[PassAtK, float | None]":
+    """Sample and judge a pretrained model; everything is kept in a folder, estimate and gold loss come back."""
     from scalefed.models.files import checkpoint_folder
 
     samples = options["samples"] or (20 if options.get("temperature", 0.8) else 1)
@@ -110,7 +123,7 @@ def _of_model(source: str, attempts: tuple[int, ...], out: Path | None, options:
     finally:
         meter.close()
     say(f"samples, verdicts and summary in {folder}; judged at level {counts.settings['level']}")
-    return counts.pass_at_k(kept)
+    return counts.pass_at_k(kept), counts.gold_loss
 
 
 def _of_file(

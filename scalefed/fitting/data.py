@@ -16,6 +16,7 @@ from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.laws.law import Law
 from scalefed.laws.parser import MAY_BE_ZERO
 from scalefed.runs import ranges
+from scalefed.runs.derived import as_stored
 from scalefed.runs.schema import COLUMNS as SCHEMA
 from scalefed.runs.states import unfinished
 from scalefed.runs.tables import numbers, rename
@@ -250,12 +251,12 @@ def run_ids(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def hash_runs(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> str:
-    """A hash of the numbers behind a fit; the order of the rows does not matter.
+    """A hash of the numbers behind a fit, skew as it was stored; the order of the rows does not matter.
 
     >>> a = pd.DataFrame({"params": [1.0, 2.0], "loss": [3.0, 2.5]})
     >>> hash_runs(a, ("params",), "loss") == hash_runs(a[::-1], ("params",), "loss")
     True
     """
-    values = np.ascontiguousarray(frame[[*columns, target]].to_numpy(dtype=float))
+    values = np.ascontiguousarray(as_stored(frame)[[*columns, target]].to_numpy(dtype=float))
     order = np.lexsort(values.T[::-1])
     return hashlib.sha256(np.ascontiguousarray(values[order]).tobytes()).hexdigest()[:16]

@@ -15,10 +15,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from scalefed.errors import DataError, RunLogWarning, nearest
+from scalefed.runs.derived import DERIVED, as_stored, follow
 from scalefed.runs.files import (
     EVALUATION,
     RUN,
     add_evaluation,
+    evaluations,
     provenance,
     read_evaluation,
     read_rounds,
@@ -26,10 +28,12 @@ from scalefed.runs.files import (
     write_run,
 )
 from scalefed.runs.importers.tools import of_folder, read_runs
+from scalefed.runs.pack import PACK, is_packed_run, packed_folders
 from scalefed.runs.ranges import check_table
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
 from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
+from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +129,7 @@ def load_runs(
     Raises:
         DataError: there is nothing to read, or a column that must hold numbers does not.
     """
-    if is_folder(source):
+    if _is_log(source):
         folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
         if folders:
             frame = _from_folders(folders, Path(source), rounds=rounds)
@@ -155,6 +159,8 @@ def load_runs(
 def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str] | None = None) -> "pd.DataFrame":
     """Successes per problem: one row a run and problem, columns run_id, task_id, samples, correct.
 
+    Where it was measured, ``gold_loss`` too: nats per token of the problem's canonical solution.
+
     Args:
         source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns.
         evaluation: name of a further problem set, as given to :func:`add_evaluation`.
@@ -167,21 +173,24 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
     import pandas as pd
 
     names = ["run_id", "task_id", "samples", "correct"]
-    if is_folder(source):
+    if _is_log(source):
         parts = []
         for folder in run_folders(source):
             with _skip_damaged(folder):
                 counts = read_evaluation(folder, evaluation)
                 if counts is not None:
                     of_run = {"run_id": read_run(folder)["run_id"], "task_id": counts["task_ids"]}
-                    parts.append(pd.DataFrame(of_run | {name: counts[name] for name in names[2:]}))
+                    of_run |= {name: counts[name] for name in names[2:]}
+                    gold = {"gold_loss": counts["gold_losses"]} if "gold_losses" in counts else {}
+                    parts.append(pd.DataFrame(of_run | gold))
         if not parts:
             what = f"eval-{evaluation}.json" if evaluation else EVALUATION
             raise DataError(f"no run in {source} has an {what}; evaluate them first: scalefed evaluate <run folder>")
         frame = pd.concat(parts, ignore_index=True)
     else:
         frame = rename(read_table(source), columns or {}, {name: COLUMNS["samples"] for name in names})
-        frame = require(frame, names, source_name(source))[names].copy()
+        kept = [*names, *(name for name in ("gold_loss",) if name in frame)]
+        frame = require(frame, names, source_name(source))[kept].copy()
         _check_counts(frame, source_name(source))
     bad = frame[~((frame["correct"] >= 0) & (frame["correct"] <= frame["samples"]))]
     if len(bad):
@@ -230,9 +239,11 @@ def runs_hash(frame: "pd.DataFrame") -> str:
     """
     import numpy as np
 
+    frame = as_stored(frame)
     measured = sorted(
         name for name in frame.columns
-        if name in COLUMNS and COLUMNS[name].kind == "result" and name != "sweep" and not frame[name].isna().all()
+        if name in COLUMNS and COLUMNS[name].kind == "result" and name not in ("sweep", *DERIVED)
+        and not frame[name].isna().all()
     )  # fmt: skip
     codes: dict[str, Any] = {}
     for name in [
@@ -275,15 +286,30 @@ def log_differences(
 
 
 def run_folders(root: str | os.PathLike[str]) -> Iterator[Path]:
-    """The folders of runs at or below ``root`` in a stable order; hidden ones, being half built, are left out."""
+    """The folders of runs at or below ``root`` in a stable order; hidden ones, being half built, are left out.
+
+    Packed runs are named by the folder that they had.
+    """
     for path, folders, files in os.walk(root):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         if RUN in files or "rounds.jsonl" in files:
             folders.clear()
             yield Path(path)
+        elif PACK in files:
+            with _skip_damaged(Path(path) / PACK):
+                packed = packed_folders(Path(path))
+                yield from packed
+                folders[:] = [name for name in folders if Path(path) / name not in set(packed)]
+    if is_packed_run(Path(root)):
+        yield Path(root)
 
 
 # ---------------------------------------------------------------------- from run folders
+def _is_log(source: Any) -> bool:
+    """Whether a source is a folder with runs, or stands for a packed one."""
+    return is_folder(source) or (isinstance(source, (str, os.PathLike)) and is_packed_run(Path(source)))
+
+
 def _row(folder: Path) -> dict[str, Any]:
     """One run's row: defaults of settings that are newer than the run, its settings, what came out, provenance."""
     from scalefed.config import RunConfig
@@ -302,8 +328,8 @@ def _row(folder: Path) -> dict[str, Any]:
     if row.get("participation") is None:
         row["participation"] = row["clients_per_round"] / row["clients"]
     if row.get("compute") is None:
-        row["compute"] = 6.0 * row["params"] * row["tokens"]
-    return row
+        row["compute"] = train_flops(row["params"], row["tokens"])
+    return row | follow(row)
 
 
 def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataFrame":
@@ -356,7 +382,7 @@ def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[
     """A log as comparable text: run id -> column or file -> content, timing left out."""
     frame = load_runs(source)
     folders: dict[str, Path] = {}
-    if is_folder(source):
+    if _is_log(source):
         folders = {read_run(folder)["run_id"]: folder for folder in run_folders(source)}
     content: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(frame.to_dict("records")):
@@ -365,8 +391,8 @@ def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[
         if run_id in folders:
             records = read_rounds(folders[run_id])
             parts["rounds.jsonl"] = repr([{k: v for k, v in r.items() if k not in TIMING} for r in records])
-            for path in sorted(folders[run_id].glob("eval*.json")):
-                parts[path.name] = repr(read_evaluation(folders[run_id], path.stem.removeprefix("eval").lstrip("-")))
+            for name in evaluations(folders[run_id]):
+                parts[f"evaluation {name}".strip()] = repr(read_evaluation(folders[run_id], name))
         content[run_id] = parts
     return content
 

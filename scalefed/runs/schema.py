@@ -158,14 +158,25 @@ params_trained|int|parameters|parameters that training updates
 tokens|int|tokens|training tokens over all clients and rounds, as spent
 tokens_asked|int|tokens|training tokens asked for
 compute|float|FLOPs|training compute of all clients, 6 x params x tokens
+compute_exact|float|FLOPs|compute with output layer and attention counted, and with all that synthetic text costs
 participation|float|-|clients_per_round / clients
-skew|float|-|measured difference of the clients' mixtures, 0 iid to 1 disjoint
+participation_realised|float|-|participants_mean / clients: what dropout and Bernoulli sampling made of participation
+skew|float|-|measured difference of the clients' mixtures, 0 iid to 1 disjoint, without what is chance
+skew_uncorrected|float|-|the same difference of the clients' counts, chance included
+local_epochs|float|-|passes of one full visit over an average client's text: tokens of a visit / tokens of a client
 rounds|int|rounds|rounds of training
+rounds_kept|int|rounds|rounds with a record in rounds.jsonl, spread evenly: at most 2,000, the last among them
 bytes_sent|int|bytes|bytes on the wire, up and down, all clients and rounds
 bytes_per_client|float|bytes|mean bytes on the wire per client
 loss|float|nats/token|held-out loss on the global mixture
 loss_std_error|float|nats/token|standard error of loss over held-out text
 bits_per_byte|float|bits/byte|held-out loss per byte of text
+loss_by_source|list|nats/token|held-out loss of each source of text (family of problems, package), in their order
+loss_client_mean|float|nats/token|held-out loss on each client's own mixture of sources, mean over clients
+loss_client_p90|float|nats/token|held-out loss on each client's own mixture of sources, 90th percentile over clients
+loss_own_text|float|nats/token|loss on a sample of the clients' own text, as much and in such shares as is held out
+loss_gap|float|nats/token|loss - loss_own_text: what the model knows of its text by heart
+gold_loss|float|nats/token|loss of the problems' canonical solutions given their prompts, mean over problems
 train_loss|float|nats/token|mean training loss of the last round
 entropy_per_token|float|nats/token|exact entropy of the text: no model's loss is lower
 pass_at_1|float|-|unbiased pass@1, mean over problems
@@ -183,6 +194,8 @@ participants_mean|float|clients|clients that answered, mean over rounds
 model_width|int|-|width of the model
 model_layers|int|layers|layers of the model
 model_heads|int|heads|attention heads of a layer
+model_head_width|int|-|width of an attention head
+model_vocab|int|tokens|entries of the model's output layer
 """
 
 _TIMING = """
@@ -207,6 +220,8 @@ round|int|rounds|number of the round, from 1
 tokens|int|tokens|training tokens so far
 loss|float|nats/token|held-out loss after the round, where it was measured
 train_loss|float|nats/token|mean training loss of the round's clients
+loss_own_text|float|nats/token|loss on a sample of the clients' own text after the round, where it was measured
+gold_loss|float|nats/token|loss of the canonical solutions after the round, where it was measured
 pass_at_1|float|-|pass@1 after the round, where it was measured
 pass_at_10|float|-|pass@10 after the round, where it was measured
 learning_rate|float|1/step|the clients' learning rate in the round
@@ -234,7 +249,7 @@ _BEYOND = 1e16
 """Above every number of parameters that could be; a thousand times it for tokens, and so on up: far above any run."""
 _MOST = {"parameters": _BEYOND, "tokens": 1e19, "FLOPs": 1e36, "bytes": 1e27, "nats/token": 1e4, "bits/byte": 1e4}
 _SHARES = ("participation", "skew", "pass_at_")  # with what is added to these names
-_SIGNED = {"cosine": Range(-1, 1), "loss_gap": Range(-1e4, 1e4)}
+_SIGNED = {"cosine": Range(-1 - 1e-6, 1 + 1e-6), "loss_gap": Range(-1e4, 1e4)}
 
 
 def _range(name: str, dtype: str, unit: str, kind: str) -> Range:

@@ -13,9 +13,11 @@ import numpy as np
 from scalefed.errors import DataError, RunLogWarning, nearest
 from scalefed.runs.amounts import COUNTED, header_factor, is_lost
 from scalefed.runs.amounts import number as number_in
+from scalefed.runs.derived import with_derived
 from scalefed.runs.jsontext import read_json, read_lines
 from scalefed.runs.reading import opened, shown, understanding
 from scalefed.runs.schema import COLUMNS, Column
+from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,12 +194,12 @@ def _as_number(value: Any, unit: str) -> float | None:
 
 
 def derived(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame with ``compute`` and ``participation`` filled in where they follow from other columns."""
+    """The frame with ``compute``, ``participation`` and the columns of :mod:`scalefed.runs.derived` filled in."""
     if "compute" not in frame and {"params", "tokens"} <= set(frame.columns):
-        frame["compute"] = 6.0 * frame["params"] * frame["tokens"]
+        frame["compute"] = train_flops(frame["params"], frame["tokens"])
     if "participation" not in frame and {"clients", "clients_per_round"} <= set(frame.columns):
         frame["participation"] = frame["clients_per_round"] / frame["clients"]
-    return frame
+    return with_derived(frame)
 
 
 def source_name(source: Any) -> str:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
 from scalefed.data import micro
-from scalefed.data.partitions import jensen_shannon, measured_skew, partition
+from scalefed.data.partitions import partition
 from scalefed.errors import ConfigError
+from scalefed.skew import jensen_shannon, measured_skew
 
 SCHEMES = ("iid", "dirichlet", "pathological", "quantity", "natural")
 

@@ -108,7 +108,7 @@ def test_evaluating_again_adds_counts_and_overwrites_nothing(tmp_path):
     run = train(TINY, runs=tmp_path / "runs")
     first = (run.folder / "eval.json").read_bytes()
     result = evaluate(run, samples=3, k=(1, 3), seed=5)
-    assert result.k == (1, 3) and result.samples == 3
+    assert result.k == (1, 3) and result.samples_min == result.samples_max == 3
     assert (run.folder / "eval.json").read_bytes() == first
     assert load_counts(run.folder, evaluation="micro-n3-s5")["samples"].eq(3).all()
 

@@ -62,7 +62,7 @@ def test_a_folder_holds_samples_verdicts_and_a_summary(model, problems, tmp_path
     assert told == [(1, 2), (2, 2)]
     assert (counts.task_ids, counts.samples, counts.correct) == (("t/add", "t/twice"), 3, (0, 0))
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["results.jsonl", "samples.jsonl", "settings.json", "summary.json"]
+    assert names == ["gold.json", "results.jsonl", "samples.jsonl", "settings.json", "summary.json"]
     results, summary = records(tmp_path / "a" / "results.jsonl"), json.loads((tmp_path / "a/summary.json").read_text())
     assert [(row["task_id"], row["sample"]) for row in results] == [(t, i) for t in counts.task_ids for i in range(3)]
     assert len({row["completion"] for row in results}) > 3
@@ -124,6 +124,7 @@ def test_the_command_line_takes_a_folder(model, problems, tmp_path, capsys) -> N
     assert main(words) == 0
     shown = capsys.readouterr()
     assert {"pass@1", "pass@2"} == {name for name in json.loads(shown.out) if name.startswith("pass@")}
+    assert "gold_loss" in json.loads(shown.out)
     assert "pass@5 left out: the fewest samples of a problem are 2" in shown.err and "judged at level" in shown.err
     settings = json.loads((tmp_path / "a" / "settings.json").read_text())
     assert (settings["temperature"], settings["top_p"], settings["max_new_tokens"]) == (0.5, 0.9, 8)
