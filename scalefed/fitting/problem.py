@@ -141,7 +141,7 @@ class Problem:
         return uses
 
     def _take_floor(self, terms: list[Term]) -> list[Term]:
-        """Set aside the first constant term, if there are others and all are added: below a ceiling there is no floor."""
+        """Set aside the first constant term; alone it stays, and where something is subtracted it is no floor."""
         if any(term.sign < 0 for term in terms):
             return terms
         for i, term in enumerate(terms):
@@ -187,7 +187,7 @@ class Problem:
         return node
 
     def _liftable(self, exponent: Sum, amplitude: int | None) -> bool:
-        """Whether a sum may have a unit of its own: its exponent is the same in every run, and an amplitude takes it up."""
+        """Whether a sum may have a unit of its own: one exponent in all runs, and an amplitude to take it up."""
         channel = self.channels[exponent.channel]
         same = channel.offset is None or not np.ptp(channel.offset)
         return amplitude is not None and not exponent.towers and same and not np.ptp(channel.features, axis=0).any()
