@@ -33,7 +33,7 @@ class Channel:
         offset_mean: what centring subtracted from the offset.
         amplitude: coordinate of the channel's own amplitude, or None.
         relative: whether the amplitude is measured relative to the floor.
-        turned: whether the amplitude is subtracted, as the c of ``exp(k*x - c)``.
+        turned: whether the amplitude is subtracted, as the c of ``exp(k*x - c)`` and the Q of ``1 + x/Q``.
         lifts: exponent channels of sums that the amplitude's term has as factors, each with the logarithm of the unit
             that the sum is measured in.
         constant: whether the features are the same in every run, as for the power of a sum.
@@ -164,9 +164,8 @@ class Problem:
             alone = not part.atoms and not part.factors and len(part.parameters) == 1
             name = part.parameters[0] if alone else ""
             if alone and self.uses[name] == 1 and name not in self.law.bounds:
-                turned = part.coefficient == -1.0
-                if part.coefficient == 1.0 or (turned and name not in self.law.positive):
-                    return self.index[name], turned
+                if part.coefficient in (1.0, -1.0):
+                    return self.index[name], part.coefficient < 0
         return None, False
 
     def _node(self, term: Term, *, top: bool, unit: float = 0.0) -> Node:
