@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scalefed.config import RunConfig
 from scalefed.laws import LAWS
-from scalefed.schema import COLUMNS, ROUND_COLUMNS
+from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS
 from scalefed.values import CHOICES
 
 HERE = Path(__file__).parent

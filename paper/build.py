@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 import scalefed as sf
+from scalefed.analysis.effects import at_equal_loss, paired_effects
+from scalefed.analysis.hypothesis_tests import average_compute_test
+from scalefed.analysis.isoflop import isoflop_optima
 from scalefed.charts.theme import power, si
 from scalefed.errors import FitWarning
-from scalefed.fitting.classical import average_compute_test
-from scalefed.fitting.effects import at_equal_loss, paired_effects
-from scalefed.fitting.isoflop import isoflop_optima
 from scalefed.laws import LAWS, Law
 
 HERE = Path(__file__).parent
@@ -87,15 +87,15 @@ def _law(fit: sf.Fit) -> dict[str, Any]:
 
 
 def _fitted(runs: pd.DataFrame, law: Law, fixed: Mapping[str, float]) -> sf.Fit:
-    return sf.fit(runs, law=law, fixed=fixed if "E" in law.parameters else None, robust="auto", focus=1.0)
+    return sf.fit(runs, law=law, fixed=fixed if "E" in law.parameters else None, huber_delta="auto", scale_weight=1.0)
 
 
 def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, Any]:
     """Every named law against the largest budget, which none of them has seen."""
     largest = runs["tokens_asked"].max()
     held = runs[runs["tokens_asked"] == largest]
-    counts, beside = sf.load_counts(ROOT / "runs/grid"), _beside(fit)
-    table = sf.compare(*fits, holdout="tokens", counts=counts, beside=beside, replicates=SEEDS)
+    counts, covariates = sf.load_counts(ROOT / "runs/grid"), _covariates(fit)
+    table = sf.compare(*fits, holdout="tokens", counts=counts, covariates=covariates, settings=SEEDS)
     plain = sf.compare(fit, *fits[:1], holdout="tokens", counts=counts).iloc[0]
     loose = table["training_status"] == "not_identified"
     rows = [
@@ -120,9 +120,9 @@ def _holdout(runs: pd.DataFrame, fit: sf.Fit, fits: list[sf.Fit]) -> dict[str, A
     }
 
 
-def _beside(fit: sf.Fit) -> tuple[str, ...]:
+def _covariates(fit: sf.Fit) -> tuple[str, ...]:
     """What the link looks at beside the loss."""
-    return fit.link.curve.beside.names if fit.link and fit.link.curve.beside else ()
+    return fit.link.curve.covariates.names if fit.link and fit.link.curve.covariates else ()
 
 
 def _equal_loss(runs: pd.DataFrame, floor: float) -> dict[str, Any]:

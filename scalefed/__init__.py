@@ -7,10 +7,14 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scalefed.allocation.design import next_runs as next_runs
+    from scalefed.allocation.optimum import Optimum as Optimum
+    from scalefed.analysis.compare import compare as compare
     from scalefed.charts import chart as chart
     from scalefed.config import RunConfig as RunConfig
     from scalefed.data.partitions import Partition as Partition
     from scalefed.data.partitions import partition as partition
+    from scalefed.downstream.fit import fit_link as fit_link
     from scalefed.errors import ConfigError as ConfigError
     from scalefed.errors import DataError as DataError
     from scalefed.errors import FitError as FitError
@@ -18,24 +22,22 @@ if TYPE_CHECKING:
     from scalefed.experiment import evaluate as evaluate
     from scalefed.experiment import train as train
     from scalefed.experiment import train_all as train_all
-    from scalefed.fitting.compare import compare as compare
-    from scalefed.fitting.design import next_runs as next_runs
-    from scalefed.fitting.linkfit import fit_link as fit_link
     from scalefed.fitting.result import Fit as Fit
     from scalefed.fitting.result import fit as fit
     from scalefed.fitting.result import load_fit as load_fit
-    from scalefed.importers import import_rounds as import_rounds
     from scalefed.laws import LAWS as LAWS
     from scalefed.laws import Law as Law
-    from scalefed.optimum import Optimum as Optimum
+    from scalefed.laws.simulate import simulate_runs as simulate_runs
     from scalefed.passk import PassAtK as PassAtK
+    from scalefed.passk import estimate_pass_at_k as estimate_pass_at_k
     from scalefed.passk import pass_at_k as pass_at_k
-    from scalefed.report import write_report as write_report
-    from scalefed.runlog import Run as Run
-    from scalefed.runlog import load_counts as load_counts
-    from scalefed.runlog import load_runs as load_runs
-    from scalefed.runlog import write_run as write_run
-    from scalefed.simulation import simulate_runs as simulate_runs
+    from scalefed.report.page import write_report as write_report
+    from scalefed.runs.importers.rounds import import_rounds as import_rounds
+    from scalefed.runs.log import Run as Run
+    from scalefed.runs.log import load_counts as load_counts
+    from scalefed.runs.log import load_runs as load_runs
+    from scalefed.runs.log import write_run as write_run
+    from scalefed.skew import measured_skew as measured_skew
     from scalefed.sweeps import load_sweep as load_sweep
     from scalefed.sweeps import sweep as sweep
     from scalefed.units import train_flops as train_flops
@@ -55,6 +57,7 @@ __all__ = [
     "ScalefedError",
     "chart",
     "compare",
+    "estimate_pass_at_k",
     "evaluate",
     "fit",
     "fit_link",
@@ -63,6 +66,7 @@ __all__ = [
     "load_fit",
     "load_runs",
     "load_sweep",
+    "measured_skew",
     "next_runs",
     "partition",
     "pass_at_k",
@@ -82,17 +86,18 @@ _HOMES = {
     "scalefed.data.partitions": ("Partition", "partition"),
     "scalefed.errors": ("ConfigError", "DataError", "FitError", "ScalefedError"),
     "scalefed.experiment": ("evaluate", "train", "train_all"),
-    "scalefed.fitting.compare": ("compare",),
-    "scalefed.fitting.design": ("next_runs",),
-    "scalefed.fitting.linkfit": ("fit_link",),
+    "scalefed.analysis.compare": ("compare",),
+    "scalefed.allocation.design": ("next_runs",),
+    "scalefed.downstream.fit": ("fit_link",),
     "scalefed.fitting.result": ("Fit", "fit", "load_fit"),
-    "scalefed.importers": ("import_rounds",),
+    "scalefed.runs.importers.rounds": ("import_rounds",),
     "scalefed.laws": ("LAWS", "Law"),
-    "scalefed.optimum": ("Optimum",),
-    "scalefed.passk": ("PassAtK", "pass_at_k"),
-    "scalefed.report": ("write_report",),
-    "scalefed.runlog": ("Run", "load_counts", "load_runs", "write_run"),
-    "scalefed.simulation": ("simulate_runs",),
+    "scalefed.allocation.optimum": ("Optimum",),
+    "scalefed.passk": ("PassAtK", "estimate_pass_at_k", "pass_at_k"),
+    "scalefed.report.page": ("write_report",),
+    "scalefed.runs.log": ("Run", "load_counts", "load_runs", "write_run"),
+    "scalefed.laws.simulate": ("simulate_runs",),
+    "scalefed.skew": ("measured_skew",),
     "scalefed.units": ("train_flops",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -299,13 +299,17 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing or is not TOML.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"no config file at {path}; give the path of a TOML file such as runs/base.toml")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+        if not Path(path).is_file():  # nor a pipe, which would be waited for
+            raise FileNotFoundError
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, OSError) as error:
+        why = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
+        raise ConfigError(
+            f"no config file{why} at {str(path):.200}; give the path of a TOML file such as runs/base.toml"
+        ) from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, a number of thousands of digits, too deep
+        raise ConfigError(f"{str(path):.200} is not valid TOML: {str(error):.200}") from error
 
 
 def cache_directory() -> Path:

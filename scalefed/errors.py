@@ -15,7 +15,23 @@ changed) and :class:`FitWarning` (a fit may be used, with care).
 """
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+RENAMED: Mapping[str, str] = {
+    "beside": "covariates",
+    "confidence": "level",
+    "focus": "scale_weight",
+    "resampled": "replicates",
+    "rival": "alternative",
+    "robust": "huber_delta",
+    "shared": "ties",
+}
+"""Words that the package had before its first release, and what they are called now."""
 
 
 class ScalefedError(Exception):
@@ -61,5 +77,25 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     "did you mean 'fedavg'?"
     """
     names = sorted(allowed)
+    if RENAMED.get(word) in names:
+        return f"{word!r} is called {RENAMED[word]!r} now"
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(names)
+
+
+def refuses_old_words(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The function, which answers a keyword of :data:`RENAMED` with its name of today.
+
+    Raises:
+        TypeError: on the call, for such a keyword.
+    """
+    own = function.__code__.co_varnames
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **keywords: _P.kwargs) -> _T:
+        for word in keywords:
+            if word in RENAMED and word not in own:
+                raise TypeError(f"{function.__name__}() has no keyword {word!r}: it is called {RENAMED[word]!r} now")
+        return function(*args, **keywords)
+
+    return call

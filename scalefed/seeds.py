@@ -26,3 +26,18 @@ def rng(seed: int, purpose: str, *indices: int) -> np.random.Generator:
     False
     """
     return np.random.Generator(np.random.PCG64(stream_seed(seed, purpose, *indices)))
+
+
+def quasi_random(count: int, dimensions: int, seed: int = 0) -> np.ndarray:
+    """An additive recurrence with the generalised golden ratio: (count, dimensions) points in the unit cube.
+
+    >>> quasi_random(2, 1).round(3).tolist()
+    [[0.118], [0.736]]
+    """
+    if dimensions == 0:
+        return np.zeros((1, 0))
+    root = 1.5
+    for _ in range(40):
+        root = (1.0 + root) ** (1.0 / (dimensions + 1))
+    steps = root ** -np.arange(1, dimensions + 1)
+    return (0.5 + 0.37 * seed + np.arange(1, count + 1)[:, None] * steps) % 1.0

@@ -15,12 +15,15 @@ A sweep file names the settings all runs share and one or more grids over the re
 """
 
 import itertools
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scalefed.config import RunConfig, read_toml
 from scalefed.errors import ConfigError, nearest
+
+_MOST = 100_000  # runs of one sweep: a year of minutes is half a million
 
 
 def sweep(base: RunConfig, **axes: Iterable[Any]) -> list[RunConfig]:
@@ -42,6 +45,8 @@ def sweep(base: RunConfig, **axes: Iterable[Any]) -> list[RunConfig]:
         choices[name] = list(values)
         if not choices[name]:
             raise ConfigError(f"sweep axis {name} has no values; give at least one")
+    if (count := math.prod(map(len, choices.values()))) > _MOST:
+        raise ConfigError(f"a sweep of {count:,} combinations; at most {_MOST:,} are made into one list: split it")
     settings = base.to_dict()
     if "participation" in choices:  # a share of the clients replaces the base's number
         del settings["clients_per_round"]
@@ -65,6 +70,8 @@ def load_sweep(path: str | os.PathLike[str]) -> list[RunConfig]:
         raise ConfigError(
             f"{path}: unknown table {sorted(unknown)[0]!r}; a sweep file holds [base] and [[grid]] tables"
         )
+    if not isinstance(content.get("base", {}), Mapping):
+        raise ConfigError(f"{path}: write the settings that all runs share as one table [base]")
     grids = content.get("grid", [{}])
     if not isinstance(grids, list) or not all(isinstance(grid, Mapping) for grid in grids):
         raise ConfigError(f"{path}: write grids as [[grid]] tables, with double brackets")

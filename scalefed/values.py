@@ -30,6 +30,8 @@ UNIT = {
     "beta1", "beta2", "server_beta1", "server_beta2", "dropout", "stragglers", "straggler_share", "final_learning_rate",
     "synthetic_share", "top_p", "server_momentum", "centralised_share", "warmup", "inner_momentum", "synthetic_delta",
 }  # fmt: skip
+MAY_BE_INFINITE = {"concentration", "clip_norm", "synthetic_epsilon"}
+"""Settings of which infinity means something: iid clients, no clipping, no privacy budget."""
 CHOICES = {
     "algorithm": ALGORITHMS, "variant": ("paper", "flower"), "partition": PARTITIONS, "sampling": PARTICIPATION,
     "data": DATA, "inner_optimizer": ("adamw", "sgd"), "inner_state": ("reset", "keep"),
@@ -71,6 +73,11 @@ def check_range(name: str, value: Any) -> None:
         return
     if name in CHOICES and value not in CHOICES[name]:
         raise ConfigError(f"unknown {name} {value!r}; {nearest(value, CHOICES[name])}")
+    if isinstance(value, (int, float)):
+        if math.isinf(value) and (value < 0 or name not in MAY_BE_INFINITE):
+            raise ConfigError(f"{name} must be finite, got {value:g}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ConfigError(f"{name} must be below 2^63, got a number of {len(str(abs(value)))} digits")
     if name in POSITIVE and not value > 0:
         raise ConfigError(f"{name} must be positive, got {value:g}")
     if name in NOT_NEGATIVE and value < 0:

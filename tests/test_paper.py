@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scalefed.fitting.result import load_fit
-from scalefed.runlog import load_runs
+from scalefed.runs.log import load_runs
 
 PAPER = Path(__file__).parents[1] / "paper"
 TEXT = (PAPER / "paper.typ").read_text(encoding="utf-8")

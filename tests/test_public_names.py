@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 DESIGNED = {
     "RunConfig", "sweep", "train", "evaluate", "partition", "pass_at_k", "load_runs", "Law", "LAWS", "fit", "Fit",
     "load_fit", "compare", "next_runs", "simulate_runs", "train_flops", "chart", "write_report", "ScalefedError",
-    "FitError",
+    "FitError", "estimate_pass_at_k",
 }  # fmt: skip
 BESIDE = {  # what the designed names return, raise or are fed with
     "ConfigError", "DataError", "Optimum", "Partition", "PassAtK", "Run", "fit_link", "import_rounds", "load_counts",
-    "load_sweep", "train_all", "write_run",
+    "load_sweep", "measured_skew", "train_all", "write_run",
 }  # fmt: skip
 
 # data that a function takes by position; everything else is by keyword
@@ -35,8 +35,10 @@ POSITIONAL = {
     "load_fit": ["path"],
     "load_runs": ["source"],
     "load_sweep": ["path"],
+    "measured_skew": ["histograms"],
     "next_runs": ["fit"],
     "partition": ["labels"],
+    "estimate_pass_at_k": ["samples", "correct", "k"],
     "pass_at_k": ["samples", "correct", "k"],
     "simulate_runs": ["law", "parameters", "grid"],
     "sweep": ["base"],

@@ -9,7 +9,7 @@ from scalefed.charts.frames import TITLES, check_choice, is_fit, shown
 from scalefed.charts.parts import Panels, assemble, color_by, same_axis, size_names, title, tooltips, x_log
 from scalefed.charts.theme import MAIN, QUIET
 from scalefed.errors import ConfigError
-from scalefed.runlog import require
+from scalefed.runs.log import require
 
 
 def residuals(fit: Any, *, x: str = "params", width: int = 680, headline: str | None = None) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalefed.errors import ConfigError, DataError, nearest
-from scalefed.runlog import COLUMNS, load_runs, require
+from scalefed.runs.log import COLUMNS, load_runs, require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +86,7 @@ def shown(source: Any, needed: Iterable[str]) -> Shown:
     """Runs or a fit, ready to draw.
 
     Args:
-        source: a Fit, a DataFrame, or anything that :func:`scalefed.runlog.load_runs` reads.
+        source: a Fit, a DataFrame, or anything that :func:`scalefed.runs.log.load_runs` reads.
         needed: columns that must be there; rows without a finite value in them are left out and counted.
 
     Raises:
@@ -187,8 +187,8 @@ def ask(fit: Any, question: Mapping[str, Any]) -> Any:
         ConfigError: the question has a word that ``optimal_size`` does not know.
         FitError: the fit cannot answer.
     """
-    from scalefed.budgets import Budget
-    from scalefed.fitting.planning import optimal_size
+    from scalefed.allocation.budgets import Budget
+    from scalefed.allocation.planning import optimal_size
 
     allowed = [name for name in inspect.signature(optimal_size).parameters if name != "fit"]
     for name in question:

@@ -23,7 +23,7 @@ from scalefed.charts.parts import (
 )
 from scalefed.charts.theme import CATEGORIES, si
 from scalefed.errors import DataError
-from scalefed.runlog import require
+from scalefed.runs.log import require
 
 if TYPE_CHECKING:
     import altair as alt
@@ -180,7 +180,7 @@ def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | No
     import altair as alt
     import pandas as pd
 
-    from scalefed.runlog import load_runs
+    from scalefed.runs.log import load_runs
 
     frame = source if isinstance(source, pd.DataFrame) else load_runs(source, rounds=True)
     if y not in frame and y == "loss" and "train_loss" in frame:

@@ -1,6 +1,6 @@
 """What does the law advise? Loss over size at equal compute, and the best size over compute or clients per round."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,27 +31,35 @@ from scalefed.charts.parts import (
 )
 from scalefed.charts.theme import MAIN, MARK, QUIET, power, si
 from scalefed.errors import ConfigError, DataError
+from scalefed.runs.derived import flops_per_token
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_AXES = {"compute": "Training compute (FLOPs)", "compute_exact": "Training compute, exact count (FLOPs)"}
 _NEAR = 0.13
 """Runs within this of a level, in log compute, are drawn with it."""
 
 
 def isoflop(
-    source: Any, *, computes: Iterable[float] | None = None, width: int = 680, headline: str | None = None
+    source: Any,
+    *,
+    computes: Iterable[float] | None = None,
+    axis: str = "compute",
+    width: int = 680,
+    headline: str | None = None,
 ) -> Any:
     """Loss against model size at equal compute: one curve a compute level, its lowest point marked.
 
     Args:
         source: runs with params, tokens and loss, or a fit: then curves are drawn, and runs near a level as points.
         computes: the levels in FLOPs; chosen from the runs when None.
+        axis: how compute is counted: ``compute`` (6 x params x tokens), or ``compute_exact`` as the runs have it.
         width: pixels in all.
         headline: the title.
 
     Raises:
-        DataError: without a fit, fewer than three runs share a level.
+        DataError: without a fit, fewer than three runs share a level; the runs have no ``compute_exact``.
     """
     import altair as alt
     import pandas as pd
@@ -59,7 +67,8 @@ def isoflop(
     target = str(getattr(source, "target", "loss")) if is_fit(source) else "loss"
     view = shown(source, ["params", "tokens", target])
     runs = view.runs.assign(y=view.runs[target], part="run")
-    runs["compute"] = 6.0 * runs["params"] * runs["tokens"]
+    cost = flops_per_token(runs, axis)
+    runs["compute"] = cost(runs["params"]) * runs["tokens"] if axis == "compute" else runs[axis]
     size_names(runs)
     levels = _levels(runs["compute"].to_numpy(dtype=float), computes, fitted=view.fit is not None)
     runs = _near(runs, levels)
@@ -68,12 +77,12 @@ def isoflop(
     cut = panels(view.runs, column="clients_per_round", row="mixture", width=width)
     frame = runs
     if view.fit is not None:
-        frame = pd.concat([runs, _curves(view, levels, [name for name in (cut.column, cut.row) if name])])
+        frame = pd.concat([runs, _curves(view, levels, cost, [name for name in (cut.column, cut.row) if name])])
     frame = frame.reset_index(drop=True)
     names = [power(level) for level in levels]
     base = alt.Chart().encode(
         x=x_log("params", frame["params"], width=cut.width),
-        color=color_by("group", names, "Training compute (FLOPs)", width=width),
+        color=color_by("group", names, _AXES[axis], width=width),
     )
     reach = runs["y"].tolist() + frame.loc[frame["part"] == "best", "y"].tolist()
     up = y_log("y", [*reach, max(reach) * 1.1], height=cut.height, name=TITLES.get(target, target))
@@ -242,7 +251,7 @@ def _near(runs: "pd.DataFrame", levels: list[float]) -> "pd.DataFrame":
     return runs[away.min(axis=1) < _NEAR]
 
 
-def _curves(view: Shown, levels: list[float], cuts: list[str]) -> "pd.DataFrame":
+def _curves(view: Shown, levels: list[float], cost: Callable[[Any], Any], cuts: list[str]) -> "pd.DataFrame":
     """Points of the law's curves (``line``) and their lowest points (``best``), for every level and panel."""
     import pandas as pd
 
@@ -255,16 +264,18 @@ def _curves(view: Shown, levels: list[float], cuts: list[str]) -> "pd.DataFrame"
     rows = []
     for _, group in view.runs.groupby(cuts, sort=False) if cuts else [((), view.runs)]:
         held = {name: group[name].iloc[0] if name == "mixture" else float(group[name].median()) for name in names}
-        rows += [pd.DataFrame({"params": sizes, "compute": level, "group": power(level)} | held) for level in levels]
-    lines = predicted(view, pd.concat(rows, ignore_index=True)).assign(part="line")
+        rows += [pd.DataFrame({"params": sizes, "level": level, "group": power(level)} | held) for level in levels]
+    asked = pd.concat(rows, ignore_index=True)
+    lines = predicted(view, asked.assign(tokens=asked["level"] / cost(asked["params"]))).assign(part="line")
+    lines["compute"] = lines["level"]
     lines["y"] = lines["estimate"]
     lowest = lines["y"].to_numpy().reshape(-1, len(sizes)).argmin(axis=1)
     inside = (lowest > 0) & (lowest < len(sizes) - 1)
     places = (np.arange(len(lowest)) * len(sizes) + lowest)[inside]
-    return pd.concat([lines, _lowest(lines, places).assign(part="best")], ignore_index=True)
+    return pd.concat([lines, _lowest(lines, cost, places).assign(part="best")], ignore_index=True)
 
 
-def _lowest(lines: "pd.DataFrame", places: np.ndarray) -> "pd.DataFrame":
+def _lowest(lines: "pd.DataFrame", cost: Callable[[Any], Any], places: np.ndarray) -> "pd.DataFrame":
     """The lowest points of curves, between the points drawn: the vertex of the parabola through three of them."""
     best = lines.iloc[places].copy()
     x, y = np.log(lines["params"].to_numpy()), lines["y"].to_numpy()
@@ -272,7 +283,7 @@ def _lowest(lines: "pd.DataFrame", places: np.ndarray) -> "pd.DataFrame":
     shift = 0.5 * (before - after) / (before + after)
     best["params"] = np.exp(x[places] + shift * (x[places + 1] - x[places]))
     best["y"] = y[places] + 0.5 * shift * (after - before) / 2
-    best["tokens"] = best["compute"] / (6.0 * best["params"])
+    best["tokens"] = best["compute"] / cost(best["params"])
     return best
 
 
@@ -299,7 +310,7 @@ def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mappin
     """The best size for every budget and number of clients per round, with its interval."""
     import pandas as pd
 
-    from scalefed.fitting.planning import optimal_sizes
+    from scalefed.allocation.planning import optimal_sizes
 
     tables = []
     for count in counts:

@@ -15,9 +15,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
     import typer
 
-from scalefed.cli import asking, demo, evaluating, listing, making, reading
+from scalefed.cli import demo, evaluate, fit, laws, optimum, train
+from scalefed.cli.help import Group
 from scalefed.cli.output import say
-from scalefed.cli.plain import Group
 
 STOPPED = 130
 """Exit code after Ctrl-C."""
@@ -33,11 +33,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 demo.register(app)
-making.register(app)
-evaluating.register(app)
-reading.register(app)
-asking.register(app)
-listing.register(app)
+train.register(app)
+evaluate.register(app)
+fit.register(app)
+optimum.register(app)
+laws.register(app)
 
 
 def main(words: Sequence[str] | None = None) -> int:

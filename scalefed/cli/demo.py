@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalefed.cli.making import SweepMeter
+from scalefed.cli.help import add
 from scalefed.cli.output import folder, say, tell, tell_json
-from scalefed.cli.plain import add
+from scalefed.cli.train import SweepMeter
 
 if TYPE_CHECKING:
+    from scalefed.allocation.optimum import Optimum
     from scalefed.config import RunConfig
     from scalefed.fitting.result import Fit
-    from scalefed.optimum import Optimum
 
 CHARTS: dict[str, dict[str, Any]] = {
     "loss": {},
@@ -85,7 +85,7 @@ def _plan(path: Path, minutes: float, workers: int | None) -> "list[RunConfig]":
     """The pilot runs: those of a demo stopped here before, else as many as this machine makes in the time."""
     from scalefed.config import RunConfig
     from scalefed.experiment import pilot
-    from scalefed.jsontext import dumps, read_json
+    from scalefed.runs.jsontext import dumps, read_json
 
     if path.is_file():
         kept = read_json(path)
@@ -102,7 +102,7 @@ def _fit(runs: Path, law: str, target: Path) -> "Fit":
     """The law fitted to the pilot runs, with its floor held at the text's entropy, which is known exactly."""
     from scalefed.fitting.result import fit
     from scalefed.laws import as_law
-    from scalefed.runlog import load_runs
+    from scalefed.runs.log import load_runs
 
     frame, floor, fixed = load_runs(runs), as_law(law).floor, {}
     if floor and "entropy_per_token" in frame and frame["entropy_per_token"].nunique() == 1:
@@ -118,9 +118,9 @@ def _fit(runs: Path, law: str, target: Path) -> "Fit":
 def _page(fitted: "Fit", question: dict[str, Any], out: Path) -> Path:
     """Charts as PNG and JSON, and the page."""
     from scalefed.charts import chart
-    from scalefed.cli.reading import save_chart
+    from scalefed.cli.fit import save_chart
     from scalefed.errors import DataError, FitError
-    from scalefed.report import write_report
+    from scalefed.report.page import write_report
 
     say("Drawing ...")
     for kind, options in (CHARTS | {"budget": question}).items():

@@ -27,7 +27,7 @@ def tell(text: str) -> None:
 
 def tell_json(value: Any) -> None:
     """The answer as JSON: floats exact, infinities as the word inf, what is unknown as null."""
-    from scalefed.jsontext import dumps
+    from scalefed.runs.jsontext import dumps
 
     tell(dumps(_without_nan(value), indent=1))
 
@@ -184,7 +184,7 @@ def pairs_from(words: Sequence[str] | None, example: str, shape: str = "name=val
     Raises:
         ConfigError: a word without ``=``, shown with the example.
 
-    >>> pairs_from(["b=a"], "--share b=a")
+    >>> pairs_from(["b=a"], "--tie b=a")
     {'b': 'a'}
     """
     pairs = [word.partition("=") for word in words or ()]

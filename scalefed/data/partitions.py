@@ -1,7 +1,7 @@
 """Who holds which examples? Labelled examples are dealt to clients, and how unequal the deal is gets measured.
 
 The knob (a Dirichlet concentration, families per client, ...) is no scale: two data sets give different heterogeneity
-at the same concentration. So every :class:`Partition` carries its measured ``skew``.
+at the same concentration. So every :class:`Partition` carries its measured ``skew`` (:mod:`scalefed.skew`).
 """
 
 import math
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.errors import ConfigError, nearest
 from scalefed.seeds import rng
+from scalefed.skew import dirichlet_shares, fit_margins, jensen_shannon, measured_skew
 from scalefed.values import PARTITIONS
 
 Floats = NDArray[np.float64]
@@ -25,7 +26,11 @@ class Partition:
     Attributes:
         indices: one ascending array of example numbers a client; together every example exactly once.
         histograms: (clients, labels) weight of each label at each client.
-        skew: 0 when all clients have the same mixture, 1 when no label is shared, see :func:`measured_skew`.
+        skew: 0 when all clients have the same mixture, 1 when no label is shared, see
+            :func:`scalefed.skew.measured_skew`: of the mixtures that were to be dealt, so that small clients, whose
+            counts differ from them by chance, do not look more different than they are. Whole groups are not dealt by
+            mixtures: of ``natural`` it is the skew of the counts.
+        skew_uncorrected: the skew of the counts as they came out, chance included.
         jensen_shannon: mean Jensen-Shannon divergence of the clients from the whole, nats.
         scheme: how they were dealt.
         concentration: Dirichlet concentration; infinity where it has no meaning.
@@ -35,6 +40,7 @@ class Partition:
     indices: tuple[NDArray[np.int64], ...]
     histograms: Floats
     skew: float
+    skew_uncorrected: float
     jensen_shannon: float
     scheme: str
     concentration: float
@@ -96,7 +102,7 @@ def partition(
     kinds, label, mass = _checked(labels, weights)
     _check_settings(len(label), scheme, clients, concentration, minimum)
     if scheme == "natural":
-        owner = _whole_groups(_groups(groups, label), mass, clients)
+        owner, plan = _whole_groups(_groups(groups, label), mass, clients), None
     else:
         draw = rng(seed, "partition")
         totals = np.bincount(label, weights=mass, minlength=len(kinds)).astype(np.float64)
@@ -110,50 +116,13 @@ def partition(
     return Partition(
         indices=tuple(np.flatnonzero(owner == client) for client in range(clients)),
         histograms=histograms,
-        skew=measured_skew(histograms),
+        skew=round(measured_skew(histograms if plan is None else plan), 12),
+        skew_uncorrected=measured_skew(histograms),
         jensen_shannon=jensen_shannon(histograms),
         scheme=scheme,
         concentration=float(concentration),
         seed=seed,
     )
-
-
-def measured_skew(histograms: ArrayLike) -> float:
-    """How different the clients are: 0 for equal mixtures, 1 for disjoint ones.
-
-    The mean total variation distance of a client's distribution from the whole, weighted by the client's share ``w``,
-    over the same mean for disjoint clients, ``sum w (1 - w)``.
-
-    Args:
-        histograms: (clients, categories) weights: of labels, or of tokens.
-
-    >>> measured_skew([[1, 1], [1, 1]]), measured_skew([[1, 0], [0, 1]])
-    (0.0, 1.0)
-    """
-    shares, mixtures, whole = _distributions(histograms)
-    disjoint = float((shares * (1 - shares)).sum())
-    distance = 0.5 * np.abs(mixtures - whole).sum(axis=1)
-    return float((shares * distance).sum() / disjoint) if disjoint > 0 else 0.0
-
-
-def jensen_shannon(histograms: ArrayLike) -> float:
-    """Jensen-Shannon divergence of the clients' distributions, nats: mean relative entropy to the whole.
-
-    Source: Lin 1991, equation 5.1.
-
-    >>> round(jensen_shannon([[1, 0], [0, 1]]), 6)
-    0.693147
-    """
-    shares, mixtures, whole = _distributions(histograms)
-    ratio = np.divide(mixtures, whole, out=np.ones_like(mixtures), where=mixtures > 0)
-    return float((shares * (mixtures * np.log(ratio)).sum(axis=1)).sum())
-
-
-def _distributions(histograms: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    counts = np.asarray(histograms, dtype=np.float64)
-    sizes = counts.sum(axis=1, keepdims=True)
-    mixtures = np.divide(counts, sizes, out=np.zeros_like(counts), where=sizes > 0)
-    return sizes[:, 0] / sizes.sum(), mixtures, counts.sum(axis=0) / sizes.sum()
 
 
 def _plan(
@@ -169,22 +138,8 @@ def _plan(
         return np.outer(shares * totals.sum(), prior)
     if scheme == "pathological":
         return _disjoint_shares(totals, clients, per_client, draw)
-    mixtures = draw.dirichlet(concentration * len(totals) * prior, size=clients) + 1e-9 * prior
-    return _fit(mixtures * equal[:, None], equal if balanced else np.full(clients, np.nan), totals)
-
-
-def _fit(plan: Floats, rows: Floats, columns: Floats, *, rounds: int = 2000) -> Floats:
-    """Scale rows and columns in turn until both sums hold; rows that are NaN are free."""
-    free = np.isnan(rows).all()
-    for _ in range(1 if free else rounds):
-        plan = plan * (columns / plan.sum(axis=0))
-        if free:
-            break
-        sums = plan.sum(axis=1)
-        if np.abs(sums / rows - 1).max() < 1e-9:
-            break
-        plan = plan * (rows / sums)[:, None]
-    return np.asarray(plan * (columns / plan.sum(axis=0)))
+    mixtures = dirichlet_shares(prior, clients=clients, concentration=concentration, draw=draw) + 1e-9 * prior
+    return fit_margins(mixtures * equal[:, None], equal if balanced else np.full(clients, np.nan), totals)
 
 
 def _deal(label: NDArray[np.int64], mass: Floats, plan: Floats, draw: Any) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 
 from scalefed.errors import ConfigError
-from scalefed.evaluation.drawing import draw
+from scalefed.evaluation.token_sampling import draw
 from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Tensor, rotary_tables, rotate
 from scalefed.seeds import rng
 
@@ -101,8 +101,8 @@ def sample(
     with torch.inference_mode():
         first = session.prefill(prompts)
         jobs = [(number, one) for number in numbers or range(len(prompts)) for one in range(samples)]
-        luck = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
-        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, luck, stopped, on_prompt)
+        uniforms = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
+        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, uniforms, stopped, on_prompt)
         return desk.run(min(rows, len(prompts) * samples))
 
 
@@ -139,7 +139,7 @@ class _Desk:
         end: int,
         temperature: float,
         top_p: float,
-        luck: np.ndarray,
+        uniforms: np.ndarray,
         stopped: Callable[[Sequence[int]], bool] | None,
         on_prompt: Callable[[list[Completion]], None] | None,
     ) -> None:
@@ -147,8 +147,8 @@ class _Desk:
         self.session, self.first, self.samples, self.end = session, first, samples, end
         self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
-        jobs, self.limit = luck.shape
-        self.luck = torch.from_numpy(luck)
+        jobs, self.limit = uniforms.shape
+        self.uniforms = torch.from_numpy(uniforms)
         self.written = np.full((jobs, self.limit), -1, dtype=np.int64)
         self.count = np.zeros(jobs, dtype=np.int64)
         self.ended = np.zeros(jobs, dtype=bool)
@@ -189,8 +189,8 @@ class _Desk:
 
     def _choose(self, logits: Tensor, jobs: Tensor, steps: Tensor) -> Tensor:
         """Each row's next token, from the uniform number of its own sample and step."""
-        luck = self.luck[jobs, steps.clamp(max=self.limit - 1)]
-        return draw(logits, luck, temperature=self.temperature, top_p=self.top_p)
+        uniforms = self.uniforms[jobs, steps.clamp(max=self.limit - 1)]
+        return draw(logits, uniforms, temperature=self.temperature, top_p=self.top_p)
 
     def _note(self, job: Tensor, token: Tensor, rows: Tensor) -> None:
         """Record the rows' tokens, and free the rows that ended or ran out of room."""

@@ -18,10 +18,10 @@ import torch
 from scalefed.config import RunConfig
 from scalefed.experiment.checkpoints import Progress, load_checkpoint, run_lock, save_checkpoint
 from scalefed.experiment.training import CHECKPOINT_SECONDS, Member, one_thread, stored, train_members
+from scalefed.federated.batched_runs import Job, run_many
 from scalefed.federated.client import clients_at_once
 from scalefed.federated.preparation import prepare
 from scalefed.federated.rounds import initial_state
-from scalefed.federated.together import Job, run_many
 from scalefed.models import Model, Tensor, build_model
 
 FREE = ("seed", "concentration")

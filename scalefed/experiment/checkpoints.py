@@ -9,8 +9,8 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: the state, the records of the rounds so far, and the time they took."""
+    """Where a run stands.
+
+    Attributes:
+        state: what the next round starts from.
+        records: of the rounds so far that are kept, and of the last one.
+        participants: clients that answered, summed over all rounds.
+        wall_s: seconds that the rounds took. cpu_s: of the processor.
+    """
 
     state: ServerState
     records: tuple[dict[str, Any], ...] = ()
+    participants: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+
+    def take(self, state: ServerState, record: dict[str, Any], *, keep_last: bool) -> "Progress":
+        """The progress after one more round.
+
+        Args:
+            state: after the round.
+            record: of the round; its tokens and bytes are counted from the start of the run.
+            keep_last: whether the record before it stays, or was kept only for being the last.
+        """
+        return replace(
+            self,
+            state=state,
+            records=(*(self.records if keep_last else self.records[:-1]), record),
+            participants=self.participants + record["participants"],
+            wall_s=self.wall_s + record["wall_s"],
+            cpu_s=self.cpu_s + record["cpu_s"],
+        )
 
 
 def checkpoint_path(config: RunConfig) -> Path:
@@ -60,6 +85,7 @@ def save_checkpoint(config: RunConfig, progress: Progress) -> bool:
         "memory": state.memory,
         "visits": list(state.visits),
         "records": list(progress.records),
+        "participants": progress.participants,
         "wall_s": progress.wall_s,
         "cpu_s": progress.cpu_s,
     }
@@ -93,7 +119,7 @@ def load_checkpoint(config: RunConfig) -> Progress | None:
         progress = Progress(
             ServerState(content["weights"], content["round"], content["slots"], content["memory"],
                         tuple(content["visits"])),
-            tuple(content["records"]), content["wall_s"], content["cpu_s"],
+            tuple(content["records"]), _participants(content), content["wall_s"], content["cpu_s"],
         )  # fmt: skip
     except Exception as error:
         raise CheckpointError(f"checkpoint {path} is damaged ({error}); delete it to start the run anew") from error
@@ -105,6 +131,11 @@ def load_checkpoint(config: RunConfig) -> Progress | None:
             "delete it, or train with the config it was made with"
         )
     return progress
+
+
+def _participants(content: Mapping[str, Any]) -> int:
+    """Clients that answered so far; a checkpoint that does not say it holds the records of all rounds."""
+    return int(content.get("participants", sum(record["participants"] for record in content["records"])))
 
 
 def delete_checkpoint(config: RunConfig) -> None:

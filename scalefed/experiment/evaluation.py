@@ -1,17 +1,20 @@
-"""How good is a trained model? Held-out loss, and pass@k from programs that are sampled and really run."""
+"""How good is a trained model? Held-out loss, loss of the canonical solutions, and pass@k of programs really run."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from scalefed.config import RunConfig
 from scalefed.data.problems import Problem
 from scalefed.evaluation.judge import judge
 from scalefed.evaluation.sampling import Completion, DecoderSession, Session, before_stop, sample, stop_at
-from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss
+from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss, mixture_losses, solution_losses
 from scalefed.federated.preparation import Task, Writer
 from scalefed.models import Decoder, Tensor
-from scalefed.passk import PassAtK, estimate
+from scalefed.passk import PassAtK, estimate_pass_at_k
 
 CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Stop sequences for pretrained models. Source: Chen et al. 2021 (arXiv 2107.03374), section 3.1."""
@@ -30,16 +33,24 @@ class Counts:
         samples: drawn for each.
         correct: passed, for each.
         settings: how they were drawn and judged.
+        gold_losses: loss of each problem's canonical solution given its prompt, nats per token; empty if not measured.
     """
 
     task_ids: tuple[str, ...]
     samples: int
     correct: tuple[int, ...]
     settings: dict[str, Any]
+    gold_losses: tuple[float, ...] = ()
+
+    @property
+    def gold_loss(self) -> float | None:
+        """Mean loss of the canonical solutions over the problems that have one, nats per token; None if none has."""
+        known = [loss for loss in self.gold_losses if math.isfinite(loss)]
+        return sum(known) / len(known) if known else None
 
     def pass_at_k(self, k: Sequence[int] = (1, 10)) -> PassAtK:
         """Unbiased pass@k with intervals, for the k that the samples allow."""
-        return estimate(self.samples, list(self.correct), [one for one in k if one <= self.samples])
+        return estimate_pass_at_k(self.samples, list(self.correct), [one for one in k if one <= self.samples])
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``eval.json``."""
@@ -47,20 +58,63 @@ class Counts:
             "task_ids": list(self.task_ids),
             "samples": self.samples,
             "correct": list(self.correct),
+            **({"gold_losses": list(self.gold_losses)} if self.gold_losses else {}),
             **self.settings,
         }
 
 
 def score(task: Task, weights: Tensor) -> HeldOutLoss:
-    """Held-out loss on the global mixture."""
-    at_once = min(8192, LOGITS // task.tokenizer.vocab_size)
+    """Held-out loss on the global mixture, and of each family."""
     return held_out_loss(
-        task.model, weights, task.validation, bytes_per_token=task.bytes_per_token, batch_tokens=at_once
-    )
+        task.model, weights, task.validation, bytes_per_token=task.bytes_per_token, batch_tokens=_at_once(task),
+        sources=task.sources,
+    )  # fmt: skip
+
+
+def own_text_loss(task: Task, weights: Tensor) -> float:
+    """Loss on a sample of the clients' own text, nats per token, its families in the shares that are held out."""
+    found = held_out_loss(
+        task.model, weights, task.own_text, bytes_per_token=task.bytes_per_token, batch_tokens=_at_once(task),
+        sources=task.own_sources,
+    )  # fmt: skip
+    shares = np.bincount(np.concatenate(task.sources), minlength=len(found.by_source))[None, : len(found.by_source)]
+    return float(mixture_losses(found.by_source, shares)[0])
+
+
+def client_losses(task: Task, by_source: Sequence[float]) -> dict[str, float]:
+    """Mean and 90th percentile over clients of the loss on each client's own mixture, in the run log's columns."""
+    columns = task.mixtures.shape[1]
+    losses = mixture_losses([*by_source, *[float("nan")] * columns][:columns], task.mixtures)
+    losses = losses[np.isfinite(losses)]
+    if not len(losses):
+        return {}
+    return {"loss_client_mean": float(losses.mean()), "loss_client_p90": float(np.quantile(losses, 0.9))}
+
+
+def gold_losses(task: Writer, weights: Tensor, problems: Sequence[Problem]) -> list[float]:
+    """Loss of every problem's canonical solution given its prompt, nats per token of the solution.
+
+    Prompt and solution meet where a completion would begin, see :data:`PROMPT_RULE`. They are encoded together where
+    that changes nothing in the prompt, as a text that the model was trained on would be, else one after the other. The
+    end of the document is not counted, since pretrained models do not write one.
+    """
+    prompts, solutions = [], []
+    for problem in problems:
+        start = problem.prompt.removesuffix("\n")
+        rest = problem.prompt[len(start) :] + problem.canonical_solution
+        prompt, whole = task.tokenizer.encode(start), task.tokenizer.encode(start + rest)
+        kept = whole[: len(prompt)] == prompt
+        prompts.append(prompt)
+        solutions.append(whole[len(prompt) :] if kept else task.tokenizer.encode(rest))
+    return solution_losses(task.model, weights, prompts, solutions, batch_tokens=_at_once(task))
+
+
+def _at_once(task: Writer) -> int:
+    return int(min(8192, LOGITS // task.tokenizer.vocab_size))
 
 
 def count_passes(
-    task: Task,
+    task: Writer,
     weights: Tensor,
     problems: Sequence[Problem],
     config: RunConfig,
@@ -71,7 +125,7 @@ def count_passes(
     rows: int = 512,
     workers: int | None = 1,
 ) -> Counts:
-    """Sample programs for every problem, run them, and count what passes.
+    """Sample programs for every problem, run them, and count what passes; and score the canonical solutions.
 
     The prompt loses its final line break, so that it ends where a training-time token ends; a completion runs to the
     end of document or to a stop sequence.
@@ -105,7 +159,8 @@ def count_passes(
     }
     if _stops(task):
         settings |= {"stops": list(_stops(task)), "prompt_rule": PROMPT_RULE}
-    return Counts(tuple(problem.task_id for problem in problems), samples, tuple(correct), settings)
+    gold = tuple(gold_losses(task, weights, problems))
+    return Counts(tuple(problem.task_id for problem in problems), samples, tuple(correct), settings, gold)
 
 
 def write_programs(

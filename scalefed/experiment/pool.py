@@ -24,7 +24,7 @@ from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, ScalefedError
 from scalefed.experiment.bundles import bundles
 from scalefed.experiment.training import stored
-from scalefed.runlog import Run
+from scalefed.runs.log import Run
 
 ATTEMPTS = 2
 OVERHEAD_PARAMS = 25_000  # a step costs about as much beside its matrix products as these many parameters do

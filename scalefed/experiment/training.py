@@ -17,6 +17,7 @@ from scalefed.config import RunConfig
 from scalefed.data import micro
 from scalefed.data.problems import Problem, load_problems
 from scalefed.errors import DataError
+from scalefed.evaluation.scoring import HeldOutLoss
 from scalefed.experiment.checkpoints import (
     Progress,
     delete_checkpoint,
@@ -26,16 +27,19 @@ from scalefed.experiment.checkpoints import (
     weights_hash,
     weights_path,
 )
-from scalefed.experiment.evaluation import Counts, count_passes, score
-from scalefed.federated.preparation import Task, prepare
+from scalefed.experiment.evaluation import Counts, client_losses, count_passes, own_text_loss, score
+from scalefed.federated.preparation import Task, prepare, prepare_writer
 from scalefed.federated.rounds import Round, initial_state, run_rounds
 from scalefed.models import Tensor, load_weights, save_weights
 from scalefed.passk import PassAtK
-from scalefed.runlog import Run, add_evaluation, provenance, read_run, write_run
+from scalefed.runs.derived import follow
+from scalefed.runs.log import Run, add_evaluation, provenance, read_run, write_run
 from scalefed.units import train_flops
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 20.0
+KEPT_ROUNDS = 2_000
+"""Most records of rounds in the log of a run: all 31,250 rounds of one local step at 16M tokens would be 14 MB."""
 
 
 def train(
@@ -72,9 +76,10 @@ def train(
 def evaluate(
     run: Run, *, problems: str | None = None, samples: int = 20, k: tuple[int, ...] = (1, 10), seed: int = 0
 ) -> PassAtK:
-    """pass@k of a stored run, from new samples of its weights in the cache.
+    """pass@k of a stored run, from new samples of its weights in the cache; no training is needed for a larger k.
 
-    The counts are added to the run's folder under a name made of the problem set, the samples and the seed.
+    The counts, and the loss of every canonical solution, are added to the run's folder under a name made of the problem
+    set, the samples and the seed (:func:`evaluation_name`).
 
     Args:
         run: a stored run.
@@ -87,13 +92,22 @@ def evaluate(
         DataError: the weights are not in the cache.
     """
     config = run.config
-    task = prepare(config)
+    task = prepare_writer(config)
     weights = load_weights(weights_path(config), task.model.layout).to(config.device)
     chosen = problems or config.problems
     with one_thread(config):
         counts = count_passes(task, weights, problem_set(chosen, config), config, samples=samples, seed=seed)
-    add_evaluation(run.folder, f"{Path(chosen).stem}-n{samples}-s{seed}", counts.to_dict())
+    add_evaluation(run.folder, evaluation_name(chosen, samples, seed), counts.to_dict())
     return counts.pass_at_k(k)
+
+
+def evaluation_name(problems: str, samples: int, seed: int) -> str:
+    """What the counts of :func:`evaluate` are stored under, for ``load_counts(..., evaluation=)``.
+
+    >>> evaluation_name("humaneval", 20, 0)
+    'humaneval-n20-s0'
+    """
+    return f"{Path(problems).stem}-n{samples}-s{seed}"
 
 
 def problem_set(name: str, config: RunConfig) -> list[Problem]:
@@ -126,7 +140,8 @@ class Member:
         record = _cumulative(before.records, done.record) | {"wall_s": wall_s, "cpu_s": cpu_s}
         if config.evaluate_every and done.state.round % config.evaluate_every == 0 and not done.diverged:
             record |= _scores_of_round(config, self.task, done)
-        self.progress = Progress(done.state, (*before.records, record), before.wall_s + wall_s, before.cpu_s + cpu_s)
+        keep_last = not before.records or is_kept(config, before.records[-1]["round"])
+        self.progress = before.take(done.state, record, keep_last=keep_last)
         self.diverged = done.diverged
         return record
 
@@ -191,7 +206,7 @@ def _engine(name: str) -> Callable[..., Any]:
     if name == "native":
         return run_rounds
     if name == "flower":
-        from scalefed.federated.flower import run_rounds as flower_rounds
+        from scalefed.federated.flower.engine import run_rounds as flower_rounds
 
         return flower_rounds
     raise DataError(f"unknown engine {name!r}; allowed: native, flower")
@@ -201,28 +216,48 @@ def _engine(name: str) -> Callable[..., Any]:
 class _Final:
     """The scores of the final weights."""
 
-    loss: Any
+    loss: HeldOutLoss
+    own_text: float
     counts: Counts | None
     passed: PassAtK | None
 
 
 def _final_scores(config: RunConfig, task: Task, weights: Tensor) -> _Final:
     weights = weights.to(config.device)
-    loss = score(task, weights)
+    loss, own_text = score(task, weights), own_text_loss(task, weights)
     if config.problems == "none":
-        return _Final(loss, None, None)
+        return _Final(loss, own_text, None, None)
     counts = count_passes(
         task, weights, problem_set(config.problems, config), config, samples=config.samples, seed=config.seed
     )
-    return _Final(loss, counts, counts.pass_at_k())
+    return _Final(loss, own_text, counts, counts.pass_at_k())
 
 
 def _scores_of_round(config: RunConfig, task: Task, done: Round) -> dict[str, Any]:
     final = _final_scores(config, task, done.state.weights)
-    scores = {"loss": final.loss.loss}
-    if final.passed is not None:
+    scores: dict[str, Any] = {"loss": final.loss.loss, "loss_own_text": final.own_text}
+    if final.counts is not None and final.passed is not None:
+        scores |= {"gold_loss": final.counts.gold_loss}
         scores |= {f"pass_at_{k}": final.passed[k].estimate for k in final.passed.k}
     return scores
+
+
+def is_kept(config: RunConfig, round_number: int) -> bool:
+    """Whether the record of a round stays in the log: at most 2,000 do, spread evenly; the last always does.
+
+    Of rounds that are evaluated every one stays, or every n-th where these alone are more; of the others, as many as
+    there is room for.
+
+    Args:
+        config: gives the rounds, and how often they are evaluated.
+        round_number: counted from 1.
+    """
+    every = config.evaluate_every
+    evaluated = config.rounds // every if every else 0
+    if every and round_number % every == 0:
+        return (round_number // every) % math.ceil(evaluated / KEPT_ROUNDS) == 0
+    room = KEPT_ROUNDS - 1 - min(evaluated, KEPT_ROUNDS - 1)
+    return room > 0 and round_number % math.ceil(config.rounds / room) == 0
 
 
 def _cumulative(records: tuple[dict[str, Any], ...], record: dict[str, Any]) -> dict[str, Any]:
@@ -241,17 +276,22 @@ def _result(config: RunConfig, task: Task, progress: Progress, final: _Final | N
         "params_trained": model.params_trained, "tokens": spent, "tokens_asked": config.tokens,
         "tokens_per_param": spent / model.params,
         "compute": train_flops(model.params, spent, trained=_trained(task)), "participation": config.participation,
-        "skew": task.skew, "rounds": progress.state.round, "bytes_sent": last["bytes_sent"],
+        "skew": task.skew, "skew_uncorrected": task.skew_uncorrected, "rounds": progress.state.round,
+        "rounds_kept": len(progress.records), "bytes_sent": last["bytes_sent"],
         "bytes_per_client": last["bytes_sent"] / config.clients, "train_loss": last["train_loss"],
         "update_norm": last["update_norm"], "client_drift": last.get("client_drift"),
-        "participants_mean": sum(r["participants"] for r in progress.records) / len(progress.records),
+        "participants_mean": progress.participants / progress.state.round,
         "unique_tokens": task.unique_tokens, "epochs": spent / task.unique_tokens,
         "loss": None, "entropy_per_token": task.entropy_per_token, "weights_hash": weights_hash(progress.state.weights),
         **task.shape,
     }  # fmt: skip
+    result |= follow(config.to_dict() | result)
     if final is not None:
         result |= {"loss": final.loss.loss, "loss_std_error": final.loss.std_error,
-                   "bits_per_byte": final.loss.bits_per_byte}  # fmt: skip
+                   "bits_per_byte": final.loss.bits_per_byte, "loss_by_source": list(final.loss.by_source),
+                   "loss_own_text": final.own_text, "loss_gap": final.loss.loss - final.own_text,
+                   "gold_loss": None if final.counts is None else final.counts.gold_loss,
+                   **client_losses(task, final.loss.by_source)}  # fmt: skip
         for rate in final.passed or ():
             name = f"pass_at_{rate.k}"
             result |= {name: rate.estimate, f"{name}_low": rate.low, f"{name}_high": rate.high}

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from scalefed.config import RunConfig
-from scalefed.federated.inner import InnerOptimizer, inner_memory
-from scalefed.federated.recorded import Recording, can_record
+from scalefed.federated.client_optimizer import InnerOptimizer, inner_memory
+from scalefed.federated.cuda_graph import Recording, can_record
 from scalefed.federated.state import ClientTask, ClientUpdate, Correction
 from scalefed.models import Model, Tensor
 

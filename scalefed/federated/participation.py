@@ -45,10 +45,10 @@ def survivors(config: RunConfig, round_number: int, sampled: tuple[int, ...]) ->
         client -> steps. When all of them drop out, the one that came nearest to staying completes, so that a round is
         never empty.
     """
-    luck = {client: rng(config.seed, "dropout", round_number, client).random(2) for client in sampled}
-    staying = [client for client in sampled if luck[client][0] >= config.dropout]
+    uniforms = {client: rng(config.seed, "dropout", round_number, client).random(2) for client in sampled}
+    staying = [client for client in sampled if uniforms[client][0] >= config.dropout]
     few = max(1, round(config.local_steps * config.straggler_share))
     return {
-        client: few if luck[client][1] < config.stragglers else config.local_steps
-        for client in staying or [max(sampled, key=lambda client: luck[client][0])]
+        client: few if uniforms[client][1] < config.stragglers else config.local_steps
+        for client in staying or [max(sampled, key=lambda client: uniforms[client][0])]
     }

@@ -16,7 +16,7 @@ from scalefed.data.partitions import partition
 from scalefed.data.sources import encode, python_source
 from scalefed.errors import ConfigError
 from scalefed.federated.rounds import ClientData
-from scalefed.models import Decoder, build_model, tokenizer
+from scalefed.models import HEAD_WIDTH, Decoder, build_model, tokenizer
 
 DOCUMENT_TOKENS = 30  # of a micro document in a large vocabulary, about
 FILE_TOKENS = 2_000  # of a Python file, about
@@ -43,8 +43,12 @@ class Task(Writer):
         data: the clients' batches.
         validation: rows of held-out text of the global mixture: whole documents where the text's entropy is known, else
             blocks of ``sequence_length``.
+        sources: for each of these rows, the number of the family of each predicted token.
+        own_text: rows of the clients' own text, as much as is held out, in rows of the same kind; own_sources: the
+            families of their tokens.
+        mixtures: ``(clients, families)`` tokens of each family at each client.
         bytes_per_token: of the held-out text.
-        skew: measured difference of the clients' mixtures.
+        skew: difference of the clients' mixtures. skew_uncorrected: of their counts, chance included.
         unique_tokens: size of the training corpus.
         entropy_per_token: exact entropy of the text, nats; NaN where it is unknown.
         shape: the model's architecture, for the log.
@@ -52,8 +56,13 @@ class Task(Writer):
 
     data: ClientData
     validation: list[NDArray[np.uint16]]
+    sources: list[NDArray[np.uint16]]
+    own_text: list[NDArray[np.uint16]]
+    own_sources: list[NDArray[np.uint16]]
+    mixtures: NDArray[np.float64]
     bytes_per_token: float
     skew: float
+    skew_uncorrected: float
     unique_tokens: int
     entropy_per_token: float
     shape: dict[str, int]
@@ -79,13 +88,20 @@ def prepare(config: RunConfig) -> Task:
         visit_steps=config.local_steps, seed=config.seed,
     )  # fmt: skip
     model = build_model(config)
+    validation, sources = _rows(config, held_out, words.eos)
+    own_text, own_sources = _rows(config, _sample(text, len(held_out.tokens)), words.eos)
     return Task(
         model=model,
         data=data,
-        validation=_rows(config, held_out, words.eos),
+        validation=validation,
+        sources=sources,
+        own_text=own_text,
+        own_sources=own_sources,
+        mixtures=_by_family(text.families, held_out.families, dealt.histograms),
         bytes_per_token=float(held_out.text_bytes.sum() / len(held_out.tokens)),
         tokenizer=words,
         skew=dealt.skew,
+        skew_uncorrected=dealt.skew_uncorrected,
         unique_tokens=len(text.tokens),
         entropy_per_token=entropy,
         shape=_shape(model),
@@ -102,17 +118,44 @@ def _check_device(config: RunConfig) -> None:
         ) from error
 
 
-def _rows(config: RunConfig, held_out: micro.Corpus, start: int) -> list[NDArray[np.uint16]]:
-    """What held-out loss is measured on.
+def _rows(
+    config: RunConfig, text: micro.Corpus, start: int
+) -> tuple[list[NDArray[np.uint16]], list[NDArray[np.uint16]]]:
+    """What loss is measured on, and the family of every predicted token.
 
     Of real files, whose entropy is unknown and of which one in a row would take all memory, blocks spread evenly over
     everything that was held out, as many as ``validation_tokens`` asks for.
     """
+    families = np.repeat(text.families.astype(np.uint16), np.diff(text.offsets))
+    length = config.sequence_length
     if config.data == "python":
-        rows = cut_rows(held_out.tokens, length=config.sequence_length, start=start)
-        count = math.ceil(config.validation_tokens / config.sequence_length)
-        return rows[:: max(1, len(rows) // count)][:count]
-    return whole_rows(held_out.tokens, held_out.offsets, length=config.sequence_length, start=start)
+        rows, labels = (
+            cut_rows(one, length=length, start=first) for one, first in ((text.tokens, start), (families, 0))
+        )
+        count = math.ceil(config.validation_tokens / length)
+        some = slice(None, None, max(1, len(rows) // count))
+        rows, labels = rows[some][:count], labels[some][:count]
+    else:
+        rows, labels = (
+            whole_rows(one, text.offsets, length=length, start=at) for one, at in ((text.tokens, start), (families, 0))
+        )
+    return rows, [label[1:] for label in labels]
+
+
+def _sample(text: micro.Corpus, tokens: int) -> micro.Corpus:
+    """Documents spread evenly over a text, about as many tokens of it as are asked for."""
+    documents = len(text.families)
+    count = min(documents, max(1, round(documents * tokens / len(text.tokens))))
+    return _some(text, np.linspace(0, documents - 1, count).astype(np.int64))
+
+
+def _by_family(
+    trained: NDArray[np.int16], held_out: NDArray[np.int16], histograms: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A partition's table with one column for every family number that occurs, dealt or held out."""
+    table = np.zeros((len(histograms), 1 + max(int(trained.max()), int(held_out.max()))))
+    table[:, np.unique(trained)] = histograms
+    return table
 
 
 def _texts(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, float]:
@@ -160,16 +203,26 @@ def _some(text: micro.Corpus, documents: NDArray[np.int64]) -> micro.Corpus:
     )
 
 
-def pretrained(config: RunConfig) -> Writer:
-    """A pretrained model to sample from, without clients or text.
+def prepare_writer(config: RunConfig) -> Writer:
+    """The model and tokenizer of a config alone, to sample from, without clients or text.
 
     Raises:
         DataError: the checkpoint cannot be found or read. MissingExtraError: it needs a package that is not installed.
     """
+    _check_device(config)
     return Writer(model=build_model(config), tokenizer=tokenizer(config))
 
 
 def _shape(model: Any) -> dict[str, int]:
-    if not isinstance(model, Decoder):
+    """The architecture in the run log's columns; of a checkpoint only what its configuration says."""
+    if isinstance(model, Decoder):
+        shape = model.shape
+        return {"model_width": shape.width, "model_layers": shape.layers, "model_heads": shape.heads,
+                "model_head_width": HEAD_WIDTH, "model_vocab": shape.vocab}  # fmt: skip
+    found = model.module.config
+    width, heads = getattr(found, "hidden_size", None), getattr(found, "num_attention_heads", None)
+    layers, vocab = getattr(found, "num_hidden_layers", None), getattr(found, "vocab_size", None)
+    if not (width and heads and layers and vocab):
         return {}
-    return {"model_width": model.shape.width, "model_layers": model.shape.layers, "model_heads": model.shape.heads}
+    return {"model_width": width, "model_layers": layers, "model_heads": heads, "model_vocab": vocab,
+            "model_head_width": getattr(found, "head_dim", None) or width // heads}  # fmt: skip

@@ -13,13 +13,13 @@ import torch
 
 from scalefed.config import RunConfig
 from scalefed.errors import MissingExtraError
-from scalefed.federated.inner import InnerOptimizer
+from scalefed.federated.client_optimizer import InnerOptimizer
 from scalefed.federated.schedule import learning_rates
 from scalefed.models import Model, Tensor
 from scalefed.seeds import rng, stream_seed
+from scalefed.units import PRIVATE_BATCHES
 
 CLIP = 1.0
-BATCHES = 8  # expected private batch, in ordinary batches: noise falls with its size
 
 
 def private_training(model: Model, start: Tensor, batches: np.ndarray, config: RunConfig, *, client: int) -> Tensor:
@@ -40,7 +40,7 @@ def private_training(model: Model, start: Tensor, batches: np.ndarray, config: R
         MissingExtraError: Opacus is not installed.
     """
     blocks = torch.from_numpy(np.unique(batches.reshape(-1, batches.shape[-1]), axis=0).astype(np.int64))
-    expected = min(BATCHES * config.batch_size, len(blocks))
+    expected = min(PRIVATE_BATCHES * config.batch_size, len(blocks))
     rate = expected / len(blocks)
     noise = noise_multiplier(config, sample_rate=rate, steps=config.local_steps)
     generator = torch.Generator().manual_seed(stream_seed(config.seed, "privacy-noise", client) >> 1)

@@ -23,7 +23,7 @@ def round_record(
     *,
     extra_bytes: int = 0,
 ) -> dict[str, Any]:
-    """One line of ``rounds.jsonl`` (:data:`scalefed.schema.ROUND_COLUMNS`); tokens and bytes are this round alone.
+    """One line of ``rounds.jsonl`` (:data:`scalefed.runs.schema.ROUND_COLUMNS`); tokens and bytes are this round alone.
 
     Args:
         config: the settings.

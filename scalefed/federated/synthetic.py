@@ -122,7 +122,7 @@ def write_blocks(model: Decoder, weights: Tensor, config: RunConfig, client: int
     """Blocks ``(blocks, length + 1)`` of a client's generator, sampled at temperature 1 from the end of a document."""
     length = config.sequence_length
     rows = math.ceil(config.synthetic_tokens / length)
-    luck = torch.from_numpy(rng(config.seed, "synthetic-text", client).random((rows, length))).to(weights.device)
+    uniforms = torch.from_numpy(rng(config.seed, "synthetic-text", client).random((rows, length))).to(weights.device)
     w, shape = model.layout.unflatten(weights.detach()), model.shape
     cache = weights.new_zeros(shape.layers, 2, rows, shape.heads, length, HEAD_WIDTH)
     tables = rotary_tables(torch.arange(length), weights)
@@ -131,7 +131,7 @@ def write_blocks(model: Decoder, weights: Tensor, config: RunConfig, client: int
         for position in range(length):
             logits = _next_logits(w, shape.layers, cache, tables, tokens[:, position], position)
             chances = torch.softmax(logits.double(), dim=-1).cumsum(-1)
-            drawn = torch.searchsorted(chances, luck[:, position, None] * chances[:, -1:], right=True)
+            drawn = torch.searchsorted(chances, uniforms[:, position, None] * chances[:, -1:], right=True)
             tokens[:, position + 1] = drawn.flatten().clamp(max=shape.vocab - 1)
     return tokens
 

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from scalefed.fitting.bootstrap import noise_scale
 from scalefed.fitting.data import FitData
-from scalefed.fitting.intervals import noise_scale
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import global_fit
 
 _CUTS = (0.5, 1.0)
 _FEWEST_SPARE = 2

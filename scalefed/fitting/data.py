@@ -1,8 +1,9 @@
 """Which runs go into a fit? Read, rename, check and clean the run log; nothing is dropped without a word."""
 
+import contextlib
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,9 +15,11 @@ import pandas as pd
 from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.laws.law import Law
 from scalefed.laws.parser import MAY_BE_ZERO
-from scalefed.schema import COLUMNS as SCHEMA
-
-BAD_STATUS = ("diverged", "failed", "running")
+from scalefed.runs import ranges
+from scalefed.runs.derived import as_stored
+from scalefed.runs.schema import COLUMNS as SCHEMA
+from scalefed.runs.states import unfinished
+from scalefed.runs.tables import numbers, rename
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,24 +75,18 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
         raise DataError(
             f"runs must be a DataFrame, a mapping of columns or a path to run logs, got {type(runs).__name__}"
         )
-    for ours, theirs in renames.items():
-        if theirs not in frame.columns:
-            raise DataError(f"no column {theirs!r} for {ours}; {nearest(theirs, map(str, frame.columns))}")
-    if renames:
-        clash = [ours for ours, theirs in renames.items() if ours in frame.columns and ours != theirs]
-        frame = frame.drop(columns=clash).rename(columns={theirs: ours for ours, theirs in renames.items()})
-    return frame, source
+    return (rename(frame, renames, known=None) if renames else frame), source
 
 
 def _from_path(runs: "str | PathLike[str]", renames: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
     """A run log with the schema's columns renamed, and the renames that are left: columns of the user's own laws."""
-    from scalefed.runlog import load_runs
-    from scalefed.runtables import read_table
+    from scalefed.runs.importers.tools import read_runs
+    from scalefed.runs.log import load_runs
 
     known = {ours: theirs for ours, theirs in renames.items() if ours in SCHEMA}
     own = {ours: theirs for ours, theirs in renames.items() if ours not in known}
     if own and Path(runs).is_file():
-        table = read_table(runs)
+        table = read_runs(runs)
         if not known and not any(name in SCHEMA for name in table.columns):
             return table, own
     return load_runs(runs, columns=known or None), own
@@ -119,6 +116,7 @@ def prepare(
         ConfigError: a parameter has the name of a column.
     """
     frame, source = read_frame(runs, columns)
+    frame = _possible(_numbers_in_texts(frame, (*law.columns, target)), law, target)
     law, notes = adapt(law, frame)
     _require(frame, law, target, cluster)
     frame, dropped = _clean(frame, law, target)
@@ -135,6 +133,31 @@ def prepare(
             warnings.warn(note, FitWarning, stacklevel=4)
     arrays = {c: frame[c].to_numpy(dtype=float) for c in law.columns}
     return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), clusters_of(frame, cluster), notes, source)
+
+
+def _numbers_in_texts(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The frame with texts such as "125M" read, where all of a column that is needed can be."""
+    for name in dict.fromkeys(names):
+        if name in SCHEMA and name in frame.columns and not pd.api.types.is_numeric_dtype(frame[name]):
+            with contextlib.suppress(DataError):  # one that cannot is refused by _require
+                frame = frame.assign(**numbers(frame[[name]].copy(), "the runs"))
+    return frame
+
+
+def _possible(frame: pd.DataFrame, law: Law, target: str) -> pd.DataFrame:
+    """The frame itself, if its shares are shares, no cohort is larger than its population, and counts are counts.
+
+    Raises:
+        DataError: naming column, row, value and what is allowed.
+    """
+    shares = [name for name in (*law.columns, target) if name in SCHEMA and SCHEMA[name].range.high == 1]
+    faults: list[str | None] = list(ranges.outside(frame, shares))
+    if "clients_per_round" in law.columns:
+        faults.append(ranges.cohort(frame))
+    if {"params", "tokens"} <= set(law.columns):
+        faults.append(ranges.counted_in(frame))
+    ranges.refuse(faults, "the runs")
+    return frame
 
 
 SAME = {"skew": 0.02}
@@ -193,8 +216,7 @@ def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tu
     values = frame[target].to_numpy(dtype=float, na_value=np.nan)
     usable = np.isfinite(values) & (values > 0)
     reasons = {f"{target} missing, infinite or not positive": ~usable}
-    if "status" in frame.columns:
-        reasons["status diverged or not finished"] = frame["status"].isin(BAD_STATUS).to_numpy()
+    reasons |= unfinished(frame)
     positive = positive_columns(law)
     for column in law.columns:
         x = frame[column].to_numpy(dtype=float, na_value=np.nan)
@@ -229,12 +251,12 @@ def run_ids(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def hash_runs(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> str:
-    """A hash of the numbers behind a fit; the order of the rows does not matter.
+    """A hash of the numbers behind a fit, skew as it was stored; the order of the rows does not matter.
 
     >>> a = pd.DataFrame({"params": [1.0, 2.0], "loss": [3.0, 2.5]})
     >>> hash_runs(a, ("params",), "loss") == hash_runs(a[::-1], ("params",), "loss")
     True
     """
-    values = np.ascontiguousarray(frame[[*columns, target]].to_numpy(dtype=float))
+    values = np.ascontiguousarray(as_stored(frame)[[*columns, target]].to_numpy(dtype=float))
     order = np.lexsort(values.T[::-1])
     return hashlib.sha256(np.ascontiguousarray(values[order]).tobytes()).hexdigest()[:16]

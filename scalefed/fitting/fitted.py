@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.asking import columns_for
+from scalefed.errors import ConfigError, FitError, refuses_old_words
+from scalefed.fitting.alternative import disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
-from scalefed.fitting.rival import disagreement
+from scalefed.fitting.inputs import columns_for
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
 
 if TYPE_CHECKING:
-    from scalefed.fitting.link import Link
+    from scalefed.allocation.optimum import Optimum
+    from scalefed.downstream.link import Link
     from scalefed.fitting.profile import Profile, Region
-    from scalefed.optimum import Optimum
 
 _CHUNK_DOUBLES = 2**22
 _RIVAL = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
@@ -41,10 +41,10 @@ class Fit:
         certificate: the evidence (objective, Newton decrement, starts agreeing, replicates, bounds hit).
         run_ids: ids of the runs used.
         runs: the runs used.
-        resampled: bootstrap replicates of the free parameters, one row each.
+        replicates: bootstrap replicates of the free parameters, one row each.
         target: the column that is explained.
-        robust: width of the Huber loss in log units.
-        focus: exponent of scale in the runs' weights.
+        huber_delta: width of the Huber loss in log units.
+        scale_weight: exponent of scale in the runs' weights.
         noise: standard deviation of log residuals, corrected for the fitted parameters.
         noise_by_loss: centres (log target) and noise of windows of similar runs.
         degrees: degrees of freedom behind the noise.
@@ -67,15 +67,15 @@ class Fit:
     certificate: Certificate
     run_ids: tuple[str, ...]
     runs: pd.DataFrame
-    resampled: pd.DataFrame
+    replicates: pd.DataFrame
     target: str
-    robust: float
-    focus: float
+    huber_delta: float
+    scale_weight: float
     noise: float
     noise_by_loss: tuple[tuple[float, ...], tuple[float, ...]]
-    degrees: int
+    degrees_of_freedom: int
     backtest: BackTest
-    rival: dict[str, float] | None
+    alternative: dict[str, float] | None
     notes: tuple[str, ...]
     runs_hash: str
     source: str | None
@@ -101,8 +101,8 @@ class Fit:
         check_level(level)
         rows = {}
         for name, value in self.params.items():
-            if name in self.resampled.columns and len(self.resampled) > 1:
-                sample = self.resampled[name].to_numpy()
+            if name in self.replicates.columns and len(self.replicates) > 1:
+                sample = self.replicates[name].to_numpy()
                 low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
                 rows[name] = (value, float(sample.std(ddof=1)), min(low, value), max(high, value))
             elif name in self.law.fixed:
@@ -134,7 +134,7 @@ class Fit:
         check_level(level)
         arrays, index = columns_for(self.law, runs, columns, self.columns)
         count = max((len(x) for x in arrays.values()), default=1)
-        size = max(1, _CHUNK_DOUBLES // max(len(self.resampled), 1))
+        size = max(1, _CHUNK_DOUBLES // max(len(self.replicates), 1))
         pieces = [
             self._band({c: x[i : i + size] for c, x in arrays.items()}, min(size, count - i), level)
             for i in range(0, max(count, 1), size)
@@ -148,16 +148,16 @@ class Fit:
         estimate = np.broadcast_to(self.law.predict(self.params, arrays), count)
         log = np.log(estimate)
         sample = np.broadcast_to(log, (1, count))
-        if len(self.resampled):
+        if len(self.replicates):
             values = self._replicates
-            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.resampled), count)))
+            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.replicates), count)))
         tail = (1 + level) / 2
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
-        apart = _RIVAL * disagreement(self.law, self.params, self.rival, arrays) * np.minimum(beyond / _EDGE, 1.0)
+        apart = _RIVAL * disagreement(self.law, self.params, self.alternative, arrays) * np.minimum(beyond / _EDGE, 1.0)
         model = np.hypot(model_error(self.backtest, arrays), apart)
-        rest = (float(stdtrit(self.degrees, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
+        rest = (float(stdtrit(self.degrees_of_freedom, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
             "estimate": estimate,
             "low": estimate * np.exp(-np.sqrt(down**2 + rest)),
@@ -171,7 +171,7 @@ class Fit:
     @cached_property
     def _replicates(self) -> dict[str, np.ndarray]:
         """The free parameters' replicates as plain arrays."""
-        matrix = self.resampled[list(self.law.free)].to_numpy(dtype=float)
+        matrix = self.replicates[list(self.law.free)].to_numpy(dtype=float)
         return {p: np.ascontiguousarray(matrix[:, i]) for i, p in enumerate(self.law.free)}
 
     # -- what to train -----------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law, with the reason and the runs that would help.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("an optimal size")
         planning.check_words(budget)
@@ -193,7 +193,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("optimal sizes")
         return planning.optimal_sizes(self, **budgets)
@@ -204,7 +204,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("a plan")
         return planning.plan(self, **budgets)
@@ -215,7 +215,7 @@ class Fit:
         Raises:
             FitError: the runs cannot determine the law.
         """
-        from scalefed.fitting import planning
+        from scalefed.allocation import planning
 
         self._must_be_identified("the compute for a goal")
         return planning.least_compute(self, **goal)
@@ -232,25 +232,26 @@ class Fit:
 
         return region(self, **question)
 
-    def with_link(self, link: "Link | pd.DataFrame", *, beside: Sequence[str] = ()) -> "Fit":
+    @refuses_old_words
+    def with_link(self, link: "Link | pd.DataFrame", *, covariates: Sequence[str] = ()) -> "Fit":
         """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too.
 
         Args:
             link: from :func:`fit_link`, or the success counts of the fitted runs (:func:`load_counts`), to which one is
                 fitted.
-            beside: for counts, columns of the law that count beside the loss, such as tokens, params and skew: whether
-                they do, :func:`scalefed.fitting.effects.at_equal_loss` tells.
+            covariates: for counts, columns of the law that count beside the loss, such as tokens and skew: whether
+                they do, :func:`scalefed.analysis.effects.at_equal_loss` tells.
 
         Raises:
             DataError: none of the runs has counts.
             ConfigError: a column that the law does not have, or columns with a link that is already made.
         """
-        from scalefed.fitting.linkfit import link_runs
+        from scalefed.downstream.fit import link_runs
 
         if isinstance(link, pd.DataFrame):
-            link = link_runs(self.law, self.runs, self.target, link, beside=beside, seed=self.seed)
-        elif beside:
-            raise ConfigError("beside goes with success counts; a Link already has what it looks at")
+            link = link_runs(self.law, self.runs, self.target, link, covariates=covariates, seed=self.seed)
+        elif covariates:
+            raise ConfigError("covariates go with success counts; a Link already has what it looks at")
         return replace(self, link=link)
 
     def _must_be_identified(self, what: str) -> None:
@@ -269,7 +270,7 @@ class Fit:
         import re
 
         words = {p: f"{v:.4g}" for p, v in self.params.items()}
-        words |= {p: words[other] for p, other in self.law.shared.items()}
+        words |= {p: words[other] for p, other in self.law.ties.items()}
         return f"{self.target} = " + re.sub(
             r"[A-Za-z_]\w*", lambda m: words.get(m.group(0), m.group(0)), self.law.formula
         )
@@ -290,7 +291,7 @@ class Fit:
         return [
             f"{len(self.run_ids)} runs, noise {self.noise:.2%}, {held}",
             f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
-            *(f"{p} is {other}, by request" for p, other in self.law.shared.items()),
+            *(f"{p} is {other}, by request" for p, other in self.law.ties.items()),
             *(f"note: {note}" for note in self.notes),
         ]
 

@@ -13,9 +13,9 @@ from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.data import prepare, read_frame
 from scalefed.fitting.fitted import Fit
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import fit, weights_for
-from scalefed.fitting.starts import global_fit
 
 _TOP_SHARE = 0.2
 _MOST_HELD = 0.4
@@ -119,8 +119,8 @@ def prepare_held(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> 
 def missed(f: Fit, train: pd.DataFrame, held: pd.DataFrame) -> np.ndarray:
     """Log errors on the held-out runs of the law refitted to the training runs, without intervals."""
     data = prepare(train, f.law, target=f.target, warn=False)
-    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, f.focus))
-    best = global_fit(problem, delta=f.robust, seed=f.seed)
+    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, f.scale_weight))
+    best = global_fit(problem, delta=f.huber_delta, seed=f.seed)
     values = dict(zip(problem.names, problem.to_values(best.theta[None])[0], strict=True))
     frame, _ = read_frame(held)
     test = prepare_held(frame, data.law.columns, f.target)
@@ -178,7 +178,7 @@ def predict_held(f: Fit, train: pd.DataFrame, held: pd.DataFrame, *, level: floa
     """Fit the law of ``f`` anew, in the same way, to the training runs, and predict the held-out ones.
 
     Args:
-        f: a fit; its law (with what is fixed in it), robustness and focus are used.
+        f: a fit; its law (with what is fixed in it), huber_delta and scale_weight are used.
         train: runs to fit.
         held: runs to predict.
         level: coverage of the band.
@@ -186,15 +186,15 @@ def predict_held(f: Fit, train: pd.DataFrame, held: pd.DataFrame, *, level: floa
     Raises:
         DataError: a column is missing, or no run is left.
     """
-    resamples = min(len(f.resampled), _REPLICATES)
+    resamples = min(len(f.replicates), _REPLICATES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         own = fit(
             train,
             f.law,
             target=f.target,
-            robust=f.robust if np.isfinite(f.robust) else None,
-            focus=f.focus,
+            huber_delta=f.huber_delta if np.isfinite(f.huber_delta) else None,
+            scale_weight=f.scale_weight,
             resamples=resamples,
             seed=f.seed,
             cluster=f.cluster,

@@ -13,7 +13,6 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import weights_for
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus
-from scalefed.units import train_flops
 
 _SIZES = 241
 _BANDWIDTH = 0.5
@@ -73,14 +72,14 @@ def profile(
     grid = _values(fit, parameter, values, points)
     columns = {c: fit.runs[c].to_numpy(dtype=float) for c in fit.law.columns}
     log = np.log(fit.runs[fit.target].to_numpy(dtype=float))
-    weights = weights_for(columns, fit.law, fit.focus)
+    weights = weights_for(columns, fit.law, fit.scale_weight)
     objective = _descend(fit, parameter, grid, columns, log, weights)
     problem = Problem(fit.law, columns, log, weights)
     theta = problem.to_coordinates(np.array([[fit.params[p] for p in problem.names]]))
-    residuals = Solver(problem, delta=fit.robust).residuals(theta)[0][0]
+    residuals = Solver(problem, delta=fit.huber_delta).residuals(theta)[0][0]
     statistic = 2.0 * (objective - fit.certificate.objective) * _ratio(residuals, fit, weights)
     table = pd.DataFrame({"value": grid, "objective": objective, "statistic": np.maximum(statistic, 0.0)})
-    limit = float(fdtri(1, fit.degrees, level))
+    limit = float(fdtri(1, fit.degrees_of_freedom, level))
     low, high = _crossings(grid, table["statistic"].to_numpy(), limit, fit.params[parameter])
     return Profile(parameter, table, fit.params[parameter], low, high, level)
 
@@ -94,7 +93,7 @@ def _values(fit: Fit, parameter: str, values: Sequence[float] | None, points: in
             raise ConfigError(f"values for {parameter} must be at least three {kind}, got {values!r}")
         return grid
     estimate = fit.params[parameter]
-    spread = fit.resampled[parameter].to_numpy() if len(fit.resampled) > 1 else np.array([0.8, 1.2]) * estimate
+    spread = fit.replicates[parameter].to_numpy() if len(fit.replicates) > 1 else np.array([0.8, 1.2]) * estimate
     if positive:
         sd = max(float(np.std(np.log(spread))), 1e-3)
         return np.asarray(estimate * np.exp(np.linspace(-4 * sd, 4 * sd, points)))
@@ -119,7 +118,7 @@ def _descend(
             law = fit.law.with_(fixed={parameter: float(grid[i])})
             problem = Problem(law, columns, log, weights)
             start = problem.to_coordinates(np.array([[values[p] for p in problem.names]]))
-            found = Solver(problem, delta=fit.robust).solve(start, cold=True, iterations=300)
+            found = Solver(problem, delta=fit.huber_delta).solve(start, cold=True, iterations=300)
             objective[i] = found.objective[0]
             values = dict(zip(problem.names, problem.to_values(found.theta)[0], strict=True))
     return objective
@@ -132,8 +131,8 @@ def _ratio(residuals: np.ndarray, fit: Fit, weights: np.ndarray | None) -> float
     w = np.ones(len(residuals)) if weights is None else weights
     n, p = len(residuals), len(fit.law.free)
     width = max(_BANDWIDTH * fit.noise, 1e-300)
-    inside = ndtr((fit.robust - residuals) / width) - ndtr((-fit.robust - residuals) / width)
-    psi = np.clip(residuals, -fit.robust, fit.robust)
+    inside = ndtr((fit.huber_delta - residuals) / width) - ndtr((-fit.huber_delta - residuals) / width)
+    psi = np.clip(residuals, -fit.huber_delta, fit.huber_delta)
     return float(np.average(inside, weights=w) / (np.average(psi**2, weights=w) * n / max(n - p, 1) + 1e-300))
 
 
@@ -203,9 +202,9 @@ def region(
         FitError: the runs cannot determine the law, or do not settle what the question leaves out.
         ConfigError: a number out of range, or the law lacks params or tokens.
     """
-    from scalefed import optimum
-    from scalefed.fitting.context import question
-    from scalefed.fitting.planning import values_of
+    from scalefed.allocation import optimum
+    from scalefed.allocation.defaults import question
+    from scalefed.allocation.planning import values_of
 
     check_level(level)
     if fit.status is FitStatus.NOT_IDENTIFIED:
@@ -216,10 +215,9 @@ def region(
         raise ConfigError(f"compute must be positive and finite (FLOPs), got {compute}")
     _, known, _ = question(fit.law, fit.runs, {**setting, "compute": compute})
     values = {p: series[:, None] for p, series in values_of(fit).items()}
-    flops = float(train_flops(1, 1, trained=known.trained_share))
 
     def losses(params: np.ndarray) -> np.ndarray:
-        tokens = compute / (flops * params)
+        tokens = compute / known.per_token(params)
         return np.asarray(optimum.evaluate(fit.law, values, known, params=params[None], tokens=tokens[None]))
 
     grid = np.sqrt(compute / 120.0) * np.geomspace(1e-4, 1e4, _SIZES) if sizes is None else np.asarray(sizes, float)
@@ -235,7 +233,7 @@ def region(
     table = pd.DataFrame(
         {
             "params": grid,
-            "tokens": compute / (flops * grid),
+            "tokens": compute / known.per_token(grid),
             "loss": loss[0],
             "regret": regret[0],
             "regret_high": high,

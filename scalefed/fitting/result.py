@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import ConfigError, FitWarning
+from scalefed.errors import ConfigError, FitWarning, refuses_old_words
+from scalefed.fitting.alternative import fit_alternative
 from scalefed.fitting.backtest import back_test, decades, scale_columns
+from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
 from scalefed.fitting.data import FitData, hash_runs, prepare, run_ids
 from scalefed.fitting.fitted import Fit
-from scalefed.fitting.identify import gaps
-from scalefed.fitting.intervals import Replicates, bootstrap, local_noise, noise_scale
+from scalefed.fitting.identifiability import gaps
+from scalefed.fitting.initialisation import GlobalFit, global_fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.rival import fit_rival
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import GlobalFit, global_fit
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
 from scalefed.laws import Law, as_law
@@ -30,20 +30,21 @@ _SMALLEST_DELTA = 1e-6
 _HUBER = 1.345
 
 
+@refuses_old_words
 def fit(
     runs: Any,
     law: "Law | str" = "federated",
     *,
     target: str = "loss",
-    robust: float | str | None = _USUAL_DELTA,
-    focus: float = 0.0,
+    huber_delta: float | str | None = _USUAL_DELTA,
+    scale_weight: float = 0.0,
     resamples: int = 1000,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
     cluster: str | None = None,
     fixed: Mapping[str, float] | None = None,
     bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
-    shared: Mapping[str, str] | None = None,
+    ties: Mapping[str, str] | None = None,
     intervals: str = "auto",
     backtest: bool = True,
 ) -> Fit:
@@ -53,9 +54,9 @@ def fit(
         runs: a DataFrame, a mapping of columns, a run folder, or a CSV, Parquet or JSONL file.
         law: a Law, a name in ``LAWS``, or a formula.
         target: the column that the law explains, positive; ``loss`` in nats per token.
-        robust: width of the Huber loss in units of log target; None is least squares, ``"auto"`` takes the width
+        huber_delta: width of the Huber loss in units of log target; None is least squares, ``"auto"`` takes the width
             from the residuals (1.345 robust standard deviations).
-        focus: weight of a run grows as its scale (params x tokens) to this power; 0 weighs all alike, 0.5 predicts
+        scale_weight: a run weighs its scale (params x tokens) to this power; 0 weighs all alike, 0.5 predicts
             better beyond the runs where small runs bend away from the law.
         resamples: bootstrap replicates.
         seed: of the bootstrap and the starts.
@@ -64,34 +65,34 @@ def fit(
         cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one.
         fixed: parameters held at a number.
         bounds: parameter -> (low, high).
-        shared: parameter -> the parameter whose value it takes.
+        ties: parameter -> the parameter whose value it takes.
         intervals: how replicates are made: ``"auto"``, ``"exchange"`` or ``"pairs"``
-            (see :mod:`scalefed.fitting.intervals`).
+            (see :mod:`scalefed.fitting.bootstrap`).
         backtest: whether to hold out the largest runs and fit a richer law, which widens bands beyond the runs.
 
     Raises:
         DataError: the runs cannot be used.
         ConfigError: an argument is out of range or names something unknown.
 
-    >>> from scalefed.simulation import simulate_runs
+    >>> from scalefed.laws.simulate import simulate_runs
     >>> truth = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
     >>> grid = {"params": [1e7, 1e8, 1e9, 1e10], "tokens": [1e9, 1e10, 1e11]}
     >>> round(fit(simulate_runs("chinchilla", truth, grid), "chinchilla", resamples=10).params["a"], 6)
     0.35
     """
-    delta = _delta(robust)
-    _check(resamples, focus)
+    delta = _delta(huber_delta)
+    _check(resamples, scale_weight)
     own = [name for name in columns or {} if name not in COLUMNS]
-    law = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, shared=shared)
+    law = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, ties=ties)
     data = prepare(runs, law, target=target, columns=columns, cluster=cluster)
-    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, focus))
+    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, scale_weight))
     best = global_fit(problem, delta=delta, seed=seed)
-    if robust == "auto":
+    if huber_delta == "auto":
         for _ in range(3):
             delta = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = global_fit(problem, delta=delta, seed=seed, extra=best.theta[None])
     replicates = bootstrap(problem, best, data.clusters, resamples=resamples, delta=delta, seed=seed, method=intervals)
-    found = _assemble(data, problem, best, replicates, delta, target, cluster, focus, seed, backtest)
+    found = _assemble(data, problem, best, replicates, delta, target, cluster, scale_weight, seed, backtest)
     return replace(found, columns=dict(columns or {}))
 
 
@@ -99,40 +100,40 @@ def _assemble(
     data: FitData,
     problem: Problem,
     best: GlobalFit,
-    replicates: Replicates,
+    refits: Replicates,
     delta: float,
     target: str,
     cluster: str | None,
-    focus: float,
+    scale_weight: float,
     seed: int,
     backtest: bool,
 ) -> Fit:
     residuals = _residuals(problem, best)
-    certificate = certify(problem, best, replicates.theta, replicates.converged)
+    certificate = certify(problem, best, refits.theta, refits.converged)
     verdict = judge(certificate, gaps(data, problem, certificate))
     estimates = dict(zip(problem.names, map(float, problem.to_values(best.theta[None])[0]), strict=True))
-    resampled = pd.DataFrame(problem.to_values(replicates.theta), columns=list(problem.names))
+    replicates = pd.DataFrame(problem.to_values(refits.theta), columns=list(problem.names))
     if verdict.status is not FitStatus.CONVERGED:
         warnings.warn(verdict.message, FitWarning, stacklevel=3)
     runs = int(data.clusters.max()) + 1
     return Fit(
         law=data.law,
         params={p: estimates.get(p, data.law.fixed.get(p, np.nan)) for p in data.law.parameters},
-        covariance=resampled.cov() if len(resampled) > 1 else pd.DataFrame(),
+        covariance=replicates.cov() if len(replicates) > 1 else pd.DataFrame(),
         status=verdict.status,
         message=verdict.message,
         certificate=certificate,
         run_ids=run_ids(data.frame),
         runs=data.frame,
-        resampled=resampled,
+        replicates=replicates,
         target=target,
-        robust=delta,
-        focus=focus,
+        huber_delta=delta,
+        scale_weight=scale_weight,
         noise=noise_scale(residuals, problem.p, problem.weights),
         noise_by_loss=local_noise(problem.z - residuals, residuals, problem.p, problem.weights),
-        degrees=max(runs - problem.p, 1),
+        degrees_of_freedom=max(runs - problem.p, 1),
         backtest=back_test(data, problem, delta=delta, seed=seed, folds=backtest),
-        rival=fit_rival(problem, best.theta, delta=delta) if backtest else None,
+        alternative=fit_alternative(problem, best.theta, delta=delta) if backtest else None,
         notes=data.notes,
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
@@ -145,28 +146,30 @@ def _residuals(problem: Problem, best: GlobalFit) -> np.ndarray:
     return np.asarray(Solver(problem).residuals(best.theta[None])[0][0])
 
 
-def weights_for(columns: Mapping[str, np.ndarray], law: Law, focus: float) -> np.ndarray | None:
-    """Weights of the runs, (n,) with mean 1, that grow as scale to the power ``focus``; None for all alike."""
+def weights_for(columns: Mapping[str, np.ndarray], law: Law, scale_weight: float) -> np.ndarray | None:
+    """Weights of the runs, (n,) with mean 1, that grow as scale to the power ``scale_weight``; None for all alike."""
     names = scale_columns(columns, law.columns)
-    if focus == 0.0 or not names:
+    if scale_weight == 0.0 or not names:
         return None
-    logs = focus * np.log(10.0) * decades(columns, names)
+    logs = scale_weight * np.log(10.0) * decades(columns, names)
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.mean())
 
 
-def _delta(robust: float | str | None) -> float:
-    if robust is None:
+def _delta(huber_delta: float | str | None) -> float:
+    if huber_delta is None:
         return float("inf")
-    if robust == "auto":
+    if huber_delta == "auto":
         return _USUAL_DELTA
-    if isinstance(robust, str) or not robust > 0:
-        raise ConfigError(f"robust must be a positive number, None or 'auto', got {robust!r}; 1e-3 is usual")
-    return float(robust)
+    if isinstance(huber_delta, str) or not huber_delta > 0:
+        raise ConfigError(f"huber_delta must be a positive number, None or 'auto', got {huber_delta!r}; 1e-3 is usual")
+    return float(huber_delta)
 
 
-def _check(resamples: int, focus: float) -> None:
+def _check(resamples: int, scale_weight: float) -> None:
     if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 0:
         raise ConfigError(f"resamples must be an integer of at least 0, got {resamples!r}; 1000 is usual")
-    if not 0.0 <= focus <= 3.0:
-        raise ConfigError(f"focus must be between 0 (all runs alike) and 3, got {focus!r}; 0.5 favours large runs")
+    if not 0.0 <= scale_weight <= 3.0:
+        raise ConfigError(
+            f"scale_weight must be between 0 (all runs alike) and 3, got {scale_weight!r}; 0.5 favours large runs"
+        )

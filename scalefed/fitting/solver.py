@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scalefed.fitting.combine import Flat, Nested, State, combiner
+from scalefed.fitting.derivatives import Flat, Nested, State, combiner
 from scalefed.fitting.problem import Problem
 
 _CACHE_DOUBLES = 262144
@@ -25,6 +25,9 @@ _NEAR = 1e-3
 _LOST = 0.1
 _FLAT = 1e-16
 _LENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)
+_STAGES = (12, 30, 80)
+"""Steps after which the members still moving are gathered into new chunks: a chunk costs much the same for two members
+as for a hundred, and one replicate in ten needs ten times the steps of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ class Solver:
         iterations: int = 100,
         tolerance: float = 1e-12,
     ) -> Solution:
-        """Minimise from every row of ``theta``, in cache-sized chunks.
+        """Minimise from every row of ``theta``, in cache-sized chunks that are gathered anew as members finish.
 
         Args:
             theta: (B, p) starting coordinates.
@@ -204,31 +207,30 @@ class Solver:
         >>> problem.to_values(found.theta).round(6).tolist()
         [[1.0, 1.0, 0.5]]
         """
+        done = _Batch.of(np.clip(theta, self.problem.lower, self.problem.upper), cold)
+        rows, spent = np.arange(len(theta)), 0
         chunk = max(16, _CACHE_DOUBLES // (8 * self.problem.n))
-        parts = []
-        for i in range(0, len(theta), chunk):
-            rows = slice(i, i + chunk)
-            w = self.weigh(None if weights is None else weights[rows], len(theta[rows]))
-            z = None if log_loss is None else log_loss[rows]
-            parts.append(self._solve_chunk(theta[rows], w, z, cold, iterations, tolerance))
-        if len(parts) == 1:
-            return parts[0]
-        return Solution(*(np.concatenate([getattr(s, f) for s in parts]) for f in Solution.__dataclass_fields__))
+        for most in (*(stage for stage in _STAGES if stage < iterations), iterations):
+            for i in range(0, len(rows), chunk):
+                part = rows[i : i + chunk]
+                w = self.weigh(None if weights is None else weights[part], len(part))
+                z = None if log_loss is None else log_loss[part]
+                self._solve_chunk(done, part, w, z, most - spent, tolerance)
+            rows, spent = np.flatnonzero(~done.converged), most
+        return Solution(done.theta, done.objective, done.iterations, done.converged, done.decrement)
 
     def _solve_chunk(
         self,
-        start: np.ndarray,
+        done: "_Batch",
+        rows: np.ndarray,
         w: np.ndarray | None,
         z: np.ndarray | None,
-        cold: bool,
         iterations: int,
         tolerance: float,
-    ) -> Solution:
-        out = _Progress(np.clip(start, self.problem.lower, self.problem.upper))
-        theta = out.theta.copy()
+    ) -> None:
+        theta, damping, far = done.theta[rows], done.damping[rows], done.far[rows]
         r, state = self.residuals(theta, z)
         f = self.loss(r, w)
-        damping, far = np.full(len(theta), 1e-3), np.full(len(theta), cold)
         for _ in range(iterations):
             g, h = self.derivatives(theta, r, state, w, far)
             step, decrement = self._step(theta, g, h, damping)
@@ -238,18 +240,17 @@ class Solver:
             lost = ~better & (damping > 1e6)
             far = np.where(far, ~(better & (relative < _NEAR)), ~better & (damping > _LOST))
             damping = np.where(better, np.maximum(damping * 0.1, 1e-13), np.clip(damping * 10.0, 1e-4, 1e10))
-            out.record(theta, f, decrement)
-            done = (better & (relative < tolerance)) | lost | (f <= _EXACT * self.problem.n)
-            done |= decrement <= _FLAT * f
-            if done.any():
-                keep = ~done
-                out.finish(done)
+            stop = (better & (relative < tolerance)) | lost | (f <= _EXACT * self.problem.n)
+            stop |= decrement <= _FLAT * f
+            done.record(rows, theta, f, decrement, damping, far, stop)
+            if stop.any():
+                keep = ~stop
                 if not keep.any():
                     break
                 theta, f, r, damping, far = theta[keep], f[keep], r[keep], damping[keep], far[keep]
                 state = [x[keep] for x in state]
                 w, z = (None if x is None else x[keep] for x in (w, z))
-        return out.solution()
+                rows = rows[keep]
 
     def _advance(
         self,
@@ -303,23 +304,35 @@ class Solver:
         return step, decrement
 
 
-class _Progress:
-    """The batch's results so far; members leave as they finish."""
+@dataclass(slots=True)
+class _Batch:
+    """Where every member of a batch stands: its point, and how the next step is to be damped; all (B, ...)."""
 
-    def __init__(self, theta: np.ndarray) -> None:
+    theta: np.ndarray
+    objective: np.ndarray
+    decrement: np.ndarray
+    iterations: np.ndarray
+    converged: np.ndarray
+    damping: np.ndarray
+    far: np.ndarray
+
+    @classmethod
+    def of(cls, theta: np.ndarray, cold: bool) -> "_Batch":
         size = len(theta)
-        self.theta, self.active = theta, np.arange(size)
-        self.objective, self.decrement = np.full(size, np.inf), np.full(size, np.inf)
-        self.iterations, self.converged = np.zeros(size, dtype=int), np.zeros(size, dtype=bool)
+        nothing, no = np.full(size, np.inf), np.zeros(size, dtype=bool)
+        damping, far = np.full(size, 1e-3), np.full(size, cold)
+        return cls(theta, nothing, nothing.copy(), np.zeros(size, dtype=int), no, damping, far)
 
-    def record(self, theta: np.ndarray, f: np.ndarray, decrement: np.ndarray) -> None:
-        self.theta[self.active], self.objective[self.active] = theta, f
-        self.decrement[self.active] = decrement
-        self.iterations[self.active] += 1
-
-    def finish(self, done: np.ndarray) -> None:
-        self.converged[self.active[done]] = True
-        self.active = self.active[~done]
-
-    def solution(self) -> Solution:
-        return Solution(self.theta, self.objective, self.iterations, self.converged, self.decrement)
+    def record(
+        self,
+        rows: np.ndarray,
+        theta: np.ndarray,
+        f: np.ndarray,
+        decrement: np.ndarray,
+        damping: np.ndarray,
+        far: np.ndarray,
+        stop: np.ndarray,
+    ) -> None:
+        self.theta[rows], self.objective[rows], self.decrement[rows] = theta, f, decrement
+        self.damping[rows], self.far[rows], self.converged[rows] = damping, far, stop
+        self.iterations[rows] += 1

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import ConfigError
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.fitted import Fit, check_level
 from scalefed.fitting.holdout import missed
@@ -100,24 +99,3 @@ class Blend:
         up = np.sqrt((w * (logs["high"] - logs["estimate"]) ** 2).sum(axis=0) + apart)
         table = {"estimate": centre, "low": centre - down, "high": centre + up}
         return np.exp(pd.DataFrame(table, index=tables[0].index))
-
-
-def blend(*fits: Fit, weights: Any = None, holdout: Any = None) -> Blend:
-    """Fits blended for prediction; by default with the weights that :func:`compare` finds.
-
-    Args:
-        fits: two fits or more of the same target.
-        weights: one each, at least 0; None to stack.
-        holdout: as for :func:`compare`.
-
-    Raises:
-        ConfigError: weights of the wrong number or sign.
-    """
-    from scalefed.fitting.compare import compare
-
-    if weights is None:
-        weights = compare(*fits, holdout=holdout)["weight"].to_numpy()
-    values = np.asarray(weights, dtype=float)
-    if values.shape != (len(fits),) or (values < 0).any() or not values.sum() > 0:
-        raise ConfigError(f"weights must be {len(fits)} numbers of at least 0, not all 0, got {weights!r}")
-    return Blend(tuple(fits), tuple(map(float, values / values.sum())))

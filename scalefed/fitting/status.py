@@ -5,8 +5,8 @@ from enum import Enum
 
 import numpy as np
 
+from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import VANISHED, Problem
-from scalefed.fitting.starts import GlobalFit
 
 _FEW_AGREE = 0.02
 _NOT_CONVERGED_SHARE = 0.01

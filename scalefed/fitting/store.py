@@ -17,6 +17,7 @@ from scalefed.fitting.data import hash_runs, prepare
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
+from scalefed.runs.reading import read_text, shown, understanding
 
 FORMAT = 1
 _KEPT_RUNS = 20_000
@@ -46,7 +47,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
             "name": law.name,
             "formula": law.formula,
             "fixed": dict(law.fixed),
-            "shared": dict(law.shared),
+            "ties": dict(law.ties),
             "bounds": {p: list(v) for p, v in law.bounds.items()},
             "extra_columns": list(law.extra_columns),
         },
@@ -56,7 +57,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "message": fit.message,
         "notes": list(fit.notes),
         "certificate": asdict(fit.certificate),
-        "robust": fit.robust,
+        "huber_delta": fit.huber_delta,
         "seed": fit.seed,
         "source": fit.source,
         "cluster": fit.cluster,
@@ -64,13 +65,13 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "runs_hash": fit.runs_hash,
         "run_ids": list(fit.run_ids),
         "backtest": asdict(fit.backtest),
-        "rival": fit.rival,
+        "alternative": fit.alternative,
         "noise": fit.noise,
         "noise_by_loss": [list(x) for x in fit.noise_by_loss],
-        "degrees": fit.degrees,
-        "focus": fit.focus,
+        "degrees_of_freedom": fit.degrees_of_freedom,
+        "scale_weight": fit.scale_weight,
         "link": None if fit.link is None else fit.link.to_json(),
-        "resampled": {p: [float(f"{x:.12g}") for x in fit.resampled[p]] for p in fit.resampled.columns},
+        "replicates": {p: [float(f"{x:.12g}") for x in fit.replicates[p]] for p in fit.replicates.columns},
         "runs": {str(c): [_plain(x) for x in kept[c]] for c in kept.columns if _is_short(kept[c])},
     }
 
@@ -82,27 +83,46 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         DataError: no such file, or it holds no fit.
     """
     content = _read(Path(path))
+    with understanding(path, "fit and save again"):
+        fit = _fit(content)
+        _check(fit)
+    _warn_if_changed(fit, Path(path))
+    return fit
+
+
+def is_fit(path: Path) -> bool:
+    """Whether a .json file holds a fit, and not a table or another tool's record."""
+    try:
+        content = json.loads(read_text(path))
+    except (DataError, ValueError, RecursionError):
+        return True  # load_fit says what is wrong
+    return isinstance(content, dict) and "law" in content
+
+
+def _fit(content: Mapping[str, Any]) -> Fit:
+    if content["status"] not in FitStatus.__members__:
+        raise ValueError(f"a fit's status is one of {', '.join(FitStatus.__members__)}, got {content['status']!r:.40}")
     law = _law(content["law"])
     runs = pd.DataFrame(content["runs"])
-    resampled = pd.DataFrame(content["resampled"], columns=list(law.free), dtype=float)
-    fit = Fit(
+    replicates = pd.DataFrame(content["replicates"], columns=list(law.free), dtype=float)
+    return Fit(
         law=law,
         params=content["params"],
-        covariance=resampled.cov(),
+        covariance=replicates.cov(),
         status=FitStatus[content["status"]],
         message=content["message"],
         certificate=Certificate(**content["certificate"]),
         run_ids=tuple(content["run_ids"]),
         runs=runs,
-        resampled=resampled,
+        replicates=replicates,
         target=content["target"],
-        robust=content["robust"],
-        focus=content["focus"],
+        huber_delta=content["huber_delta"],
+        scale_weight=content["scale_weight"],
         noise=content["noise"],
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
-        degrees=content["degrees"],
+        degrees_of_freedom=content["degrees_of_freedom"],
         backtest=_backtest(content["backtest"]),
-        rival=content["rival"],
+        alternative=content["alternative"],
         notes=tuple(content["notes"]),
         runs_hash=content["runs_hash"],
         source=content["source"],
@@ -111,18 +131,39 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
         seed=content["seed"],
         link=_link(content["link"]),
     )
-    _warn_if_changed(fit, Path(path))
-    return fit
+
+
+def _check(fit: Fit) -> None:
+    """Refuse numbers that no fit has.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if set(fit.params) != set(fit.law.parameters):
+        raise ValueError(f"the law's parameters are {', '.join(fit.law.parameters)}, those stored {list(fit.params)}")
+    values = {**fit.params, **{f"a replicate of {name}": fit.replicates[name] for name in fit.replicates.columns}}
+    for name, numbers in values.items():
+        array = np.asarray(numbers)
+        low = 0.0 if name.removeprefix("a replicate of ") in fit.law.positive else -np.inf
+        if array.dtype.kind not in "iuf" or not (np.isfinite(array) & (array >= low)).all():
+            raise ValueError(f"{name} must be {'positive and ' if low == 0.0 else ''}finite")
+    for name in ("noise", "huber_delta", "scale_weight"):
+        number = getattr(fit, name)
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 or number != number):
+            raise ValueError(f"{name} must be a number from 0 up, got {number!r:.40}")
+    if not fit.degrees_of_freedom >= 1 or not len(fit.noise_by_loss[0]) == len(fit.noise_by_loss[1]) > 0:
+        raise ValueError("degrees and noise_by_loss do not belong to a fit")
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if not os.path.lexists(path):
+        raise DataError(f"no fit at {shown(path)}; make one with fit.save({shown(path)!r})")
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"no fit at {path}; make one with fit.save({str(path)!r})") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not a saved fit ({error}); save the fit again") from error
-    if not isinstance(content, dict) or "law" not in content or "resampled" not in content:
+    if not isinstance(content, dict) or "law" not in content or "replicates" not in content:
         raise DataError(f"{path} is JSON but not a saved fit; files made by fit.save(...) are")
     if content.get("format") != FORMAT:
         raise DataError(f"{path} has format {content.get('format')!r}, this version reads {FORMAT}; fit and save again")
@@ -134,7 +175,7 @@ def _law(stored: Mapping[str, Any]) -> Law:
     if named is None or named.formula != stored["formula"]:
         named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
     bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items() if p not in stored["fixed"]}
-    return named.with_(shared=stored["shared"]).with_(fixed=stored["fixed"], bounds=bounds)
+    return named.with_(ties=stored["ties"]).with_(fixed=stored["fixed"], bounds=bounds)
 
 
 def _backtest(stored: Mapping[str, Any]) -> BackTest:
@@ -147,7 +188,7 @@ def _backtest(stored: Mapping[str, Any]) -> BackTest:
 def _link(stored: Mapping[str, Any] | None) -> Any:
     if stored is None:
         return None
-    from scalefed.fitting.link import Link
+    from scalefed.downstream.link import Link
 
     return Link.from_json(stored)
 

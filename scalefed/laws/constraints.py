@@ -11,7 +11,7 @@ Bounds = dict[str, tuple[float | None, float | None]]
 
 
 def constraints(
-    name: str, parameters: Iterable[str], positive: frozenset[str], *, fixed: Any, bounds: Any, shared: Any
+    name: str, parameters: Iterable[str], positive: frozenset[str], *, fixed: Any, bounds: Any, ties: Any
 ) -> tuple[dict[str, float], Bounds, dict[str, str]]:
     """What a law's parameters are held to, checked.
 
@@ -21,19 +21,19 @@ def constraints(
         positive: those that stand as bases.
         fixed: parameter -> number, or None.
         bounds: parameter -> (low, high), None for an open side; or None.
-        shared: parameter -> the parameter whose value it takes; or None.
+        ties: parameter -> the parameter whose value it takes; or None.
 
     Raises:
         ConfigError: no mapping, an unknown parameter, a value of the wrong kind or out of range, an empty interval, or
             two things said of one parameter that cannot both be.
 
-    >>> constraints("x", ("A", "a"), frozenset("A"), fixed={"a": 1}, bounds=None, shared=None)
+    >>> constraints("x", ("A", "a"), frozenset("A"), fixed={"a": 1}, bounds=None, ties=None)
     ({'a': 1.0}, {}, {})
     """
     given = {"fixed": _mapping("fixed", fixed, "E", 1.8), "bounds": _mapping("bounds", bounds, "a", (0.1, 0.6)),
-             "shared": _mapping("shared", shared, "b", "a")}  # fmt: skip
+             "ties": _mapping("ties", ties, "b", "a")}  # fmt: skip
     known = tuple(parameters)
-    for parameter in (*given["fixed"], *given["bounds"], *given["shared"], *given["shared"].values()):
+    for parameter in (*given["fixed"], *given["bounds"], *given["ties"], *given["ties"].values()):
         if parameter not in known:
             raise ConfigError(f"the law {name!r} has no parameter {parameter!r}; {nearest(str(parameter), known)}")
     numbers = {p: _fixed(p, value, p in positive) for p, value in given["fixed"].items()}
@@ -42,8 +42,8 @@ def constraints(
         low, high = intervals.get(parameter, (None, None))
         if (low is not None and value < low) or (high is not None and value > high):
             raise ConfigError(f"{parameter} is fixed at {value:g}, outside its bounds ({low}, {high}); change one")
-    _check_shared(given["shared"], positive, {**numbers, **intervals})
-    return numbers, intervals, given["shared"]
+    _check_ties(given["ties"], positive, {**numbers, **intervals})
+    return numbers, intervals, given["ties"]
 
 
 def _mapping(what: str, value: Any, parameter: str, example: Any) -> dict[str, Any]:
@@ -81,11 +81,11 @@ def _interval(parameter: str, value: Any) -> tuple[float | None, float | None]:
     return low, high
 
 
-def _check_shared(shared: Mapping[str, str], positive: frozenset[str], held: Mapping[str, Any]) -> None:
-    for parameter, other in shared.items():
+def _check_ties(ties: Mapping[str, str], positive: frozenset[str], held: Mapping[str, Any]) -> None:
+    for parameter, other in ties.items():
         if (parameter in positive) != (other in positive):
             raise ConfigError(f"{parameter} and {other} cannot be shared: one is a factor, the other an exponent")
-        if other in shared:
+        if other in ties:
             raise ConfigError(f"{parameter} takes the value of {other}, which is shared itself; share both with one")
         if parameter in held:
             raise ConfigError(f"{parameter} takes the value of {other}; fix or bound {other} in its place")

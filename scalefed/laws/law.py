@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, DataError, refuses_old_words
 from scalefed.laws.constraints import constraints
 from scalefed.laws.parser import parse
 from scalefed.laws.terms import Atom, Polynomial, Term, evaluate, log_sum, rename, substitute_term
@@ -44,7 +44,7 @@ class Law:
         positive: parameters that stand as bases (amplitudes, the floor): always positive, fitted in logarithms.
         fixed: parameters held at a number.
         bounds: parameter -> (low, high), closed; None on a side means open.
-        shared: parameter -> the parameter whose value it takes.
+        ties: parameter -> the parameter whose value it takes.
         extra_columns: columns beyond those of the run log.
         meanings: what each parameter stands for.
         units: the unit of each parameter.
@@ -58,7 +58,7 @@ class Law:
     positive: frozenset[str] = field(repr=False)
     fixed: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
-    shared: Mapping[str, str] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
     extra_columns: tuple[str, ...] = field(default=(), repr=False)
     meanings: Mapping[str, str] = field(default_factory=dict, repr=False)
     units: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -110,12 +110,13 @@ class Law:
         )
         return law.with_(fixed=fixed, bounds=bounds)
 
+    @refuses_old_words
     def with_(
         self,
         *,
         fixed: Mapping[str, float] | None = None,
         bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
-        shared: Mapping[str, str] | None = None,
+        ties: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> "Law":
         """The same law with parameters fixed, bounded, or shared.
@@ -123,17 +124,17 @@ class Law:
         Args:
             fixed: parameter -> number.
             bounds: parameter -> (low, high); None leaves a side open.
-            shared: parameter -> the parameter whose value it takes, for example ``{"b": "a"}`` for equal exponents.
+            ties: parameter -> the parameter whose value it takes, for example ``{"b": "a"}`` for equal exponents.
             name: a new name; by default the old one.
 
         Raises:
             ConfigError: an unknown parameter, a value out of range, or an empty interval.
 
-        >>> Law.parse("E + A/params^a + B/tokens^b").with_(shared={"b": "a"}).parameters
+        >>> Law.parse("E + A/params^a + B/tokens^b").with_(ties={"b": "a"}).parameters
         ('E', 'A', 'a', 'B')
         """
         held, limits, equal = constraints(
-            self.name, self.parameters, self.positive, fixed=fixed, bounds=bounds, shared=shared
+            self.name, self.parameters, self.positive, fixed=fixed, bounds=bounds, ties=ties
         )
         terms = tuple(rename(t, equal) for t in self.terms) if equal else self.terms
         kept = tuple(p for p in self.parameters if p not in equal)
@@ -144,7 +145,7 @@ class Law:
             parameters=kept,
             fixed={p: v for p, v in {**self.fixed, **held}.items() if p in kept},
             bounds={p: v for p, v in {**self.bounds, **limits}.items() if p in kept},
-            shared={**{p: equal.get(other, other) for p, other in self.shared.items()}, **equal},
+            ties={**{p: equal.get(other, other) for p, other in self.ties.items()}, **equal},
         )
 
     @cached_property

@@ -23,7 +23,7 @@ from difflib import get_close_matches
 
 from scalefed.errors import ConfigError
 from scalefed.laws.terms import Atom, Part, Polynomial, Power, Term, collect, multiply
-from scalefed.schema import COLUMNS as SCHEMA
+from scalefed.runs.schema import COLUMNS as SCHEMA
 
 _RESULTS = (
     "params params_total params_trained tokens compute participation skew rounds bytes_sent bytes_per_client".split()
@@ -36,6 +36,9 @@ _RESERVED = {"exp", "log", "repeats"}
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<name>[A-Za-z_]\w*)|(?P<op>\*\*|[-+*/^(),]))"
 )
+_LONGEST, _DEEPEST, _MOST_TERMS = 10_000, 50, 1_000
+"""Characters, levels of parentheses, and terms once products of sums are multiplied out, of the largest law."""
+_SHOWN = 160  # characters of a law in a message
 _NUMBER_THEN_NAME = re.compile(r"[A-Za-z_.]")
 
 
@@ -93,12 +96,16 @@ def parse(text: str, columns: Sequence[str] = ()) -> Parsed:
     """
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f"a law is a formula such as 'E + A/params^a + B/tokens^b', got {text!r}")
+    if len(text) > _LONGEST:
+        raise ConfigError(f"a law may be {_LONGEST:,} characters long, got {len(text):,}, beginning with {text[:40]!r}")
     return _Parser(text, COLUMNS | frozenset(columns)).law()
 
 
 def _error(text: str, position: int, problem: str) -> ConfigError:
+    start = max(0, position - 81) if len(text) > _SHOWN else 0
+    piece = " ".join(text[start : start + _SHOWN].split("\n"))
     return ConfigError(
-        f"cannot read the law at position {position}: {problem}\n  {text}\n  {' ' * (position - 1)}^\n"
+        f"cannot read the law at position {position}: {problem}\n  {piece}\n  {' ' * (position - 1 - start)}^\n"
         "a law is a sum of power-law products, for example 'E + A/params^a + B/(tokens/clients_per_round^g)^b'"
     )
 
@@ -107,6 +114,7 @@ class _Parser:
     def __init__(self, text: str, columns: frozenset[str]) -> None:
         self.text, self.columns = text, columns
         self.tokens, self.at = tokenize(text), 0
+        self.depth = 0
         self.out = Parsed()
 
     # -- the law: sums of terms --------------------------------------------------------------------------------------
@@ -121,13 +129,26 @@ class _Parser:
         return self.out
 
     def _sum(self) -> tuple[Term, ...]:
+        self._enter()
         terms = list(self._term())
         while self._peek().text in ("+", "-"):
             if self._peek().text == "-":
                 raise self._fail("terms are added, never subtracted (a negative power is written tokens^-b)")
             self._next()
             terms += self._term()
+            self._bound(len(terms))
+        self.depth -= 1
         return tuple(terms)
+
+    def _enter(self) -> None:
+        """One level down; a law that is too deep is refused before Python's own stack ends."""
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self._fail(f"a law may be {_DEEPEST} levels of parentheses deep")
+
+    def _bound(self, terms: int) -> None:
+        if terms > _MOST_TERMS:
+            raise self._fail(f"multiplied out this law has {terms:,} terms or more; it may have {_MOST_TERMS:,}")
 
     def _term(self) -> tuple[Term, ...]:
         start = self._peek().position
@@ -139,6 +160,7 @@ class _Parser:
                 if len(factor) != 1:
                     raise self._fail("cannot divide by a sum", operator)
                 factor = (_raise(factor[0], (Part(-1.0),)),)
+            self._bound(len(product) * len(factor))
             product = tuple(Term(collect(a.parts + b.parts), a.powers + b.powers) for a in product for b in factor)
         words = self.text[start - 1 : self._peek().position - 1].strip()
         return tuple(Term(t.parts, t.powers, words) for t in product)
@@ -206,6 +228,7 @@ class _Parser:
         return self._item()
 
     def _polynomial(self) -> Polynomial:
+        self._enter()
         sign = 1.0
         if self._peek().text == "-":
             self._next()
@@ -214,13 +237,17 @@ class _Parser:
         while self._peek().text in ("+", "-"):
             sign = 1.0 if self._next().text == "+" else -1.0
             total = collect(total + multiply((Part(sign),), self._product()))
+            self._bound(len(total))
+        self.depth -= 1
         return total
 
     def _product(self) -> Polynomial:
         total = self._item()
         while self._peek().text in ("*", "/"):
             if self._next().text == "*":
-                total = multiply(total, self._item())
+                item = self._item()
+                self._bound(len(total) * len(item))
+                total = multiply(total, item)
                 continue
             divisor = self._next()
             if divisor.kind != "number" or float(divisor.text) == 0.0:

@@ -9,10 +9,11 @@ import math
 from functools import lru_cache
 from typing import Any
 
+from scalefed.architecture import HEAD_WIDTH, Shape, ladder, shape_for
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError
 from scalefed.models.checkpoint import Checkpoint, CheckpointTokenizer, load_checkpoint, load_tokenizer
-from scalefed.models.decoder import HEAD_WIDTH, NORM_EPS, Decoder, Shape, ladder, rotary_tables, rotate, shape_for
+from scalefed.models.decoder import NORM_EPS, Decoder, rotary_tables, rotate
 from scalefed.models.layout import Entry, Layout, Model, Tensor, load_weights, save_weights
 from scalefed.models.session import CheckpointSession
 from scalefed.units import train_flops

@@ -2,8 +2,8 @@
 
 Counts go in (``samples`` drawn and ``correct`` among them, per problem), numbers with intervals come out:
 
-* :func:`pass_at_k`: the unbiased estimator per problem; :func:`estimate`: the mean with two intervals, one for new
-  problems of the same kind and one for this very benchmark sampled again.
+* :func:`pass_at_k`: the unbiased estimator per problem; :func:`estimate_pass_at_k`: the mean with two intervals, one
+  for new problems of the same kind and one for these very problems.
 * :func:`compare_models`: two models on the same problems, paired.
 * :func:`fit_beta`, :func:`fit_k_exponent`, :func:`beta_pass_at_k`: the spread of difficulties behind the curve in k.
 * :func:`rate_from_attempts`, :func:`pass_until`: very low rates, by sampling until a problem has passed.
@@ -13,7 +13,7 @@ Only numpy is imported at once; scipy is imported inside the functions that need
 
 from scalefed.passk.difficulty import BetaFit, ExponentFit, beta_pass_at_k, fit_beta, fit_k_exponent
 from scalefed.passk.estimator import failures_at_k, pass_at_k
-from scalefed.passk.intervals import METHODS, PassAtK, PassRate, estimate
+from scalefed.passk.intervals import METHODS, PassAtK, PassRate, estimate_pass_at_k
 from scalefed.passk.paired import Comparison, compare_models
 from scalefed.passk.sequential import RateEstimate, pass_until, rate_from_attempts
 
@@ -27,7 +27,7 @@ __all__ = [
     "RateEstimate",
     "beta_pass_at_k",
     "compare_models",
-    "estimate",
+    "estimate_pass_at_k",
     "failures_at_k",
     "fit_beta",
     "fit_k_exponent",

@@ -1,11 +1,11 @@
-"""How sure is a pass@k: for new problems, and for this benchmark sampled again?
+"""How sure is a pass@k: for new problems, and for this very benchmark?
 
 The problems are the sampling unit. Two questions have two answers, and both are given:
 
 * *new problems*: what would the mean be over the population these problems came from? The spread between problems
-  counts; the number of samples per problem hardly matters.
-* *this benchmark again*: what would the mean over these very problems be with endless samples? Only the spread within
-  each problem counts.
+  counts; the number of samples per problem hardly matters. See :mod:`scalefed.passk.population`.
+* *these problems* (the conditional interval): what would the mean over these very problems be with endless samples?
+  Only the spread within each problem counts. See :mod:`scalefed.passk.conditional`.
 
 Treating all samples as independent, or giving each problem a uniform prior, covers neither for weak models.
 """
@@ -17,25 +17,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.errors import ConfigError, DataError, nearest
-from scalefed.passk.difficulty import BetaFit, fit_beta
-from scalefed.passk.estimator import checked_counts, checked_k, failures_at_k, pass_at_k
-from scalefed.seeds import rng
+from scalefed.passk.conditional import conditional_interval
+from scalefed.passk.estimator import checked_counts, checked_k, pass_at_k
+from scalefed.passk.population import population_interval
 
-_TABLE = 5000  # samples per problem up to which all outcomes of drawing again are listed
-METHODS = ("studentized", "logit-t", "t", "bca", "percentile")
-"""How the interval for new problems is made; see :func:`estimate`."""
+METHODS = ("gaffke", "logit-t", "t")
+"""How the interval for new problems is made; see :func:`estimate_pass_at_k`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassRate:
-    """pass@k for one k: the estimate, its interval for new problems, and for this benchmark again."""
+    """pass@k for one k: the estimate, its interval for new problems, and the conditional one for these problems."""
 
     k: int
     estimate: float
     low: float
     high: float
-    low_again: float
-    high_again: float
+    low_conditional: float
+    high_conditional: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,12 @@ class PassAtK:
         estimate: mean unbiased pass@k over problems, in [0, 1].
         low: lower end for new problems.
         high: upper end for new problems.
-        low_again: lower end for this benchmark again.
-        high_again: upper end for this benchmark again.
+        low_conditional: lower end for these problems.
+        high_conditional: upper end for these problems.
         problems: how many problems were counted.
-        samples: fewest samples of any problem.
-        confidence: nominal coverage of both intervals.
+        samples_min: fewest samples of any problem.
+        samples_max: most samples of any problem.
+        level: nominal coverage of both intervals.
         method: how the interval for new problems was made.
     """
 
@@ -59,11 +59,12 @@ class PassAtK:
     estimate: tuple[float, ...]
     low: tuple[float, ...]
     high: tuple[float, ...]
-    low_again: tuple[float, ...]
-    high_again: tuple[float, ...]
+    low_conditional: tuple[float, ...]
+    high_conditional: tuple[float, ...]
     problems: int
-    samples: int
-    confidence: float
+    samples_min: int
+    samples_max: int
+    level: float
     method: str
 
     def __getitem__(self, k: int) -> PassRate:
@@ -71,208 +72,128 @@ class PassAtK:
         if k not in self.k:
             raise DataError(f"pass@{k} was not estimated; there is k = {', '.join(map(str, self.k))}")
         i = self.k.index(k)
-        return PassRate(k, self.estimate[i], self.low[i], self.high[i], self.low_again[i], self.high_again[i])
+        ends = (self.low[i], self.high[i], self.low_conditional[i], self.high_conditional[i])
+        return PassRate(k, self.estimate[i], *ends)
 
     def __iter__(self) -> Iterator[PassRate]:
         """The rows, one per k."""
         return (self[k] for k in self.k)
 
     def __str__(self) -> str:
-        head = f"{self.problems} problems, {self.samples} samples each, {self.confidence:.0%} intervals ({self.method})"
+        least, most = self.samples_min, self.samples_max
+        each = f"{least}" if least == most else f"{least} to {most}"
+        unit = "sample" if most == 1 else "samples"
+        head = f"{self.problems} problems, {each} {unit} each, {self.level:.0%} intervals ({self.method})"
         rows = [
             f"pass@{r.k}: {r.estimate:.4f}  new problems {r.low:.4f} to {r.high:.4f}"
-            f"  this benchmark again {r.low_again:.4f} to {r.high_again:.4f}"
+            f"  these problems {r.low_conditional:.4f} to {r.high_conditional:.4f}"
             for r in self
         ]
         return "\n".join([head, *rows])
 
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain JSON types: ``pass@1`` and so on, then what they were counted from."""
+        rows = {
+            f"pass@{r.k}": {
+                "estimate": r.estimate, "low": r.low, "high": r.high,
+                "low_conditional": r.low_conditional, "high_conditional": r.high_conditional,
+            }
+            for r in self
+        }  # fmt: skip
+        counted = ("problems", "samples_min", "samples_max", "level", "method")
+        return rows | {name: getattr(self, name) for name in counted}
 
-def estimate(
+
+def estimate_pass_at_k(
     samples: ArrayLike,
     correct: ArrayLike,
     k: int | Sequence[int] = (1, 10),
     *,
-    confidence: float = 0.95,
-    method: str = "studentized",
-    resamples: int = 2000,
-    seed: int = 0,
+    level: float = 0.95,
+    method: str = "gaffke",
 ) -> PassAtK:
     """The mean pass@k over problems, with both intervals.
+
+    The default holds for rare and frequent passes, few and many problems: exact coverage of a 95% interval is at least
+    0.93 for every rate with 1 to 40 problems of one sample, its upper end rises with every success, its width is never
+    zero, and the conditional interval lies within it. The other methods have none of these properties.
 
     Args:
         samples: (problems,) or a scalar, samples drawn per problem.
         correct: (problems,) or a scalar, correct ones among them.
         k: one or several numbers of attempts, each at most the fewest samples of any problem.
-        confidence: nominal coverage, in (0, 1).
-        method: for new problems: ``studentized`` (bootstrap of the t statistic over problems; holds its coverage at
-            40 problems), ``logit-t`` (closed form), ``t``, ``bca`` or ``percentile`` (these three are short below
-            about 100 problems).
-        resamples: bootstrap draws, where the method draws any.
-        seed: of the draws.
+        level: nominal coverage, in (0, 1).
+        method: for new problems: ``gaffke`` (see :mod:`scalefed.passk.population`), or what other tools print: the
+            interval of the mean over problems by Student's ``t``, or the same on the logit scale, ``logit-t``.
 
     Raises:
-        DataError: bad counts or k. ConfigError: unknown method, bad confidence or resamples.
+        DataError: bad counts or k. ConfigError: unknown method or bad level.
 
-    Source: Miller 2024 (Adding error bars to evals) for problems as clusters; Efron and Tibshirani 1993, chapters 12
-    and 14, for the bootstraps.
+    Source: Miller 2024 (Adding error bars to evals) for problems as clusters.
 
-    >>> result = estimate(20, [0, 0, 3, 20, 7, 0, 1, 0], k=1)
-    >>> round(result[1].estimate, 5), result[1].low < result[1].low_again < result[1].high_again < result[1].high
+    >>> result = estimate_pass_at_k(20, [0, 0, 3, 20, 7, 0, 1, 0], k=1)
+    >>> row = result[1]
+    >>> round(row.estimate, 5), row.low < row.low_conditional < row.high_conditional < row.high
     (0.19375, True)
     """
     if method not in METHODS:
         raise ConfigError(f"unknown interval method {method!r}; {nearest(method, METHODS)}")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must be in (0, 1), got {confidence}; the usual value is 0.95")
-    if resamples < 100:
-        raise ConfigError(f"resamples must be at least 100, got {resamples}; 2000 is usual")
+    if not 0 < level < 1:
+        raise ConfigError(f"level must be in (0, 1), got {level}; the usual value is 0.95")
     n, c = checked_counts(samples, correct)
     ks = tuple(checked_k(one, n) for one in (k if isinstance(k, Sequence) else (k,)))
-    rows = [_row(n, c, one, confidence, method, resamples, seed) for one in ks]
+    rows = [_row(n, c, one, level, method) for one in ks]
     return PassAtK(
         k=ks,
         estimate=tuple(r.estimate for r in rows),
         low=tuple(r.low for r in rows),
         high=tuple(r.high for r in rows),
-        low_again=tuple(r.low_again for r in rows),
-        high_again=tuple(r.high_again for r in rows),
+        low_conditional=tuple(r.low_conditional for r in rows),
+        high_conditional=tuple(r.high_conditional for r in rows),
         problems=len(n),
-        samples=int(n.min()),
-        confidence=confidence,
+        samples_min=int(n.min()),
+        samples_max=int(n.max()),
+        level=level,
         method=method,
     )
 
 
-def _row(
-    n: NDArray[np.int64], c: NDArray[np.int64], k: int, confidence: float, method: str, resamples: int, seed: int
-) -> PassRate:
+def _row(n: NDArray[np.int64], c: NDArray[np.int64], k: int, level: float, method: str) -> PassRate:
     values = pass_at_k(n, c, k)
-    low, high = mean_interval(values, confidence, method, resamples, seed)
-    low_again, high_again = _again(n, c, k, confidence)
-    return PassRate(k, float(values.mean()), low, high, low_again, high_again)
-
-
-def mean_interval(
-    values: NDArray[np.float64], confidence: float, method: str, resamples: int, seed: int
-) -> tuple[float, float]:
-    """Ends of the interval for the mean of a population in [0, 1], of which (problems,) values were drawn."""
-    size, mean = len(values), float(values.mean())
-    if size < 2 or np.ptp(values) == 0:
-        return _exact_ends(mean, size, (1 - confidence) / 2)
-    error = float(values.std(ddof=1)) / size**0.5
-    if method == "logit-t":
-        return _logit_ends(mean, error, _t_quantile(confidence, size - 1))
-    if method == "t":
-        reach = error * _t_quantile(confidence, size - 1)
-        return max(0.0, mean - reach), min(1.0, mean + reach)
-    ends = (_studentized if method == "studentized" else _quantiles)(values, confidence, method, resamples, seed)
-    return max(0.0, min(mean, ends[0])), min(1.0, max(mean, ends[1]))
-
-
-def _bootstrap(values: NDArray[np.float64], resamples: int, seed: int) -> tuple[NDArray[np.float64], ...]:
-    """Means and variances (n - 1) of bootstrap draws over problems, (resamples,) each."""
-    size = len(values)
-    weights = rng(seed, "passk-bootstrap").multinomial(size, np.full(size, 1 / size), size=resamples)
-    means = weights @ values / size
-    variances = np.maximum(weights @ (values**2) / size - means**2, 0) * size / (size - 1)
-    return means, variances
-
-
-def _studentized(
-    values: NDArray[np.float64], confidence: float, _method: str, resamples: int, seed: int
-) -> tuple[float, float]:
-    size, mean, spread = len(values), float(values.mean()), float(values.std(ddof=1))
-    means, variances = _bootstrap(values, resamples, seed)
-    usable = variances > 1e-12 * spread**2
-    t = (means[usable] - mean) / np.sqrt(variances[usable] / size)
-    tail = (1 - confidence) / 2
-    upper, lower = np.quantile(t, [1 - tail, tail])
-    return mean - float(upper) * spread / size**0.5, mean - float(lower) * spread / size**0.5
-
-
-def _quantiles(
-    values: NDArray[np.float64], confidence: float, method: str, resamples: int, seed: int
-) -> tuple[float, float]:
-    from scipy.special import ndtr, ndtri
-
-    means, _ = _bootstrap(values, resamples, seed)
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    if method == "bca":
-        mean, off = values.mean(), values - values.mean()
-        below = (np.mean(means < mean) + np.mean(means <= mean)) / 2
-        bias = ndtri(np.clip(below, 1e-3, 1 - 1e-3))
-        bend = np.sum(off**3) / (6 * np.sum(off**2) ** 1.5)
-        z = bias + ndtri(tails)
-        tails = ndtr(bias + z / (1 - bend * z))
-    low, high = np.quantile(means, tails)
-    return float(low), float(high)
-
-
-def _again(n: NDArray[np.int64], c: NDArray[np.int64], k: int, confidence: float) -> tuple[float, float]:
-    """Ends of the interval for the mean over these problems, from the spread within each."""
-    total, tail = int(n.sum()), (1 - confidence) / 2
-    if c.sum() == 0:  # the rate can be at most this; spread evenly it gives the largest pass@k
-        return 0.0, float(-np.expm1(k * np.log(tail) / total))
-    mean = float(pass_at_k(n, c, k).mean())
-    if mean >= 1:
-        return tail ** (1 / total), 1.0
-    from scipy.special import ndtri
-
-    error = float(np.sqrt(_within_variance(n, c, k).sum())) / len(n)
-    if error == 0:
-        return mean, mean
-    return _logit_ends(mean, error, float(ndtri(1 - tail)))
-
-
-def _within_variance(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
-    """Variance of each problem's pass@k over repeated sampling, (problems,); only the sum is meaningful.
-
-    With f_j the unbiased estimate of (1 - p)^j, f_k^2 - f_2k is unbiased for Var f_k. It needs 2k samples; below that
-    the variance expected under the fitted beta distribution of rates, given the counts, takes its place.
-    """
-    if 2 * k <= int(n.min()):
-        return np.asarray(failures_at_k(n, c, k) ** 2 - failures_at_k(n, c, 2 * k))
+    new = mean_interval(values, level, method)
     if int(n.max()) == 1:  # one sample each does not tell luck from difficulty: all of the spread is counted as luck
-        rate = float(c.mean())
-        return np.full(len(n), rate * (1 - rate))
-    prior = fit_beta(n, c)
-    pairs, place = np.unique(np.stack([n, c]), axis=1, return_inverse=True)
-    return np.array([_expected_variance(int(m), int(x), k, prior) for m, x in pairs.T])[place.reshape(-1)]
+        these = new if method == "gaffke" else population_interval(values, level)
+    else:
+        these = conditional_interval(n, c, k, level)
+    if method == "gaffke":
+        new, these = _nested(new, these, k)
+    return PassRate(k, float(values.mean()), *new, *these)
 
 
-def _expected_variance(n: int, c: int, k: int, prior: BetaFit) -> float:
-    """Mean over rates, given c of n, of the variance of pass@k in n new samples."""
-    from scipy.special import betaln, gammaln
+def _nested(
+    new: tuple[float, float], these: tuple[float, float], k: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Both intervals, the conditional one within the other.
 
-    a, b = prior.alpha + c, prior.beta + n - c
-    once, twice = np.exp(betaln(a, b + np.array([k, 2 * k])) - betaln(a, b))
-    if n > _TABLE:
-        return float(max(twice - once**2, 0.0))  # the spread of rates itself, which is close when 2k > n
-    new = np.arange(n + 1)
-    log_ways = gammaln(n + 1) - gammaln(new + 1) - gammaln(n - new + 1)
-    chance = np.exp(log_ways + betaln(a + new, b + n - new) - betaln(a, b))
-    squares = float(np.sum(chance * pass_at_k(np.full(n + 1, n), new, k) ** 2))
-    return max(squares - float(1 - 2 * once + twice), 0.0)
-
-
-def _logit_ends(mean: float, error: float, quantile: float) -> tuple[float, float]:
-    """The mean +- quantile * error, taken on the logit scale so that both ends stay within [0, 1]."""
-    centre, reach = np.log(mean) - np.log1p(-mean), quantile * error / (mean * (1 - mean))
-    low, high = 1 / (1 + np.exp(-np.clip([centre - reach, centre + reach], -700, 700)))
-    return float(low), float(high)
+    At k = 1 both rise with every success, and the outer one gives way. Beyond, the spread within problems is only
+    known roughly and may fall with a success, so the inner one does.
+    """
+    (low, high), (low_these, high_these) = new, these
+    if k == 1:
+        return (min(low, low_these), max(high, high_these)), these
+    return new, (max(low, low_these), min(high, high_these))
 
 
-def _exact_ends(mean: float, size: int, tail: float) -> tuple[float, float]:
-    """All problems alike (or one problem): Clopper-Pearson as if each problem were one pass or fail."""
-    from scipy.special import betaincinv
-
-    passed = mean * size
-    low = 0.0 if passed == 0 else float(betaincinv(passed, size - passed + 1, tail))
-    high = 1.0 if passed == size else float(betaincinv(passed + 1, size - passed, 1 - tail))
-    return low, high
-
-
-def _t_quantile(confidence: float, freedom: int) -> float:
+def mean_interval(values: NDArray[np.float64], level: float, method: str) -> tuple[float, float]:
+    """Ends of the interval for the mean of a population in [0, 1], of which (problems,) values were drawn."""
+    if method == "gaffke" or len(values) < 2 or np.ptp(values) == 0:  # the others need a spread
+        return population_interval(values, level)
     from scipy.special import stdtrit
 
-    return float(stdtrit(freedom, (1 + confidence) / 2))
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / len(values) ** 0.5
+    reach = float(stdtrit(len(values) - 1, (1 + level) / 2)) * error
+    if method == "t":
+        return max(0.0, mean - reach), min(1.0, mean + reach)
+    centre, reach = np.log(mean) - np.log1p(-mean), reach / (mean * (1 - mean))
+    low, high = 1 / (1 + np.exp(-np.clip([centre - reach, centre + reach], -700, 700)))
+    return float(low), float(high)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, DataError, refuses_old_words
 from scalefed.passk.estimator import checked_counts, pass_at_k
 from scalefed.seeds import rng
 
@@ -42,6 +42,7 @@ class Comparison:
     method: str
 
 
+@refuses_old_words
 def compare_models(
     samples_first: ArrayLike,
     correct_first: ArrayLike,
@@ -49,7 +50,7 @@ def compare_models(
     correct_second: ArrayLike,
     *,
     k: int = 1,
-    confidence: float = 0.95,
+    level: float = 0.95,
     resamples: int = 5000,
     seed: int = 0,
 ) -> Comparison:
@@ -61,12 +62,12 @@ def compare_models(
         samples_second: the same for the second model, problems in the same order.
         correct_second: the same.
         k: attempts.
-        confidence: nominal coverage of the interval.
+        level: nominal coverage of the interval.
         resamples: draws for the interval and for the p-value.
         seed: of the draws.
 
     Raises:
-        DataError: bad counts, different numbers of problems, or fewer than two problems. ConfigError: bad confidence.
+        DataError: bad counts, different numbers of problems, or fewer than two problems. ConfigError: bad level.
 
     Source: McNemar 1947; Miller 2024 (Adding error bars to evals), section 4, for pairing.
 
@@ -74,8 +75,8 @@ def compare_models(
     >>> result.method, result.second_only, result.p_value
     ('mcnemar', 5, 0.0625)
     """
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must be in (0, 1), got {confidence}; the usual value is 0.95")
+    if not 0 < level < 1:
+        raise ConfigError(f"level must be in (0, 1), got {level}; the usual value is 0.95")
     n_first, c_first = checked_counts(samples_first, correct_first)
     n_second, c_second = checked_counts(samples_second, correct_second)
     if len(n_first) != len(n_second):
@@ -87,7 +88,7 @@ def compare_models(
     gaps = pass_at_k(n_second, c_second, k) - pass_at_k(n_first, c_first, k)
     first_only, second_only = int(np.sum(gaps < 0)), int(np.sum(gaps > 0))
     single = int(max(n_first.max(), n_second.max())) == 1
-    low, high = _gap_interval(gaps, confidence, resamples, seed)
+    low, high = _gap_interval(gaps, level, resamples, seed)
     p_value = _mcnemar(first_only, second_only) if single else _sign_flip(gaps, resamples, seed)
     method = "mcnemar" if single else "paired bootstrap"
     return Comparison(k, float(gaps.mean()), low, high, p_value, first_only, second_only, len(gaps), method)
@@ -111,7 +112,7 @@ def _sign_flip(gaps: NDArray[np.float64], resamples: int, seed: int) -> float:
     return float((reached.sum() + 1) / (resamples + 1))
 
 
-def _gap_interval(gaps: NDArray[np.float64], confidence: float, resamples: int, seed: int) -> tuple[float, float]:
+def _gap_interval(gaps: NDArray[np.float64], level: float, resamples: int, seed: int) -> tuple[float, float]:
     """Studentised bootstrap over problems; where nearly all gaps are alike, the t interval with a pseudo-count."""
     size, mean = len(gaps), float(gaps.mean())
     if np.count_nonzero(gaps - np.median(gaps)) < 5:
@@ -119,13 +120,13 @@ def _gap_interval(gaps: NDArray[np.float64], confidence: float, resamples: int, 
 
         padded = np.concatenate([gaps, [-1.0, 1.0]])  # one problem either way keeps the width above zero
         centre = float(padded.mean())
-        reach = float(stdtrit(size + 1, (1 + confidence) / 2)) * float(padded.std(ddof=1)) / (size + 2) ** 0.5
+        reach = float(stdtrit(size + 1, (1 + level) / 2)) * float(padded.std(ddof=1)) / (size + 2) ** 0.5
         return max(-1.0, min(mean, centre - reach)), min(1.0, max(mean, centre + reach))
     weights = rng(seed, "passk-paired").multinomial(size, np.full(size, 1 / size), size=resamples)
     means = weights @ gaps / size
     variances = np.maximum(weights @ gaps**2 / size - means**2, 0) * size / (size - 1)
     usable = variances > 1e-12 * gaps.var()
     t = (means[usable] - mean) / np.sqrt(variances[usable] / size)
-    upper, lower = np.quantile(t, [(1 + confidence) / 2, (1 - confidence) / 2])
+    upper, lower = np.quantile(t, [(1 + level) / 2, (1 - level) / 2])
     error = float(gaps.std(ddof=1)) / size**0.5
     return max(-1.0, mean - float(upper) * error), min(1.0, mean - float(lower) * error)

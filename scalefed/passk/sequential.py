@@ -32,17 +32,17 @@ class RateEstimate:
     censored: bool
 
 
-def rate_from_attempts(attempts: int, passes: int, *, censored: bool = False, confidence: float = 0.95) -> RateEstimate:
+def rate_from_attempts(attempts: int, passes: int, *, censored: bool = False, level: float = 0.95) -> RateEstimate:
     """The rate, given that the ``passes``-th pass came at attempt number ``attempts``.
 
     Args:
         attempts: n, attempts up to and including the last pass; at the limit, if censored.
         passes: r, at least 2 unless censored: with r = 1 no unbiased estimate but 0 or 1 exists.
         censored: True if sampling stopped at a limit instead; the estimate is then passes / attempts.
-        confidence: of the exact (Clopper-Pearson type) interval.
+        level: of the exact (Clopper-Pearson type) interval.
 
     Raises:
-        DataError: impossible counts. ConfigError: bad confidence.
+        DataError: impossible counts. ConfigError: bad level.
 
     Source: Haldane 1945 (inverse sampling); used as PassUntil by Hu et al. 2024 (arXiv 2310.03262).
 
@@ -51,15 +51,15 @@ def rate_from_attempts(attempts: int, passes: int, *, censored: bool = False, co
     """
     from scipy.special import betaincinv
 
-    if not 0 < confidence < 1:
-        raise ConfigError(f"confidence must be in (0, 1), got {confidence}; the usual value is 0.95")
+    if not 0 < level < 1:
+        raise ConfigError(f"level must be in (0, 1), got {level}; the usual value is 0.95")
     least = 0 if censored else 2
     if not least <= passes <= attempts or attempts < 1:
         raise DataError(
             f"got {passes} passes in {attempts} attempts; allowed is {least} <= passes <= attempts"
             + ("" if censored else ": sample until at least 2 passes, the estimator is (r - 1) / (n - 1)")
         )
-    tail = (1 - confidence) / 2
+    tail = (1 - level) / 2
     low = 0.0 if passes == 0 else float(betaincinv(passes, attempts - passes + 1, tail))
     if passes == attempts:
         high = 1.0
@@ -70,7 +70,7 @@ def rate_from_attempts(attempts: int, passes: int, *, censored: bool = False, co
 
 
 def pass_until(
-    attempt: Callable[[int], Sequence[bool]], *, passes: int = 2, limit: int = 10_000, confidence: float = 0.95
+    attempt: Callable[[int], Sequence[bool]], *, passes: int = 2, limit: int = 10_000, level: float = 0.95
 ) -> RateEstimate:
     """Draw in growing batches until a problem has passed ``passes`` times, and estimate its rate.
 
@@ -78,7 +78,7 @@ def pass_until(
         attempt: called with how many samples to draw now; returns one True or False each, in order.
         passes: r, at least 2.
         limit: most attempts, at least ``passes``.
-        confidence: of the interval.
+        level: of the interval.
 
     Raises:
         ConfigError: bad passes or limit. DataError: ``attempt`` returned another number of results than asked for.
@@ -98,5 +98,5 @@ def pass_until(
             drawn += 1
             seen += bool(passed)
             if seen == passes:
-                return rate_from_attempts(drawn, seen, confidence=confidence)
-    return rate_from_attempts(drawn, seen, censored=True, confidence=confidence)
+                return rate_from_attempts(drawn, seen, level=level)
+    return rate_from_attempts(drawn, seen, censored=True, level=level)

@@ -13,12 +13,12 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.design import grid, next_runs
+from scalefed.allocation.optimum import minimise, stack
 from scalefed.errors import FitWarning
-from scalefed.fitting.design import grid, next_runs
 from scalefed.fitting.result import Fit, fit
-from scalefed.optimum import minimise, stack
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 TRUTH = {"E": 0.35, "A": 6.0, "a": 0.34, "B": 200.0, "b": 0.42, "g": 0.5, "s": 1.2}
 PILOT = {"params": [1e4, 5e4, 2e5], "tokens": [1e6, 4e6], "clients_per_round": [1, 8], "skew": [0.0, 0.5]}
@@ -29,7 +29,7 @@ BUDGET, SETTING = Budget(compute=AT), Setting(clients_per_round=4, skew=0.3)
 
 def asked(found: Fit) -> tuple[float, float]:
     """Log best params, and the width of its bootstrap interval."""
-    values = stack(found.law, found.params, {name: found.resampled[name].to_numpy() for name in found.resampled})
+    values = stack(found.law, found.params, {name: found.replicates[name].to_numpy() for name in found.replicates})
     sizes = np.log(minimise(found.law, values, budget=BUDGET, setting=SETTING).params)
     return float(sizes[0]), float(np.subtract(*np.quantile(sizes[1:], [0.975, 0.025])))
 

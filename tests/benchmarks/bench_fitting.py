@@ -23,16 +23,16 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from scalefed.budgets import Budget, Setting
-from scalefed.fitting.intervals import bootstrap
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.optimum import minimise
+from scalefed.fitting.bootstrap import bootstrap
+from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.result import fit
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.starts import global_fit
 from scalefed.fitting.status import FitStatus
 from scalefed.laws import LAWS
-from scalefed.optimum import minimise
-from scalefed.simulation import simulate_runs
+from scalefed.laws.simulate import simulate_runs
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TRUTH = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
@@ -231,9 +231,11 @@ def public_sets() -> dict[str, pd.DataFrame]:
     return {name: table.astype(float).reset_index(drop=True) for name, table in sets.items()}
 
 
-def judged(runs: pd.DataFrame, near: pd.Series, far: pd.Series, law: str, focus: float) -> tuple[float, float, float]:
+def judged(
+    runs: pd.DataFrame, near: pd.Series, far: pd.Series, law: str, scale_weight: float
+) -> tuple[float, float, float]:
     """Fit the near runs, predict the far ones: coverage of nominal 90% bands, their median width, the median error."""
-    band = fit(runs[near], law, focus=focus, resamples=200).predict(runs[far])
+    band = fit(runs[near], law, scale_weight=scale_weight, resamples=200).predict(runs[far])
     loss = runs.loc[far, "loss"]
     width = ((band["high"] - band["low"]) / band["estimate"]).median()
     inside = (band["low"] <= loss) & (loss <= band["high"])
@@ -252,15 +254,21 @@ def decade() -> None:
     if not (DATA / "porian_isoflop.parquet").exists():
         print("  (../shared/data is not here: nothing to predict)")
         return
-    for law, focus in (("chinchilla", 0.0), ("chinchilla", 0.5), ("coupled", 0.0), ("coupled", 0.5), ("coupled", 1.0)):
+    for law, scale_weight in (
+        ("chinchilla", 0.0),
+        ("chinchilla", 0.5),
+        ("coupled", 0.0),
+        ("coupled", 0.5),
+        ("coupled", 1.0),
+    ):
         rows, start = [], time.process_time()
         for name, runs in public_sets().items():
             compute = runs["params"] * runs["tokens"]
             far = compute > compute.max() / 10
-            rows.append(judged(runs, ~far, far, law, focus))
-            if (law, focus) == ("coupled", 0.5):
+            rows.append(judged(runs, ~far, far, law, scale_weight))
+            if (law, scale_weight) == ("coupled", 0.5):
                 print("    {:52s} coverage {:.2f} width {:6.1%} error {:.2%}".format(name, *rows[-1]))
-        report(f"{law:10s} focus {focus:3.1f}", rows, start)
+        report(f"{law:10s} scale_weight {scale_weight:3.1f}", rows, start)
 
 
 def aside() -> None:
@@ -268,15 +276,15 @@ def aside() -> None:
     if not (DATA / "porian_isoflop.parquet").exists():
         print("  (../shared/data is not here: nothing to predict)")
         return
-    for column, (law, focus) in itertools.product(("params", "tokens"), (("chinchilla", 0.0), ("coupled", 0.5))):
+    for column, (law, scale_weight) in itertools.product(("params", "tokens"), (("chinchilla", 0.0), ("coupled", 0.5))):
         rows, start = [], time.process_time()
         for runs in public_sets().values():
             compute = runs["params"] * runs["tokens"]
             near = runs[column] <= runs[column].max() / 10**0.5
             far = ~near & (compute <= compute[near].max())
             if near.sum() >= 12 and far.any():
-                rows.append(judged(runs, near, far, law, focus))
-        report(f"most {column}, {law:10s} focus {focus:3.1f}", rows, start)
+                rows.append(judged(runs, near, far, law, scale_weight))
+        report(f"most {column}, {law:10s} scale_weight {scale_weight:3.1f}", rows, start)
 
 
 # -- what cannot be told ---------------------------------------------------------------------------------------------
@@ -338,13 +346,13 @@ def diloco() -> None:
     runs = runs[runs["algorithm"] == "diloco"]
     ahead = pd.read_csv(DATA / "diloco_extrapolation_4b_10b.csv", comment="#")
     ahead = ahead[ahead["algorithm"] == "diloco"].groupby(["N", "M"], as_index=False)["eval_loss"].min()
-    for law, focus in (("diloco", 0.0), ("diloco-offset", 0.0), ("diloco-offset", 0.5)):
-        found = fit(runs, law, focus=focus, columns=names)
+    for law, scale_weight in (("diloco", 0.0), ("diloco-offset", 0.0), ("diloco-offset", 0.5)):
+        found = fit(runs, law, scale_weight=scale_weight, columns=names)
         band = found.predict(params=ahead["N"].to_numpy(), clients_per_round=ahead["M"].to_numpy())
         loss = ahead["eval_loss"].to_numpy()
         inside = ((band["low"] <= loss) & (loss <= band["high"])).mean()
         width = ((band["high"] - band["low"]) / band["estimate"]).mean()
-        print(f"{law:14s} focus {focus:3.1f}: mean error {np.mean(np.abs(loss / band['estimate'] - 1)):.2%}, "
+        print(f"{law:14s} weight {scale_weight:3.1f}: mean error {np.mean(np.abs(loss / band['estimate'] - 1)):.2%}, "
               f"{inside:.0%} inside the 90% band, width {width:.1%}, "
               f"g = {found.params['g']:.4f}")  # fmt: skip
 
@@ -352,7 +360,7 @@ def diloco() -> None:
 # -- every law -------------------------------------------------------------------------------------------------------
 def recovery() -> None:
     """Noise-free runs of every named law: how far are the parameters from the truth?"""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
     from law_truths import TRUTHS
 
     levels = {

@@ -64,12 +64,12 @@ def main(most: int) -> None:
             print(f"  {name}: the peer failed: {done.stderr.strip().splitlines()[-1]}")
             continue
         start = time.process_time()
-        band = fit(runs[~far], "coupled", focus=0.5, resamples=200).predict(runs[far])
+        band = fit(runs[~far], "coupled", scale_weight=0.5, resamples=200).predict(runs[far])
         seconds = time.process_time() - start
         ours.append(score(band.to_numpy(), runs.loc[far, "loss"].to_numpy()) + (seconds,))
         answer = json.loads(done.stdout)
         theirs.append(score(np.array(answer["band"]), runs.loc[far, "loss"].to_numpy()) + (answer["seconds"],))
-    for name, rows in (("scalefed, coupled, focus 0.5", ours), ("simple-scaling-laws, coupled", theirs)):
+    for name, rows in (("scalefed, coupled, scale_weight 0.5", ours), ("simple-scaling-laws, coupled", theirs)):
         covered, width, error, seconds = np.array(rows).T
         print(f"{name:30s} {len(rows)} sets: coverage {covered.mean():.3f} (least {covered.min():.2f}), median width "
               f"{np.median(width):.1%}, error {np.median(error):.2%} median {error.mean():.2%} mean, "

@@ -55,7 +55,7 @@ def ours(engine: str, workers: int) -> tuple:
     if engine == "native":
         loop = rounds.run_rounds(CONFIG, task.model, task.data, state)
     else:
-        from scalefed.federated import flower
+        from scalefed.federated.flower import engine as flower
 
         loop = flower.run_rounds(CONFIG, task.model, task.data, state, workers=workers)
     ends, weights = [], state.weights
@@ -76,7 +76,7 @@ def fedavg(engine: str, workers: int) -> tuple:
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
 
-    from scalefed.federated.flower import _prepared
+    from scalefed.federated.flower.engine import _prepared
     from scalefed.models import build_model
 
     logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -27,7 +27,7 @@ from scalefed.config import RunConfig
 from scalefed.experiment import train_all
 from scalefed.federated import client
 from scalefed.federated.client import local_updates
-from scalefed.federated.recorded import can_record
+from scalefed.federated.cuda_graph import can_record
 from scalefed.federated.state import ClientTask, ClientUpdate
 from scalefed.models import Decoder, shape_for
 

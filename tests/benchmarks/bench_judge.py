@@ -146,7 +146,7 @@ def levels(names: list[str]) -> None:
 
     Level ``none`` is left out: these completions would do to this machine what they try to do.
     """
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
     import hostile
 
     sets = {"own": [("t/add", case.completion, case.allowed, case.name) for case in hostile.ATTACKS + hostile.HONEST]}

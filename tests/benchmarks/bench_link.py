@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from scalefed.fitting.curve import failure
-from scalefed.fitting.linkfit import fit_link
-from scalefed.fitting.passk_forms import compare_forms, rates
+from scalefed.downstream.alternatives import compare_forms, rates
+from scalefed.downstream.curve import failure
+from scalefed.downstream.fit import fit_link
 
 PYTHIA = Path(__file__).parents[2].parent / "shared" / "data" / "pythia_math_successes.csv"
 KS = (1, 10, 100, 1000)

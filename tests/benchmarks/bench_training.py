@@ -31,12 +31,12 @@ from scalefed.config import RunConfig
 from scalefed.experiment import train
 from scalefed.experiment.bundles import bundles, train_together
 from scalefed.federated import client
+from scalefed.federated.batched_runs import Job, run_many
 from scalefed.federated.client import local_updates
 from scalefed.federated.preparation import prepare
 from scalefed.federated.rounds import initial_state, one_round, run_rounds
 from scalefed.federated.schedule import learning_rates
 from scalefed.federated.state import ClientTask
-from scalefed.federated.together import Job, run_many
 from scalefed.models import Decoder, build_model, shape_for
 
 LADDER = (3_500, 13_000, 24_000, 55_000, 147_000)

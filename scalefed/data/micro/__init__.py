@@ -7,12 +7,12 @@ whose body is the matching Python::
     grammar      how documents are drawn, which pipelines are held out
     text         documents as text and tokens, the tokenizer
     information  the exact entropy of it all
-    exams        held-out problems with tests (inputs: the values they use)
+    problem_set  held-out problems with tests (inputs: the values they use)
 """
 
-from scalefed.data.micro.exams import problems
 from scalefed.data.micro.information import Entropy, entropy
 from scalefed.data.micro.primitives import table
+from scalefed.data.micro.problem_set import problems
 from scalefed.data.micro.text import Corpus, Document, corpus, documents, tokenizer, validation
 
 FAMILIES: tuple[str, ...] = table().families

@@ -1,0 +1,203 @@
+"""What does a question leave out, and what do the runs say about it?
+
+Fills the setting of a plan (clients per round, skew, local steps, tokens of a step) from keywords and from the runs
+behind a fit, and refuses by name what neither settles.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.cost import cost_from, cost_of, power_sum
+from scalefed.allocation.program import ROUND_COLUMNS
+from scalefed.errors import ConfigError, FitError, nearest
+from scalefed.laws import Law
+
+Array = NDArray[np.float64]
+
+_LIMITED_BY_ROUNDS = {"bytes_sent", "bytes_per_client", "seconds", "rounds"}
+
+
+def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Budget, Setting, tuple[str, ...]]:
+    """Split keywords into limits and setting, and fill the setting from the runs.
+
+    Returns:
+        The budget, the setting, and notes on what was filled in.
+
+    Raises:
+        ConfigError: an unknown keyword, or two that say the same.
+        FitError: something is missing that the runs do not settle.
+    """
+    words = {name: value for name, value in words.items() if value is not None}
+    limit_names, setting_names = set(Budget.__slots__), set(Setting.__slots__) - {"cost", "total"}
+    own = {"participation", "concentration", "flops"}
+    unknown = set(words) - limit_names - setting_names - own
+    if unknown:
+        name = sorted(unknown)[0]
+        raise ConfigError(f"no limit or setting {name!r}; {nearest(name, limit_names | setting_names | own)}")
+    budget = Budget(**{name: value for name, value in words.items() if name in limit_names})
+    known = {name: value for name, value in words.items() if name in setting_names}
+    needed, notes = set(law.columns), []
+    _participants(known, words, runs, needed, budget)
+    _skew(known, words, runs, needed)
+    in_rounds = bool(needed & ROUND_COLUMNS or set(budget.names) & _LIMITED_BY_ROUNDS)
+    if known.get("local_steps") == "free":
+        del known["local_steps"]
+    elif "local_steps" not in known and (usual := _common(_known(runs, "local_steps"))) is not None:
+        known["local_steps"] = usual
+        if in_rounds:
+            notes.append(f"local_steps = {usual:g}, as in the runs")
+    notes += _relations(known, words, law, runs)
+    if "batch_tokens" not in known and (usual := _batch_tokens(runs)) is not None:
+        known["batch_tokens"] = usual
+    return budget, Setting(**known), tuple(notes)
+
+
+def _relations(known: dict[str, Any], words: Mapping[str, Any], law: Law, runs: pd.DataFrame) -> list[str]:
+    """Fill in what a token costs and what embeddings add, as the runs show it; in words where that is not as usual."""
+    notes = []
+    both = {"params", "params_total"} <= set(runs.columns)
+    if "params_total" in law.columns and both:
+        known["total"] = power_sum(*_pair(runs, "params", "params_total"))
+    elif "params_total" in law.columns and "params_total" in runs.columns:
+        notes.append("params counts all parameters, embeddings too: the runs do not have both counts")
+    if (formula := words.get("flops")) is not None:
+        cost = cost_from(formula)
+    elif known.get("trained_share", 1.0) != 1.0:
+        return notes  # (4 + 2 q) params, as the question says
+    else:
+        only_total = "params" not in runs.columns and "params_total" in runs.columns
+        cost = cost_of(runs.rename(columns={"params_total": "params"}) if only_total else runs)
+    if cost.note:
+        known["cost"] = cost.per_token
+        notes.append(cost.note)
+    return notes
+
+
+def _pair(runs: pd.DataFrame, first: str, second: str) -> tuple[Array, Array]:
+    """Two columns where both are positive.
+
+    Raises:
+        FitError: nowhere.
+    """
+    x, y = (runs[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in (first, second))
+    known = np.isfinite(x * y) & (x > 0) & (y > 0)
+    if not known.any():
+        raise FitError(f"no run has both {first} and {second}, which this law's answer needs; add them")
+    return x[known], y[known]
+
+
+def _participants(
+    known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, needed: set[str], budget: Budget
+) -> None:
+    share = words.get("participation")
+    if share is not None and "clients" not in known and (only := _only(runs, "clients")) is not None:
+        known["clients"] = only
+    if share is not None:
+        if not np.all((np.asarray(share) > 0) & (np.asarray(share) <= 1)):
+            raise ConfigError(f"participation must be in (0, 1], got {share}")
+        if "clients_per_round" in known:
+            raise ConfigError("give participation or clients_per_round, not both")
+        if "clients" not in known:
+            raise ConfigError("participation is a share of clients; give clients=... too, or clients_per_round=...")
+        known["clients_per_round"] = np.asarray(share, dtype=float) * np.asarray(known["clients"], dtype=float)
+        if np.any(known["clients_per_round"] < 1 - 1e-9):
+            raise ConfigError(
+                f"participation {share} of {known['clients']} clients is less than one client a round; raise either"
+            )
+    for name in ("clients", "clients_per_round"):
+        if name not in known and (only := _only(runs, name)) is not None:
+            if name == "clients" and np.any(np.asarray(known.get("clients_per_round", 0.0)) > only):
+                continue
+            known[name] = only
+    asked = "clients_per_round" in needed or bool(set(budget.names) & _LIMITED_BY_ROUNDS)
+    if asked and "clients_per_round" not in known:
+        seen = (
+            sorted(map(float, runs["clients_per_round"].unique())) if "clients_per_round" in runs else "none recorded"
+        )
+        raise FitError(
+            "this question depends on how many clients train in a round; give clients_per_round=..., or clients=... "
+            f"and participation=... (runs: {seen})"
+        )
+
+
+def _skew(known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, needed: set[str]) -> None:
+    concentration = words.get("concentration")
+    if concentration is not None and "skew" in known:
+        raise ConfigError("give concentration or skew, not both")
+    if "skew" in known or "skew" not in needed:
+        return
+    if concentration is not None:
+        known["skew"] = skew_of(concentration, runs)
+    elif (only := _only(runs, "skew", tolerance=0.02)) is not None:
+        known["skew"] = only
+    else:
+        raise FitError(
+            "the law depends on how different the clients are; give skew=... (0 iid .. 1) or concentration=..."
+        )
+
+
+def skew_of(concentration: float, runs: pd.DataFrame) -> float:
+    """The skew that a Dirichlet concentration gave in the runs, interpolated between the measured ones.
+
+    Raises:
+        ConfigError: a concentration that is not positive.
+        FitError: outside what the runs measured.
+    """
+    if not concentration > 0:
+        raise ConfigError(f"concentration must be positive (infinity is iid), got {concentration}")
+    if not {"concentration", "skew"} <= set(runs.columns):
+        raise FitError("the runs do not record concentration and skew together; give skew=... (0 iid .. 1 disjoint)")
+    seen, skews = (runs[name].to_numpy(float) for name in ("concentration", "skew"))
+    known = ~(np.isnan(seen) | np.isnan(skews))
+    levels, group = np.unique(seen[known], return_inverse=True)
+    medians = np.array([np.median(skews[known][group == i]) for i in range(len(levels))])
+    if np.isinf(concentration) and not np.isinf(levels).any():
+        return 0.0
+    # 1 / (1 + concentration) maps iid to 0 and one family a client to 1, nearly linear in skew
+    position = 1 / (1 + levels)
+    order, wanted = np.argsort(position), 1 / (1 + concentration)
+    if not len(position) or not position.min() - 1e-9 <= wanted <= position.max() + 1e-9:
+        raise FitError(
+            f"concentration {concentration:g} lies outside those of the runs ({levels.tolist()}), so its skew was "
+            "never measured; give skew=..., or sf.partition(...).skew of your clients"
+        )
+    return float(np.interp(wanted, position[order], medians[order]))
+
+
+def _only(runs: pd.DataFrame, name: str, *, tolerance: float = 0.0) -> float | None:
+    """The value of a column if all runs share it."""
+    values = _known(runs, name)
+    return float(np.median(values)) if len(values) and np.ptp(values) <= tolerance else None
+
+
+def _common(values: Array) -> float | None:
+    """The most common value."""
+    if not len(values):
+        return None
+    levels, counts = np.unique(values, return_counts=True)
+    return float(levels[np.argmax(counts)])
+
+
+def _known(runs: pd.DataFrame, name: str) -> Array:
+    if name not in runs:
+        return np.empty(0)
+    values: Array = runs[name].to_numpy(dtype=np.float64)
+    known: Array = values[~np.isnan(values)]
+    return known
+
+
+def _batch_tokens(runs: pd.DataFrame) -> float | None:
+    if {"batch_size", "sequence_length"} <= set(runs.columns):
+        size = runs["batch_size"].to_numpy(dtype=np.float64) * runs["sequence_length"].to_numpy(dtype=np.float64)
+        return _common(size[~np.isnan(size)])
+    parts = ["tokens", "rounds", "clients_per_round", "local_steps"]
+    if "batch_tokens" in runs or not set(parts) <= set(runs.columns):
+        return _common(_known(runs, "batch_tokens"))
+    tokens, rounds, clients_per_round, steps = (runs[name].to_numpy(dtype=np.float64) for name in parts)
+    found = tokens / (rounds * clients_per_round * steps)
+    return float(np.nanmedian(found)) if not np.isnan(found).all() else None

@@ -1,0 +1,102 @@
+"""What does a law say of a run of this size and length in this setting? By evaluation, whatever its form.
+
+The columns of a run follow from its size, its tokens and the setting; a law that is no sum of powers of them (an
+exponential of a power, a sum in a denominator, a size that counts embeddings) is asked here and searched by
+:mod:`scalefed.allocation.search`.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scalefed.allocation.budgets import Setting
+from scalefed.allocation.search import Surface
+from scalefed.laws import Law
+from scalefed.laws.terms import Term, log_sum
+
+Array = NDArray[np.float64]
+
+
+def columns_of(
+    law: Law, setting: Setting, params: ArrayLike, tokens: ArrayLike, rounds: ArrayLike, local_steps: ArrayLike
+) -> dict[str, ArrayLike]:
+    """The law's columns for runs of this size and length in a setting; all broadcast by numpy's rules."""
+    known = _columns(setting, setting.given(), params, tokens, rounds, local_steps)
+    return {name: known[name] for name in law.columns}
+
+
+def _columns(
+    setting: Setting,
+    given: Mapping[str, Array],
+    params: ArrayLike,
+    tokens: ArrayLike,
+    rounds: ArrayLike,
+    local_steps: ArrayLike,
+) -> dict[str, ArrayLike]:
+    trained = np.asarray(params) * setting.trained_share
+    known: dict[str, ArrayLike] = {
+        **given,
+        "params": params,
+        "params_total": params if setting.total is None else setting.total(params),
+        "params_trained": trained,
+        "tokens": tokens,
+        "rounds": rounds,
+        "local_steps": local_steps,
+        "compute": setting.per_token(params) * np.asarray(tokens),
+    }
+    clients_per_round = np.asarray(known.get("clients_per_round", np.nan))
+    known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * clients_per_round
+    known.setdefault("unique_tokens", np.inf)
+    return known
+
+
+def why_not_powers(law: Law, setting: Setting, given: Mapping[str, Array]) -> str:
+    """Why a law is no sum of powers of params, tokens and rounds in this setting; empty where it is one.
+
+    Args:
+        law: the law.
+        setting: with the relations that the runs show.
+        given: the columns that are held fixed.
+    """
+    for column, relation in (("params_total", setting.total), ("compute", setting.per_token)):
+        if column in law.columns and relation is not None and not relation.is_power:
+            return f"{column} is no power of params"
+    return ""
+
+
+def by_evaluation(
+    law: Law, values: Mapping[str, Array], given: Mapping[str, Array], setting: Setting, log_round: Array
+) -> tuple[Surface, Array]:
+    """The law above its constant terms as a surface over log params and log tokens, and those terms, (s,).
+
+    Args:
+        law: the law.
+        values: parameter -> (s,).
+        given: column -> (s,), those that are held fixed.
+        setting: the rest of what is fixed.
+        log_round: (s,) log tokens of a round; nan where unknown.
+    """
+    known = {**values, **{name: np.full(len(log_round), value) for name, value in law.fixed.items()}}
+    moving = tuple(term for term in law.bound_terms if _moves(term, given))
+    still = tuple(term for term in law.bound_terms if not _moves(term, given))
+    constant = np.exp(log_sum(still, known, given, law.positive)) if still else np.zeros(len(log_round))
+
+    def surface(n: Array, d: Array, rows: NDArray[np.intp]) -> Array:
+        with np.errstate(all="ignore"):
+            size, length = np.exp(n), np.exp(d)
+            rounds = np.exp(d - log_round[rows, None])
+            held = {name: value[rows, None] for name, value in given.items()}
+            columns = _columns(setting, held, size, length, rounds, np.nan)
+            columns |= {name: held[name] for name in held if name in ("local_steps", "rounds")}
+            arrays = {name: np.asarray(columns[name], dtype=float) for name in law.columns}
+            here = {name: value[rows, None] for name, value in known.items()}
+            found = log_sum(moving, here, arrays, law.positive)
+        return np.where(np.isfinite(found), found, np.inf)
+
+    return surface, np.broadcast_to(constant, log_round.shape)
+
+
+def _moves(term: Term, given: Mapping[str, Array]) -> bool:
+    """Whether a term changes with what is not held fixed."""
+    return any(set(atom.columns) - set(given) for part in term.all_parts() for atom in part.atoms)

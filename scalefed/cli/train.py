@@ -1,0 +1,167 @@
+"""Commands that make runs: train, sweep."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalefed.cli.help import add
+from scalefed.cli.output import config_from, configs_from, folder, say, tell, tell_json
+
+if TYPE_CHECKING:
+    from scalefed.config import RunConfig
+    from scalefed.experiment import Progress
+
+Words = Annotated[
+    list[str] | None, typer.Argument(metavar="[FILE.toml] [KEY=VALUE]...", help="Settings: a file, words, or both.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    add(app, train, "scalefed train params=24_000 tokens=2e6 clients=16 clients_per_round=4")
+    add(app, sweep, "scalefed sweep params=3_000,12_000,48_000 clients_per_round=1,4 tokens=1e6,4e6 --runs runs/mine")
+
+
+def train(
+    words: Words = None,
+    runs: Annotated[Path, typer.Option(help="Folder of the run log.")] = Path("runs"),
+    engine: Annotated[str, typer.Option(help="native, or flower for Flower's simulation.")] = "native",
+    as_json: Json = False,
+) -> None:
+    """Train one federated run; a stored run is not made again."""
+    config = config_from(words or [])
+    folder(runs)
+    from scalefed.experiment import train as make
+
+    meter = Meter(f"{config.run_id}", total=config.rounds)
+    run = make(
+        config, runs=runs, engine=engine, on_round=lambda record: meter.step(int(record["round"]), _loss(record))
+    )
+    meter.close()
+    if as_json:
+        tell_json(dict(run.row))
+        return
+    tell(f"{run.run_id}: {run.status}, loss {_fixed(run.loss)} nats/token, pass@1 {_fixed(run.pass_at_1)}")
+    tell(f"stored in {run.folder}")
+
+
+def sweep(
+    words: Words = None,
+    runs: Annotated[Path, typer.Option(help="Folder for these runs.")] = Path("runs/sweep"),
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if left out.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train all combinations of settings on all cores; resumes.
+
+    Commas make an axis; a sweep file holds [base] and [[grid]] tables.
+    """
+    configs, text = configs_from(words or [])
+    if dry_run:
+        _list(configs, as_json)
+        return
+    from scalefed.experiment import train_all
+
+    _remember(text, folder(runs))
+    with_progress = SweepMeter(len(configs))
+    stored = train_all(configs, runs=runs, workers=workers, on_progress=with_progress)
+    with_progress.close()
+    if as_json:
+        tell_json([dict(run.row) for run in stored])
+        return
+    diverged = sum(run.status == "diverged" for run in stored)
+    tell(f"{len(stored)} runs in {runs}" + (f", {diverged} of them diverged" if diverged else ""))
+
+
+# ---------------------------------------------------------------------- progress
+class SweepMeter:
+    """How far a sweep is: a bar with the time left in a terminal, a line for each stored run elsewhere."""
+
+    def __init__(self, total: int) -> None:
+        self.meter = Meter("runs", total=total)
+        self.failed: set[str] = set()
+
+    def __call__(self, progress: "Progress") -> None:
+        """Take in one report of the sweep."""
+        for run_id, message in progress.failed:
+            if run_id not in self.failed:
+                self.failed.add(run_id)
+                say(f"warning: {run_id} failed: {message}")
+        self.meter.step(progress.done, _left(progress.seconds_left))
+
+    def close(self) -> None:
+        """End the bar."""
+        self.meter.close()
+
+
+class Meter:
+    """A bar on a terminal; elsewhere lines, at most one for each step and twenty in all."""
+
+    def __init__(self, words: str, *, total: int) -> None:
+        self.words, self.total, self.shown, self.bar = words, max(total, 1), -1, None
+        self.every = max(1, self.total // 20)
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                       TextColumn("{task.fields[note]}"))  # fmt: skip
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task(words, total=total, note="")
+
+    def step(self, done: int, note: str) -> None:
+        """Show that so many are done."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, note=note)
+        elif done != self.shown and (done % self.every == 0 or done == self.total):
+            self.shown = done
+            say(f"{self.words}: {done} of {self.total}" + (f", {note}" if note else ""))
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _left(seconds: float | None) -> str:
+    """Time left in words.
+
+    >>> _left(30), _left(600), _left(9000), _left(None)
+    ('30 s left', '10 min left', '2.5 h left', '')
+    """
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
+
+
+# ---------------------------------------------------------------------- helpers
+def _loss(record: dict[str, Any]) -> str:
+    value = record.get("loss", record.get("train_loss"))
+    return "" if value is None else f"loss {value:.3f}"
+
+
+def _fixed(value: float | None) -> str:
+    return "not measured" if value is None or value != value else f"{value:.4f}"
+
+
+def _list(configs: "list[RunConfig]", as_json: bool) -> None:
+    if as_json:
+        tell_json([{"run_id": config.run_id} | config.to_dict() for config in configs])
+        return
+    for config in configs:
+        tell(config.run_id)
+    total = sum(config.compute for config in configs)
+    tell(f"{len(configs)} runs, {total:.3g} FLOPs in all")
+
+
+def _remember(text: str, runs: Path) -> None:
+    """Keep what was asked beside the runs, so that the same sweep can be made again."""
+    target = runs / "sweep.toml"
+    if not target.exists():
+        target.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""How often will a model of this loss solve a problem? Curves from loss to pass@k, fitted to counts."""

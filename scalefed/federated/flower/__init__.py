@@ -1,0 +1,1 @@
+"""How does the same run happen in Flower? The engine, the app on disk, and the log around a strategy."""

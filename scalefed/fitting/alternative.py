@@ -1,0 +1,108 @@
+"""What would the next richer law say? Its disagreement beyond the runs is a sign of how far the law can be trusted.
+
+A law that adds its terms (``E + A/params^a + B/tokens^b``) has as its rival the same terms under a common power
+(``E + (A/params^a + B/tokens^b)^c``), a law without a floor the same law with one, and a single term beside a floor the
+same term with an exponent that changes with scale. The rival contains the law, so on the runs it fits at least as well;
+where the two part company beyond them, the runs cannot tell who is right.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+
+from scalefed.fitting.problem import Problem
+from scalefed.fitting.solver import Solver
+from scalefed.laws.law import Law
+from scalefed.laws.terms import Part, Power, Term
+
+_POWER, _FLOOR, _BEND = "rival_power", "rival_floor", "rival_bend"
+_POWER_BOUNDS = (0.1, 5.0)
+_BEND_BOUNDS = (-0.2, 0.2)
+_LARGE = 5_000
+
+
+@lru_cache(maxsize=64)
+def rival_of(law: Law) -> Law | None:
+    """The next richer law, or None where there is none.
+
+    >>> from scalefed.laws import LAWS
+    >>> rival_of(LAWS["chinchilla"]).parameters
+    ('E', 'A', 'a', 'B', 'b', 'rival_power')
+    >>> rival_of(LAWS["coupled"]) is None
+    True
+    """
+    terms = list(law.terms)
+    constants = [t for t in terms if t.is_constant]
+    others = tuple(t for t in terms if not t.is_constant)
+    if not others:
+        return None
+    if not constants:
+        floor = Term((Part(1.0, (_FLOOR,)),), (), _FLOOR)
+        return _extended(law, (floor, *terms), _FLOOR)
+    if len(others) == 1:
+        return _bent(law, constants, others[0])
+    group = Term((), (Power(others, (Part(1.0, (_POWER,)),)),), "(...)^" + _POWER)
+    return _extended(law, (*constants, group), _POWER, bounds=_POWER_BOUNDS)
+
+
+def _bent(law: Law, constants: list[Term], term: Term) -> Law | None:
+    logs = [a for part in term.parts for a in part.atoms if a.kind == "log"]
+    if term.powers or not logs:
+        return None
+    scale = next((a for a in logs if a.columns == ("params",)), logs[0])
+    bent = Term((*term.parts, Part(1.0, (_BEND,), (scale, scale))), (), term.text)
+    return _extended(law, (*constants, bent), _BEND, bounds=_BEND_BOUNDS)
+
+
+def _extended(law: Law, terms: tuple[Term, ...], name: str, *, bounds: tuple[float, float] | None = None) -> Law:
+    return replace(
+        law,
+        name=f"rival of {law.name}",
+        terms=terms,
+        parameters=(*law.parameters, name),
+        positive=law.positive | {name} if bounds is None else law.positive,
+        bounds=law.bounds if bounds is None else {**law.bounds, name: bounds},
+    )
+
+
+def fit_alternative(problem: Problem, theta: np.ndarray, *, delta: float) -> dict[str, float] | None:
+    """The rival's parameters, fitted from the law's own optimum; None where there is no rival.
+
+    Args:
+        problem: law and runs.
+        theta: (p,) the law's optimum.
+        delta: width of the Huber loss.
+    """
+    law = rival_of(problem.law)
+    if law is None or problem.n < len(law.free) + 1:
+        return None
+    rows = np.arange(problem.n)[:: max(1, problem.n // _LARGE)]
+    weights = None if problem.weights is None else problem.weights[rows]
+    richer = Problem(law, {c: v[rows] for c, v in problem.columns.items()}, problem.z[rows], weights)
+    values = dict(zip(problem.names, problem.to_values(theta[None])[0], strict=True))
+    starts = [{**values, **extra} for extra in _extras(law, problem)]
+    coordinates = richer.to_coordinates(np.array([[s[n] for n in richer.names] for s in starts]))
+    found = Solver(richer, delta=delta).solve(coordinates, cold=True, iterations=100, tolerance=1e-9)
+    best = richer.to_values(found.theta[[int(np.argmin(found.objective))]])[0]
+    return dict(zip(richer.names, map(float, best), strict=True))
+
+
+def _extras(law: Law, problem: Problem) -> list[dict[str, float]]:
+    if _POWER in law.parameters:
+        return [{_POWER: 1.0}]
+    if _BEND in law.parameters:
+        return [{_BEND: 0.0}]
+    return [{_FLOOR: share * float(np.exp(problem.z.min()))} for share in (0.01, 0.3)]
+
+
+def disagreement(
+    law: Law, params: Mapping[str, float], alternative: Mapping[str, float] | None, columns: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Absolute difference of log predictions between a law and its rival, one a run; 0 without a rival."""
+    richer = rival_of(law)
+    if alternative is None or richer is None:
+        return np.zeros(1)
+    ours, theirs = law.predict(params, columns), richer.predict(alternative, columns)
+    return np.asarray(np.abs(np.log(theirs) - np.log(ours)))

@@ -1,0 +1,171 @@
+"""Can these runs determine the law at all? What the design leaves loose, in words, and which runs would fix it."""
+
+import numpy as np
+
+from scalefed.fitting.data import FitData
+from scalefed.fitting.problem import Problem
+from scalefed.fitting.solver import Solver
+from scalefed.fitting.status import Certificate, listed
+from scalefed.laws.law import Law
+from scalefed.seeds import quasi_random
+
+_PROBES = 24
+_SINGULAR = 1e-6
+_PROPORTIONAL = 0.05
+_SHOWN_LEVELS = 4
+_ENOUGH = 20_000
+_PROBED = 1_000
+_LOOSE = 3.0
+
+
+def gaps(data: FitData, problem: Problem, certificate: Certificate) -> tuple[str, ...]:
+    """What the design or the losses leave undetermined, in sentences; empty if nothing."""
+    found = design_gaps(data)
+    if found or certificate.loose_error <= _LOOSE:
+        return found
+    return (
+        f"the losses leave the combination of {certificate.loose} loose (standard error {certificate.loose_error:.2g} "
+        f"where 1 is a factor of e): add runs that vary {listed(data.law.columns)} further, or repeat runs with more "
+        "seeds",
+    )
+
+
+def design_gaps(data: FitData) -> tuple[str, ...]:
+    """Sentences naming what the runs cannot determine because of where they are, whatever their losses.
+
+    Checked in turn: enough different designs for the free parameters; every column varies; no two columns move in
+    proportion; the law's Jacobian has full rank at generic parameters.
+    """
+    law = data.law
+    if not law.free:
+        return ()
+    gaps = _too_few(law, data) + _constant_columns(law, data)
+    if not gaps:
+        gaps = _proportional(law, data) or _rank(law, data)
+    return tuple(gaps)
+
+
+def _too_few(law: Law, data: FitData) -> list[str]:
+    table = np.stack([data.columns[c] for c in law.columns], axis=1) if law.columns else np.zeros((data.n, 1))
+    distinct, free = len(np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)), len(law.free)
+    if not law.columns:
+        return [f"{law.formula!r} names no column of the runs, so they say nothing about {listed(law.free)}"]
+    if distinct >= free:
+        return []
+    runs = f"{data.n} runs at {distinct} different settings" if distinct < data.n else f"{data.n} runs"
+    more = "1 run" if free - distinct == 1 else f"{free - distinct} runs"
+    return [
+        f"{runs} for {free} free parameters ({', '.join(law.free)}): "
+        f"add at least {more} at other settings of {listed(law.columns)}, or fix parameters"
+    ]
+
+
+def _constant_columns(law: Law, data: FitData) -> list[str]:
+    gaps = []
+    for column in law.columns:
+        levels = np.unique(data.columns[column])
+        users = exponents_of(law, column)
+        users = [p for p in users if _only_with(law, p, column)] or users
+        if len(levels) == 1 and users:
+            gaps.append(
+                f"{column} is {levels[0]:.4g} in every run, so {listed(users)} cannot be determined: "
+                f"add runs with another {column}"
+            )
+    return gaps
+
+
+def _only_with(law: Law, parameter: str, column: str) -> bool:
+    parts = [p for t in law.bound_terms for p in t.all_parts() if parameter in p.parameters]
+    return all(any(column in a.columns for a in p.atoms) for p in parts)
+
+
+def exponents_of(law: Law, column: str) -> list[str]:
+    """Free parameters that stand in exponents of a column or multiply it."""
+    names: dict[str, None] = {}
+    for term in law.bound_terms:
+        for part in term.all_parts():
+            if any(column in atom.columns for atom in part.atoms):
+                names.update(dict.fromkeys(n for n in part.names() if n in law.free))
+    return list(names)
+
+
+def _proportional(law: Law, data: FitData) -> list[str]:
+    """Pairs of columns of which one is a power of the other in every run."""
+    atoms = {
+        a.columns[0]: a.value(data.columns, {})
+        for t in law.bound_terms
+        for p in t.all_parts()
+        for a in p.atoms
+        if a.kind == "log" and p.parameters
+    }
+    names, gaps = list(atoms), []
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            x, y = atoms[first] - atoms[first].mean(), atoms[second] - atoms[second].mean()
+            slope = (x @ y) / (x @ x)
+            if np.std(y - slope * x) > _PROPORTIONAL * np.std(y):
+                continue
+            ratio = float(np.exp(np.median(atoms[second] - atoms[first])))
+            how = f"about {ratio:.3g} times {first}" if abs(slope - 1) < 0.05 else f"a fixed power of {first}"
+            users = listed(dict.fromkeys(exponents_of(law, first) + exponents_of(law, second)))
+            gaps.append(
+                f"{second} is {how} in every run, so the effects of {first} and {second} ({users} and the amplitudes) "
+                f"cannot be told apart: add runs that vary {second} at fixed {first}, for example a quarter and four "
+                f"times as many {second}"
+            )
+    return gaps
+
+
+def _rank(law: Law, data: FitData) -> list[str]:
+    """The Jacobian at generic parameters: where it loses rank, some combination never shows in the losses."""
+    table = np.stack([data.columns[c] for c in law.columns], axis=1)
+    distinct = np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)[:: max(1, min(data.n, _ENOUGH) // _PROBED)]
+    columns = {c: distinct[:, i] for i, c in enumerate(law.columns)}
+    problem = Problem(law, columns, np.zeros(len(distinct)))
+    singular, direction = _weakest(problem)
+    if singular > _SINGULAR:
+        return []
+    loose = [n for n, w in zip(problem.names, direction, strict=True) if abs(w) > 0.1]
+    thin = [c for c in law.columns if len(np.unique(data.columns[c])) < 3]
+    if thin:
+        column = thin[0]
+        levels = ", ".join(f"{x:.4g}" for x in np.unique(data.columns[column])[:_SHOWN_LEVELS])
+        return [
+            f"{column} has only the levels {levels}, so the combination of {listed(loose)} is loose: "
+            f"add runs at a third {column}, well apart from these"
+        ]
+    return [f"the combination of {listed(loose)} is loose: vary {listed(law.columns)} independently of each other"]
+
+
+def _weakest(problem: Problem) -> tuple[float, np.ndarray]:
+    """Median over generic parameters of the smallest singular value, and the direction that belongs to it."""
+    jacobian = generic_jacobian(problem)
+    if problem.n < problem.p:
+        return 0.0, np.ones(problem.p)
+    _, singular, right = np.linalg.svd(jacobian, full_matrices=False)
+    order = np.argsort(singular[:, -1])
+    middle = order[len(order) // 2]
+    direction = right[middle, -1]
+    return float(singular[middle, -1] / np.sqrt(problem.n)), direction / np.abs(direction).max()
+
+
+def generic_jacobian(problem: Problem) -> np.ndarray:
+    """D log loss / d coordinate with columns scaled to unit size, at several plausible parameters: (probes, n, p)."""
+    cube = quasi_random(_PROBES, problem.p)
+    theta = 0.2 + 0.5 * cube
+    for channel in problem.channels:
+        if channel.amplitude is not None:
+            theta[:, channel.amplitude] = np.log(0.3) + 0.6 * (cube[:, channel.amplitude] - 0.5)
+    for name, i in problem.index.items():
+        if i == problem.base:
+            theta[:, i] = 0.0
+        elif name in problem.law.positive and problem.law.bounds.get(name):
+            theta[:, i] = np.log(4.0 + 8.0 * cube[:, i])
+    solver, step = Solver(problem), 1e-6
+    jacobian = np.empty((_PROBES, problem.n, problem.p))
+    for i in range(problem.p):
+        move = np.zeros(problem.p)
+        move[i] = step
+        jacobian[:, :, i] = (solver.residuals(theta - move)[0] - solver.residuals(theta + move)[0]) / (2 * step)
+    size = np.sqrt((jacobian**2).mean(axis=1, keepdims=True))
+    return np.asarray(jacobian / np.maximum(size, 1e-12))

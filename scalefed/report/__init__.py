@@ -1,0 +1,1 @@
+"""What should a person read and move? The offline page."""

@@ -1,0 +1,387 @@
+"""What did the runs measure? One tidy table, from run folders or from anybody's CSV, Parquet or JSON lines.
+
+The columns with their units are in :mod:`scalefed.runs.schema`, the files of one run in
+:mod:`scalefed.runs.files`; both are offered here. Nothing in this module needs torch.
+"""
+
+import contextlib
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+from scalefed.errors import DataError, RunLogWarning, nearest
+from scalefed.runs.derived import DERIVED, as_stored, follow
+from scalefed.runs.files import (
+    EVALUATION,
+    RUN,
+    add_evaluation,
+    provenance,
+    read_evaluation,
+    read_rounds,
+    read_run,
+    write_run,
+)
+from scalefed.runs.importers.tools import of_folder, read_runs
+from scalefed.runs.ranges import check_table
+from scalefed.runs.reading import is_folder
+from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
+from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
+from scalefed.units import train_flops
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scalefed.config import RunConfig
+
+__all__ = [
+    "COLUMNS", "ROUND_COLUMNS", "SCHEMA", "TIMING", "Column", "Run", "add_evaluation", "load_counts", "load_runs",
+    "log_differences", "provenance", "read_evaluation", "read_rounds", "read_run", "require", "runs_hash", "same_log",
+    "write_run",
+]  # fmt: skip
+
+_OF_THE_RUN = (
+    "run_id", "sweep", "status", "params", "algorithm", "clients", "clients_per_round", "participation",
+    "concentration", "skew", "local_steps", "seed",
+)  # fmt: skip
+
+
+# ---------------------------------------------------------------------- one run
+@dataclass(frozen=True)
+class Run:
+    """One stored run; every column of its row is an attribute: ``run.loss``, ``run.pass_at_1``, ``run.rounds``.
+
+    Attributes:
+        folder: where its files lie.
+        row: its row of the run log, read-only.
+    """
+
+    folder: Path
+    row: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """The run stored in a folder.
+
+        Raises:
+            DataError: the folder is no run, or damaged.
+        """
+        return cls(Path(folder), MappingProxyType(_row(Path(folder))))
+
+    def __getattr__(self, name: str) -> Any:
+        """A column of the row."""
+        row = self.__dict__.get("row", {})
+        if name in row:
+            return row[name]
+        if name in COLUMNS:
+            return None
+        raise AttributeError(f"a run has no {name!r}; {nearest(name, [*row, *COLUMNS])}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Runs travel between processes as their folder."""
+        return (type(self).load, (self.folder,))
+
+    @property
+    def config(self) -> "RunConfig":
+        """The settings that the run was made with."""
+        from scalefed.config import RunConfig
+
+        return RunConfig.from_dict(read_run(self.folder)["config"])
+
+    def history(self) -> "pd.DataFrame":
+        """One row a round, columns of :data:`scalefed.runs.schema.ROUND_COLUMNS`."""
+        return _table(read_rounds(self.folder), ROUND_COLUMNS)
+
+    def counts(self, *, evaluation: str = "") -> "pd.DataFrame":
+        """One row a problem: run_id, task_id, samples, correct."""
+        return load_counts(self.folder, evaluation=evaluation)
+
+
+# ---------------------------------------------------------------------- many runs
+def load_runs(
+    source: Any,
+    *,
+    rounds: bool = False,
+    columns: Mapping[str, str] | None = None,
+    sweep: str | None = None,
+) -> "pd.DataFrame":
+    """The run log as a DataFrame: one row a run, or one a round.
+
+    Diverged runs are rows too, with ``status == "diverged"``. A damaged or half-written run is named in a
+    :class:`RunLogWarning` and skipped; the rest loads. ``compute`` and ``participation`` are filled in where a table
+    holds what they follow from. The caller's frame is never changed.
+
+    Args:
+        source: a folder with runs at any depth, one run's folder; a table, as a file (.csv, .tsv, .parquet, .jsonl,
+            .json, gzipped or not), a DataFrame, a list of mappings or a mapping of columns; what another tool kept:
+            MLflow's folder or database or its ``search_runs``, runs of the API of Weights & Biases or their export, a
+            Trainer's ``trainer_state.json``, lm-eval's results, TensorBoard's event files.
+        rounds: one row a round instead; only from run folders.
+        columns: names in the source for ours, such as ``{"params": "N", "tokens": "D"}``.
+        sweep: only the runs of this sweep, which is the name of the folder that holds them.
+
+    Raises:
+        DataError: there is nothing to read, or a column that must hold numbers does not.
+    """
+    if is_folder(source):
+        folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
+        if folders:
+            frame = _from_folders(folders, Path(source), rounds=rounds)
+            return rename(frame, columns) if columns else frame
+        found = None if sweep or rounds else of_folder(Path(source))
+        if found is None:
+            raise DataError(_no_runs(Path(source), sweep))
+        frame = found
+    elif not rounds:
+        frame = read_runs(source)
+    else:
+        raise DataError(
+            f"rounds are kept in run folders, got {source_name(source)}; give the folder that holds the runs"
+        )
+    frame = rename(frame, columns or {})
+    if not any(name in COLUMNS for name in frame.columns):
+        raise DataError(
+            f"{source_name(source)} has no column of the run log, only {some_names(frame.columns)}; name yours by "
+            'columns={"params": "N", "tokens": "D", "loss": "L"}'
+        )
+    frame = numbers(frame, source_name(source))
+    check_table(frame, source_name(source))
+    frame = derived(frame)
+    return frame if sweep is None or "sweep" not in frame else frame[frame["sweep"] == sweep].reset_index(drop=True)
+
+
+def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str] | None = None) -> "pd.DataFrame":
+    """Successes per problem: one row a run and problem, columns run_id, task_id, samples, correct.
+
+    Where it was measured, ``gold_loss`` too: nats per token of the problem's canonical solution.
+
+    Args:
+        source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns.
+        evaluation: name of a further problem set, as given to :func:`add_evaluation`.
+        columns: names in a table for these four, such as ``{"task_id": "problem", "samples": "n", "correct": "c"}``.
+
+    Raises:
+        DataError: there are no counts, a count is no whole number, below 0 or above its number of samples, or a problem
+            of a run stands twice.
+    """
+    import pandas as pd
+
+    names = ["run_id", "task_id", "samples", "correct"]
+    if is_folder(source):
+        parts = []
+        for folder in run_folders(source):
+            with _skip_damaged(folder):
+                counts = read_evaluation(folder, evaluation)
+                if counts is not None:
+                    of_run = {"run_id": read_run(folder)["run_id"], "task_id": counts["task_ids"]}
+                    of_run |= {name: counts[name] for name in names[2:]}
+                    gold = {"gold_loss": counts["gold_losses"]} if "gold_losses" in counts else {}
+                    parts.append(pd.DataFrame(of_run | gold))
+        if not parts:
+            what = f"eval-{evaluation}.json" if evaluation else EVALUATION
+            raise DataError(f"no run in {source} has an {what}; evaluate them first: scalefed evaluate <run folder>")
+        frame = pd.concat(parts, ignore_index=True)
+    else:
+        frame = rename(read_table(source), columns or {}, {name: COLUMNS["samples"] for name in names})
+        kept = [*names, *(name for name in ("gold_loss",) if name in frame)]
+        frame = require(frame, names, source_name(source))[kept].copy()
+        _check_counts(frame, source_name(source))
+    bad = frame[~((frame["correct"] >= 0) & (frame["correct"] <= frame["samples"]))]
+    if len(bad):
+        raise DataError(
+            f"{source_name(source)}: correct must be between 0 and samples, got {bad.iloc[0].to_dict()} "
+            f"in {len(bad)} of {len(frame)} rows"
+        )
+    return frame
+
+
+def _check_counts(frame: "pd.DataFrame", what: str) -> None:
+    """Whole numbers, and one row a run and problem."""
+    for name in ("samples", "correct"):
+        numbers(frame, what, {name: COLUMNS["samples"]})
+        values = frame[name].to_numpy(dtype=float)
+        bad = (values % 1 != 0) | (values < 0)  # NaN and infinity too
+        if bad.any():
+            raise DataError(
+                f"{what}: {name} must be a whole number from 0 up, got {values[bad][0]:g} in row {frame.index[bad][0]}"
+                f"{' (a rate? multiply it by samples)' if name == 'correct' and 0 < values[bad][0] < 1 else ''}"
+            )
+        frame[name] = values.astype("int64")
+    twice = frame[frame.duplicated(["run_id", "task_id"])]
+    if len(twice):
+        raise DataError(f"{what}: {twice['task_id'].iloc[0]!r:.40} of run {twice['run_id'].iloc[0]!r:.40} stands twice")
+
+
+def require(frame: "pd.DataFrame", names: Iterable[str], what: str = "the runs") -> "pd.DataFrame":
+    """The frame itself, if it has all these columns.
+
+    Raises:
+        DataError: one is missing; the message lists what there is.
+    """
+    if missing := [name for name in names if name not in frame.columns]:
+        raise DataError(
+            f"{what} have no column {missing[0]!r}, only {some_names(frame.columns)}; "
+            f'add it, or name yours by columns={{"{missing[0]}": "..."}}'
+        )
+    return frame
+
+
+def runs_hash(frame: "pd.DataFrame") -> str:
+    """A hash of what the runs are and measured, whatever the order of rows and columns, timing left out.
+
+    Floats count to the last bit, so a changed measurement changes the hash.
+    """
+    import numpy as np
+
+    frame = as_stored(frame)
+    measured = sorted(
+        name for name in frame.columns
+        if name in COLUMNS and COLUMNS[name].kind == "result" and name not in ("sweep", *DERIVED)
+        and not frame[name].isna().all()
+    )  # fmt: skip
+    codes: dict[str, Any] = {}
+    for name in [
+        *measured,
+        *(c for c in ("clients", "clients_per_round", "concentration", "local_steps") if c in frame),
+    ]:
+        if COLUMNS[name].dtype in ("int", "float"):
+            codes[name] = frame[name].to_numpy(dtype=float, na_value=np.nan)
+        else:
+            codes[name] = frame[name].astype(str).to_numpy(dtype=str)
+    digest = hashlib.blake2b(str(len(frame)).encode(), digest_size=8)
+    order = np.lexsort([np.unique(values, return_inverse=True)[1] for values in codes.values()] or [[0] * len(frame)])
+    for name in sorted(codes):
+        digest.update(name.encode() + b"\0")
+        values = codes[name][order]
+        digest.update(values.tobytes() if values.dtype.kind == "f" else "\0".join(values.tolist()).encode())
+    return digest.hexdigest()
+
+
+def same_log(a: "str | os.PathLike[str] | pd.DataFrame", b: "str | os.PathLike[str] | pd.DataFrame") -> bool:
+    """Whether two logs hold the same runs with the same outcomes, apart from the columns marked as timing.
+
+    Folders are compared down to rounds and counts per problem; tables by their rows.
+    """
+    return not log_differences(a, b)
+
+
+def log_differences(
+    a: "str | os.PathLike[str] | pd.DataFrame", b: "str | os.PathLike[str] | pd.DataFrame"
+) -> list[str]:
+    """What :func:`same_log` found, one line a difference; empty when there is none."""
+    first, second = _content(a), _content(b)
+    lines = [f"{name}: only in the first" for name in first if name not in second]
+    lines += [f"{name}: only in the second" for name in second if name not in first]
+    for name in first:
+        if name in second and first[name] != second[name]:
+            parts = [part for part in first[name] if first[name][part] != second[name].get(part)]
+            lines.append(f"{name}: differs in {', '.join(parts) or 'columns'}")
+    return lines
+
+
+def run_folders(root: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folders of runs at or below ``root`` in a stable order; hidden ones, being half built, are left out."""
+    for path, folders, files in os.walk(root):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        if RUN in files or "rounds.jsonl" in files:
+            folders.clear()
+            yield Path(path)
+
+
+# ---------------------------------------------------------------------- from run folders
+def _row(folder: Path) -> dict[str, Any]:
+    """One run's row: defaults of settings that are newer than the run, its settings, what came out, provenance."""
+    from scalefed.config import RunConfig
+
+    run = read_run(folder)
+    config, result = run["config"], run["result"]
+    row: dict[str, Any] = {"run_id": run["run_id"], "sweep": folder.absolute().parent.name, "status": run["status"]}
+    row |= RunConfig().to_dict() | config
+    row |= {"params_asked": config.get("params"), "tokens_asked": config.get("tokens")}
+    row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
+    row |= result
+    row |= {key: value for key, value in run["provenance"].items() if key in COLUMNS}
+    if row["clients_per_round"] > row["clients"]:
+        raise DataError(f"{folder / RUN}: clients_per_round {row['clients_per_round']} is more than clients "
+                        f"{row['clients']}; train the run again, or correct it")  # fmt: skip
+    if row.get("participation") is None:
+        row["participation"] = row["clients_per_round"] / row["clients"]
+    if row.get("compute") is None:
+        row["compute"] = train_flops(row["params"], row["tokens"])
+    return row | follow(row)
+
+
+def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataFrame":
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    frames: list[pd.DataFrame] = []
+    for folder in folders:
+        with _skip_damaged(folder):
+            row = _row(folder)
+            if rounds:
+                history = _table(read_rounds(folder), ROUND_COLUMNS)
+                of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN if k not in history}] * len(history))
+                frames.append(pd.concat([of_run, history], axis=1))
+            rows.append(row)
+    if not rows:
+        raise DataError(
+            f"none of the {len(folders)} runs in {root} can be read; train them again, or give another folder"
+        )
+    if rounds:
+        return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+    return _table(rows, COLUMNS).sort_values("run_id", kind="stable", ignore_index=True)
+
+
+@contextlib.contextmanager
+def _skip_damaged(folder: Path) -> Iterator[None]:
+    """Turn the DataError of one damaged run into a warning that names it."""
+    try:
+        yield
+    except DataError as error:
+        warnings.warn(f"skipped the run in {folder}: {error}", RunLogWarning, stacklevel=5)
+
+
+def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> "pd.DataFrame":
+    """Rows as a frame in the schema's column order and types; unmeasured columns are left out."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    frame = frame[[*(name for name in columns if name in frame), *(name for name in frame if name not in columns)]]
+    for name in frame.columns:
+        dtype = columns[name].dtype if name in columns else ""
+        if dtype == "float" or (dtype == "int" and frame[name].isna().any()):
+            frame[name] = frame[name].astype(float)
+        elif dtype == "int":
+            frame[name] = frame[name].astype("int64")
+    return frame
+
+
+def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[str, Any]]:
+    """A log as comparable text: run id -> column or file -> content, timing left out."""
+    frame = load_runs(source)
+    folders: dict[str, Path] = {}
+    if is_folder(source):
+        folders = {read_run(folder)["run_id"]: folder for folder in run_folders(source)}
+    content: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(frame.to_dict("records")):
+        run_id = str(row.get("run_id", number))
+        parts: dict[str, Any] = {key: repr(row[key]) for key in row if key not in TIMING and key != "sweep"}
+        if run_id in folders:
+            records = read_rounds(folders[run_id])
+            parts["rounds.jsonl"] = repr([{k: v for k, v in r.items() if k not in TIMING} for r in records])
+            for path in sorted(folders[run_id].glob("eval*.json")):
+                parts[path.name] = repr(read_evaluation(folders[run_id], path.stem.removeprefix("eval").lstrip("-")))
+        content[run_id] = parts
+    return content
+
+
+def _no_runs(root: Path, sweep: str | None) -> str:
+    sweeps = sorted({folder.parent.name for folder in run_folders(root)})
+    if sweep is not None and sweeps:
+        return f"no sweep {sweep!r} in {root}; {nearest(sweep, sweeps)}"
+    return f"no runs in {root}: no folder below it has a {RUN}; make some with `scalefed sweep`, or give another folder"

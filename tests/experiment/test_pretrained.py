@@ -1,0 +1,160 @@
+"""Evaluating a pretrained model: what is stored can be resumed, judged by anyone, and is the same again."""
+
+import json
+import random
+
+import pytest
+import torch
+from hostile import ADD
+
+from scalefed.cli import main
+from scalefed.data.problems import Problem
+from scalefed.errors import DataError
+from scalefed.experiment import evaluate_checkpoint
+
+transformers = pytest.importorskip("transformers")
+
+TWICE = Problem(
+    "t/twice", "def twice(x):\n", "    return 2 * x\n", "def check(candidate):\n    assert candidate(4) == 8\n", "twice"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with a tiny model that babbles the letters of its tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("model")
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = Tokenizer(models.BPE({letter: i for i, letter in enumerate(["<end>", *letters])}, merges=[]))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(folder)
+    config = transformers.LlamaConfig(
+        vocab_size=len(letters) + 1, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.3,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def problems(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    rows = [{name: getattr(problem, name) for name in Problem.__slots__} for problem in (ADD, TWICE)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def evaluate(model, problems, out, **options):
+    settings = {"samples": 3, "max_new_tokens": 12, "rows": 2, "seed": 4} | options
+    return evaluate_checkpoint(str(model), problems=str(problems), out=out, **settings)
+
+
+def test_a_folder_holds_samples_verdicts_and_a_summary(model, problems, tmp_path) -> None:
+    told = []
+    counts = evaluate(model, problems, tmp_path / "a", on_problem=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+    assert (counts.task_ids, counts.samples, counts.correct) == (("t/add", "t/twice"), 3, (0, 0))
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["gold.json", "results.jsonl", "samples.jsonl", "settings.json", "summary.json"]
+    results, summary = records(tmp_path / "a" / "results.jsonl"), json.loads((tmp_path / "a/summary.json").read_text())
+    assert [(row["task_id"], row["sample"]) for row in results] == [(t, i) for t in counts.task_ids for i in range(3)]
+    assert len({row["completion"] for row in results}) > 3
+    assert summary["correct"] == [0, 0] and sum(summary["verdicts"].values()) == 6
+    assert "pass@1" in summary["pass_at_k"] and "pass@10" not in summary["pass_at_k"]
+    assert summary["checkpoint"] == model.name and summary["problems"] == "problems.jsonl"
+    assert str(tmp_path) not in (tmp_path / "a/summary.json").read_text()
+
+
+def test_the_same_again_and_resumed_after_a_stop(model, problems, tmp_path) -> None:
+    evaluate(model, problems, tmp_path / "whole")
+    lines = (tmp_path / "whole" / "samples.jsonl").read_text().splitlines()
+    evaluate(model, problems, tmp_path / "part")
+    (tmp_path / "part" / "samples.jsonl").write_text("\n".join(lines[:6])[:-5])  # stopped while writing the last line
+    told = []
+    evaluate(model, problems, tmp_path / "part", on_problem=lambda done, _: told.append(done))
+    assert told == [2]
+    texts = [[r["completion"] for r in records(tmp_path / f / "results.jsonl")] for f in ("whole", "part")]
+    assert texts[0] == texts[1]
+    evaluate(model, problems, tmp_path / "part", on_problem=lambda *_: pytest.fail("nothing was missing"))
+
+
+def test_samples_do_not_depend_on_how_many_problems_there_are(model, problems, tmp_path) -> None:
+    evaluate(model, problems, tmp_path / "one", count=1, rows=1)
+    evaluate(model, problems, tmp_path / "both")
+    assert (
+        records(tmp_path / "one/results.jsonl")[0]["completion"]
+        == records(tmp_path / "both/results.jsonl")[0]["completion"]
+    )
+
+
+def test_other_settings_need_another_folder(model, problems, tmp_path) -> None:
+    evaluate(model, problems, tmp_path / "a")
+    with pytest.raises(DataError, match=r"seed=4, now 5; choose another folder"):
+        evaluate(model, problems, tmp_path / "a", seed=5)
+
+
+def test_greedy_is_one_sample(model, problems, tmp_path) -> None:
+    counts = evaluate_checkpoint(
+        str(model), problems=str(problems), temperature=0, max_new_tokens=8, out=tmp_path / "g"
+    )
+    assert counts.samples == 1
+
+
+def test_right_completions_are_counted(model, problems, tmp_path) -> None:
+    evaluate(model, problems, tmp_path / "a")
+    rows = [(p, i, p.canonical_solution if i < n else "") for p, n in ((ADD, 2), (TWICE, 3)) for i in range(3)]
+    random.Random(0).shuffle(rows)  # whatever order they were written in
+    lines = [json.dumps({"task_id": p.task_id, "sample": i, "completion": text}) + "\n" for p, i, text in rows]
+    (tmp_path / "a" / "samples.jsonl").write_text("".join(lines))
+    counts = evaluate(model, problems, tmp_path / "a")
+    assert counts.correct == (2, 3)
+    assert counts.pass_at_k((1,))[1].estimate == pytest.approx(5 / 6)
+
+
+def test_the_command_line_takes_a_folder(model, problems, tmp_path, capsys) -> None:
+    words = ["evaluate", str(model), "--problems", str(problems), "--max-new-tokens", "8", "--temperature", "0.5"]
+    words += ["--samples", "2", "--top-p", "0.9", "--out", str(tmp_path / "a"), "--k", "1,2,5", "--json"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert {"pass@1", "pass@2"} == {name for name in json.loads(shown.out) if name.startswith("pass@")}
+    assert "gold_loss" in json.loads(shown.out)
+    assert "pass@5 left out: the fewest samples of a problem are 2" in shown.err and "judged at level" in shown.err
+    settings = json.loads((tmp_path / "a" / "settings.json").read_text())
+    assert (settings["temperature"], settings["top_p"], settings["max_new_tokens"]) == (0.5, 0.9, 8)
+    assert main([*words, "--seed", "1"]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["smollm"], "no checkpoint at 'smollm'"),
+        (["none.gguf"], "no checkpoint at 'none.gguf'"),
+        (["runs/none"], "no run at runs/none"),
+        (["runs/none", "--temperature", "1"], "--temperature: only for a pretrained model"),
+        (["a.jsonl", "--samples", "3", "--top-p", "1"], "--top-p, --samples: only for a pretrained model"),
+        (["smollm2-135m-instruct", "--temperature", "0", "--k", "10"], "--k 10 needs at least as many samples"),
+        (["a.jsonl", "--isolation", "none", "--k", "0"], "--k wants whole numbers"),
+    ],
+)
+def test_mistakes_are_answered(words, answer, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", *words]) == 2
+    assert answer in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_says_what_it_lacks(problems, tmp_path, capsys) -> None:
+    samples = tmp_path / "s.jsonl"
+    samples.write_text(json.dumps({"task_id": "t/add", "completion": ADD.canonical_solution}) + "\n{}\n")
+    assert main(["evaluate", str(samples), "--problems", str(problems), "--out", str(tmp_path / "r.jsonl")]) == 0
+    shown = capsys.readouterr()
+    assert "pass@1: 1.0000" in shown.out and "pass@10 left out" in shown.err
+    assert "line 2 was not judged: needs 'task_id'" in shown.err and "1 of 2 problems have no samples" in shown.err
