@@ -1,6 +1,6 @@
 /* How does a client take a step of our decoder without asking a library for a thousand small kernels?
 
-   Loss, gradient and optimizer step of one client, float32, as written in models/decoder.py and federated/inner.py.
+   Loss, gradient and optimizer step of one client, float32, as written in models/decoder.py and federated/client_optimizer.py.
    The text of a step is taken a few sequences at a time: forward, loss and backward of one group stay in the cache,
    and the groups' gradients add up. Rows are padded to a multiple of eight with rows of zeros, whose gradients are
    zero; every width is a multiple of eight. Sums are taken lane by lane in a written order, so no flag that lets the
@@ -504,7 +504,7 @@ typedef struct {
     long batch, length, params;       /* sequences and tokens of a step; length of the flat vectors */
     long adam, centred;               /* AdamW, or SGD; how many pieces are centred */
     float beta1, beta2, epsilon, clip, momentum, pull;
-    const float *cosine, *sine;       /* (length, HEAD) rotary tables */
+    const float *cosine, *sine;       /* rotary tables, (length, HEAD), length padded */
     const float *decay;               /* (P,) weight decay of each weight, or none */
     const float *shift, *origin;      /* (P,) added to every gradient, or none; where the spring `pull` leads back to */
     const long *pieces;               /* (centred, 3) start, stop and rows of each centred piece */
@@ -544,7 +544,7 @@ static float norm_of(const float *x, long n) {
     return (float)sqrt(all_of_them);
 }
 
-/* Clip, decay, and AdamW or SGD with momentum, as federated/inner.py; `rates` are the step's learning rate, the same
+/* Clip, decay, and AdamW or SGD with momentum, as federated/client_optimizer.py; `rates` are the step's learning rate, the same
    over 1 - beta1^t, and 1 over 1 - beta2^t. */
 static void take_step(const Visit *v, const float *rates) {
     float norm = norm_of(v->gradient, v->params), shrink = norm > v->clip ? v->clip / norm : 1.0f;
