@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from scalefed.runs.log import load_counts as load_counts
     from scalefed.runs.log import load_runs as load_runs
     from scalefed.runs.log import write_run as write_run
+    from scalefed.runs.pack import pack as pack
+    from scalefed.runs.pack import unpack as unpack
     from scalefed.skew import measured_skew as measured_skew
     from scalefed.sweeps import load_sweep as load_sweep
     from scalefed.sweeps import sweep as sweep
@@ -68,6 +70,7 @@ __all__ = [
     "load_sweep",
     "measured_skew",
     "next_runs",
+    "pack",
     "partition",
     "pass_at_k",
     "simulate_runs",
@@ -75,6 +78,7 @@ __all__ = [
     "train",
     "train_all",
     "train_flops",
+    "unpack",
     "write_report",
     "write_run",
 ]
@@ -95,6 +99,7 @@ _HOMES = {
     "scalefed.allocation.optimum": ("Optimum",),
     "scalefed.passk": ("PassAtK", "estimate_pass_at_k", "pass_at_k"),
     "scalefed.report.page": ("write_report",),
+    "scalefed.runs.pack": ("pack", "unpack"),
     "scalefed.runs.log": ("Run", "load_counts", "load_runs", "write_run"),
     "scalefed.laws.simulate": ("simulate_runs",),
     "scalefed.skew": ("measured_skew",),

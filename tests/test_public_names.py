@@ -20,7 +20,7 @@ DESIGNED = {
 }  # fmt: skip
 BESIDE = {  # what the designed names return, raise or are fed with
     "ConfigError", "DataError", "Optimum", "Partition", "PassAtK", "Run", "fit_link", "import_rounds", "load_counts",
-    "load_sweep", "measured_skew", "train_all", "write_run",
+    "load_sweep", "measured_skew", "pack", "train_all", "unpack", "write_run",
 }  # fmt: skip
 
 # data that a function takes by position; everything else is by keyword
@@ -37,6 +37,7 @@ POSITIONAL = {
     "load_sweep": ["path"],
     "measured_skew": ["histograms"],
     "next_runs": ["fit"],
+    "pack": ["folder"],
     "partition": ["labels"],
     "estimate_pass_at_k": ["samples", "correct", "k"],
     "pass_at_k": ["samples", "correct", "k"],
@@ -45,6 +46,7 @@ POSITIONAL = {
     "train": ["config"],
     "train_all": ["configs"],
     "train_flops": ["params", "tokens"],
+    "unpack": ["folder"],
     "write_report": ["fit"],
     "write_run": ["folder"],
 }

@@ -15,7 +15,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
     import typer
 
-from scalefed.cli import demo, evaluate, fit, laws, optimum, train
+from scalefed.cli import demo, evaluate, fit, laws, optimum, pack, train
 from scalefed.cli.help import Group
 from scalefed.cli.output import say
 
@@ -38,6 +38,7 @@ evaluate.register(app)
 fit.register(app)
 optimum.register(app)
 laws.register(app)
+pack.register(app)
 
 
 def main(words: Sequence[str] | None = None) -> int:

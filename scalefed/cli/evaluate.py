@@ -80,8 +80,10 @@ def evaluate(
 # ---------------------------------------------------------------------- helpers
 def _is_model(source: str) -> bool:
     """Whether this names a pretrained model, and not a run."""
+    from scalefed.runs.files import has_run
+
     path = Path(source)
-    if (path / "run.json").is_file():
+    if has_run(path):
         return False
     if (path / "config.json").is_file() or path.suffix.lower() == ".gguf":
         return True

@@ -34,6 +34,7 @@ from scalefed.federated.rounds import Round, initial_state, run_rounds
 from scalefed.models import Tensor, load_weights, save_weights
 from scalefed.passk import PassAtK
 from scalefed.runs.derived import follow
+from scalefed.runs.files import has_run
 from scalefed.runs.log import Run, add_evaluation, provenance, read_run, write_run
 from scalefed.units import train_flops
 
@@ -66,10 +67,10 @@ def train(
         ConfigError: settings that do not go together. CheckpointError: a checkpoint that is damaged.
     """
     folder = Path(runs) / config.run_id
-    if (folder / "run.json").is_file():
+    if has_run(folder):
         return Run.load(folder)
     with one_thread(config), run_lock(config):
-        if not (folder / "run.json").is_file():
+        if not has_run(folder):
             _train_and_store(config, Path(runs), on_round, engine, checkpoint_seconds)
     return Run.load(folder)
 
@@ -340,7 +341,7 @@ class one_thread:  # noqa: N801 - used like a function
 def stored(runs: str | os.PathLike[str], config: RunConfig) -> bool:
     """Whether the run is in the log already, and readable."""
     folder = Path(runs) / config.run_id
-    if not (folder / "run.json").is_file():
+    if not has_run(folder):
         return False
     try:
         read_run(folder)

@@ -21,6 +21,7 @@ from typing import Any
 
 from scalefed.errors import DataError, RunLogWarning, nearest
 from scalefed.runs.jsontext import dumps, loads, read_json, read_lines
+from scalefed.runs.pack import evaluations_of, is_packed_run, packed_file
 from scalefed.runs.reading import understanding
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, STATUSES, Column, unknown, upgrade
 
@@ -89,16 +90,16 @@ def add_evaluation(run_folder: str | os.PathLike[str], name: str, evaluation: Ma
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name):
         raise DataError(f"an evaluation's name may hold letters, digits, '-', '_' and '.', got {name!r}")
     target = run_folder / f"eval-{name}.json"
+    if (packed := packed_file(target)) is not None:
+        _check_same(packed, evaluation, target)
+        return target
+    run_folder.mkdir(exist_ok=True)  # a packed run has no folder of its own
     temporary = run_folder / f".{target.name}.{_writer()}.tmp"
     _write_file(temporary, dumps(evaluation) + "\n")
     try:
         os.link(temporary, target)
     except FileExistsError:
-        kept, new = read_json(target), loads(dumps(evaluation))
-        if {name: new.get(name) for name in kept} != kept:  # counts of an older version may lack what newer ones tell
-            raise DataError(
-                f"{target} already holds other counts; give the new evaluation another name, or delete that file"
-            ) from None
+        _check_same(read_json(target), evaluation, target)
     finally:
         temporary.unlink()
     return target
@@ -107,6 +108,8 @@ def add_evaluation(run_folder: str | os.PathLike[str], name: str, evaluation: Ma
 def provenance(project: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """Where results come from: commit of the project's checkout and whether it had changes, versions, platform.
 
+    A file that git does not know is a change too, unless it lies below ``runs``, where logs under way are.
+
     Args:
         project: a folder in the checkout; this package's own when None. Outside a checkout the commit is None.
     """
@@ -114,7 +117,13 @@ def provenance(project: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     root = _git(where, "rev-parse", "--show-toplevel")
     ours = bool(root) and (project is not None or Path(root) == where)  # an installed copy may lie in another checkout
     commit = _git(where, "rev-parse", "HEAD") if ours else ""
-    changes = _git(where, "status", "--porcelain", "--untracked-files=no") if commit else None
+    # run logs under way are results, not code: of them, only what git knows counts
+    changes = (
+        _git(Path(root), "status", "--porcelain", "--", ".", ":(exclude)runs")
+        + _git(Path(root), "status", "--porcelain", "--untracked-files=no", "--", "runs")
+        if commit
+        else None
+    )
     found: dict[str, Any] = {"commit": commit or None, "dirty": bool(changes) if commit else None}
     found["python"] = platform.python_version()
     for package in ("scalefed", "torch", "numpy"):
@@ -125,6 +134,11 @@ def provenance(project: str | os.PathLike[str] | None = None) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- reading
+def has_run(folder: str | os.PathLike[str]) -> bool:
+    """Whether a run is stored at this folder: as files, or in the pack of its sweep."""
+    return os.path.lexists(Path(folder) / RUN) or is_packed_run(Path(folder))
+
+
 def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of one run's ``run.json`` in today's schema: run_id, status, config, result, provenance.
 
@@ -132,9 +146,9 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
         DataError: the folder is no run, or its ``run.json`` is damaged or newer than this version.
     """
     path = Path(folder) / RUN
-    if not os.path.lexists(path):
+    if not has_run(folder):
         raise DataError(f"no run at {folder}: it has no {RUN}; give a folder that `scalefed train` or `sweep` wrote")
-    run = read_json(path)
+    run = _stored_json(path)
     if not isinstance(run, dict) or not isinstance(run.get("run_id"), str):
         raise DataError(f"{path} is not a run: it has no run_id; delete the folder and train the run again")
     schema = run.get("schema", 0)
@@ -153,6 +167,12 @@ def read_run(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return run
 
 
+def evaluations(folder: str | os.PathLike[str]) -> list[str]:
+    """The names of a run's evaluations, as :func:`read_evaluation` takes them; the first one's is empty."""
+    files = {path.name for path in Path(folder).glob("eval*.json")} | set(evaluations_of(Path(folder)))
+    return sorted(name.removeprefix("eval").removeprefix("-").removesuffix(".json") for name in files)
+
+
 def read_rounds(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """One dict a round of a stored run.
 
@@ -160,7 +180,8 @@ def read_rounds(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         DataError: ``rounds.jsonl`` is missing, a line of it is damaged (named by number), or a round stands twice.
     """
     path = Path(folder) / ROUNDS
-    records = list(read_lines(path))
+    packed = None if os.path.lexists(path) else packed_file(path)
+    records = list(read_lines(path)) if packed is None else packed
     seen: set[Any] = set()
     for line, record in enumerate(records, start=1):
         check_record(record, ROUND_COLUMNS, f"{path}, record {line}", diverged=True)
@@ -177,9 +198,9 @@ def read_evaluation(folder: str | os.PathLike[str], name: str = "") -> dict[str,
         DataError: the file is damaged, or counts and problems differ in number.
     """
     path = Path(folder) / (f"eval-{name}.json" if name else EVALUATION)
-    if not os.path.lexists(path):
+    counts = _stored_json(path)
+    if counts is None:
         return None
-    counts = read_json(path)
     if not isinstance(counts, dict) or not {"task_ids", "samples", "correct"} <= set(counts):
         raise DataError(f"{path} needs task_ids, samples and correct; evaluate the run again")
     if fault := _counts_fault(counts):
@@ -254,6 +275,9 @@ def _writer() -> str:
 def _place(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     """Build the run beside its place, then rename; the winner of a race is kept."""
     final = folder / name
+    with contextlib.suppress(DataError):  # beside a damaged pack the run is written all the same
+        if is_packed_run(final):
+            return final
     folder.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(folder, name)
     temporary = folder / f".{name}.{_writer()}.tmp"
@@ -275,6 +299,20 @@ def _place(folder: Path, name: str, files: Mapping[str, str]) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
     _sync(folder)
     return final
+
+
+def _stored_json(path: Path) -> Any:
+    """A file of a run, as it lies in its folder or in the pack; None where there is none."""
+    return read_json(path) if os.path.lexists(path) else packed_file(path)
+
+
+def _check_same(kept: Mapping[str, Any], evaluation: Mapping[str, Any], target: Path) -> None:
+    """Refuse other counts than those kept; counts of an older version may lack what newer ones tell."""
+    new = loads(dumps(evaluation))
+    if {name: new.get(name) for name in kept} != kept:
+        raise DataError(
+            f"{target} already holds other counts; give the new evaluation another name, or delete that file"
+        )
 
 
 def _complete(folder: Path) -> bool:

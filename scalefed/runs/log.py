@@ -20,6 +20,7 @@ from scalefed.runs.files import (
     EVALUATION,
     RUN,
     add_evaluation,
+    evaluations,
     provenance,
     read_evaluation,
     read_rounds,
@@ -27,6 +28,7 @@ from scalefed.runs.files import (
     write_run,
 )
 from scalefed.runs.importers.tools import of_folder, read_runs
+from scalefed.runs.pack import PACK, is_packed_run, packed_folders
 from scalefed.runs.ranges import check_table
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
@@ -127,7 +129,7 @@ def load_runs(
     Raises:
         DataError: there is nothing to read, or a column that must hold numbers does not.
     """
-    if is_folder(source):
+    if _is_log(source):
         folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
         if folders:
             frame = _from_folders(folders, Path(source), rounds=rounds)
@@ -171,7 +173,7 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
     import pandas as pd
 
     names = ["run_id", "task_id", "samples", "correct"]
-    if is_folder(source):
+    if _is_log(source):
         parts = []
         for folder in run_folders(source):
             with _skip_damaged(folder):
@@ -284,15 +286,30 @@ def log_differences(
 
 
 def run_folders(root: str | os.PathLike[str]) -> Iterator[Path]:
-    """The folders of runs at or below ``root`` in a stable order; hidden ones, being half built, are left out."""
+    """The folders of runs at or below ``root`` in a stable order; hidden ones, being half built, are left out.
+
+    Packed runs are named by the folder that they had.
+    """
     for path, folders, files in os.walk(root):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         if RUN in files or "rounds.jsonl" in files:
             folders.clear()
             yield Path(path)
+        elif PACK in files:
+            with _skip_damaged(Path(path) / PACK):
+                packed = packed_folders(Path(path))
+                yield from packed
+                folders[:] = [name for name in folders if Path(path) / name not in set(packed)]
+    if is_packed_run(Path(root)):
+        yield Path(root)
 
 
 # ---------------------------------------------------------------------- from run folders
+def _is_log(source: Any) -> bool:
+    """Whether a source is a folder with runs, or stands for a packed one."""
+    return is_folder(source) or (isinstance(source, (str, os.PathLike)) and is_packed_run(Path(source)))
+
+
 def _row(folder: Path) -> dict[str, Any]:
     """One run's row: defaults of settings that are newer than the run, its settings, what came out, provenance."""
     from scalefed.config import RunConfig
@@ -365,7 +382,7 @@ def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[
     """A log as comparable text: run id -> column or file -> content, timing left out."""
     frame = load_runs(source)
     folders: dict[str, Path] = {}
-    if is_folder(source):
+    if _is_log(source):
         folders = {read_run(folder)["run_id"]: folder for folder in run_folders(source)}
     content: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(frame.to_dict("records")):
@@ -374,8 +391,8 @@ def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[
         if run_id in folders:
             records = read_rounds(folders[run_id])
             parts["rounds.jsonl"] = repr([{k: v for k, v in r.items() if k not in TIMING} for r in records])
-            for path in sorted(folders[run_id].glob("eval*.json")):
-                parts[path.name] = repr(read_evaluation(folders[run_id], path.stem.removeprefix("eval").lstrip("-")))
+            for name in evaluations(folders[run_id]):
+                parts[f"evaluation {name}".strip()] = repr(read_evaluation(folders[run_id], name))
         content[run_id] = parts
     return content
 

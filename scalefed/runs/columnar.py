@@ -1,0 +1,135 @@
+"""How do JSON records become a Parquet table, and the same records again? One typed column a key, and the keys' order.
+
+A record is a dict of numbers, words, lists of these, and dicts of the same. Every key becomes a column, one within a
+dict under ``outer.inner``. What a table alone would lose, which keys a record has and in which order, is the column
+``layout``. A record that does not fit (a key of several types, a number too large) is told by :func:`misfits`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Record = Mapping[str, Any]
+
+LAYOUT = "layout"
+_LARGEST = 2**63  # of Parquet's whole numbers
+
+
+def misfits(records: Sequence[Record]) -> set[int]:
+    """Positions of the records that the columns cannot hold: a value unlike most others of its key, or of no kind.
+
+    >>> misfits([{"a": 1}, {"a": 2}, {"a": "three"}])
+    {2}
+    """
+    flat = [dict(_leaves(record)) for record in records]
+    kinds = _kinds(flat)
+    return {
+        position
+        for position, (record, leaves) in enumerate(zip(records, flat, strict=True))
+        if not _plain_keys(record) or any(not _fits(value, kinds[name]) for name, value in leaves.items())
+    }
+
+
+def encode(records: Sequence[Record]) -> "pa.Table":
+    """The records as a table; none of them may be one of :func:`misfits`."""
+    import pyarrow as pa
+
+    flat = [dict(_leaves(record)) for record in records]
+    types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "str": pa.string()}
+    columns: dict[str, Any] = {}
+    for name, kind in _kinds(flat).items():
+        base, is_list = kind.removesuffix("[]"), kind.endswith("[]")
+        column_type = pa.list_(types[base]) if is_list else types[base]
+        columns[name] = pa.array([leaves.get(name) for leaves in flat], type=column_type)
+    layouts = [json.dumps(_skeleton(record), ensure_ascii=False, separators=(",", ":")) for record in records]
+    columns[LAYOUT] = pa.array(layouts, type=pa.string()).dictionary_encode()
+    return pa.table(columns)
+
+
+def decode(table: "pa.Table") -> Iterator[dict[str, Any]]:
+    """The records of a table that :func:`encode` made, equal to those it was given.
+
+    >>> records = [{"a": 1, "b": {"c": 0.5, "d": [1, 2]}}, {"b": {}, "a": None}]
+    >>> list(decode(encode(records))) == records
+    True
+    """
+    columns = {name: table.column(name).to_pylist() for name in table.column_names if name != LAYOUT}
+    skeletons: dict[str, Any] = {}
+    for position, layout in enumerate(table.column(LAYOUT).to_pylist()):
+        if layout not in skeletons:
+            skeletons[layout] = json.loads(layout)
+        yield _fill(skeletons[layout], "", columns, position)
+
+
+# ---------------------------------------------------------------------- keys
+def _leaves(record: Record, before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _skeleton(record: Record) -> list[Any]:
+    """The keys in order; one that holds a dict with that dict's keys beside it."""
+    return [[key, _skeleton(value)] if isinstance(value, Mapping) else key for key, value in record.items()]
+
+
+def _fill(skeleton: Sequence[Any], before: str, columns: Mapping[str, Sequence[Any]], position: int) -> dict[str, Any]:
+    record: dict[str, Any] = {}
+    for key in skeleton:
+        if isinstance(key, str):
+            record[key] = columns[before + key][position]
+        else:
+            record[key[0]] = _fill(key[1], f"{before}{key[0]}.", columns, position)
+    return record
+
+
+def _plain_keys(record: Record) -> bool:
+    """Whether keys are words without a dot, which divides an outer from an inner one, and none is our own."""
+    return all(
+        "." not in key and key != LAYOUT and (not isinstance(value, Mapping) or _plain_keys(value))
+        for key, value in record.items()
+    )
+
+
+# ---------------------------------------------------------------------- kinds of values
+def _kinds(flat: Sequence[Record]) -> dict[str, str]:
+    """Each column's kind: that of most of its values; whole numbers, or lists of them, where all are empty."""
+    seen: dict[str, Counter[str]] = {}
+    lists: set[str] = set()
+    for leaves in flat:
+        for name, value in leaves.items():
+            counter = seen.setdefault(name, Counter())
+            if kind := _kind(value):
+                counter[kind] += 1
+            elif isinstance(value, list):
+                lists.add(name)
+    return {
+        name: counter.most_common(1)[0][0] if counter else "int[]" if name in lists else "int"
+        for name, counter in seen.items()
+    }
+
+
+def _kind(value: Any) -> str:
+    """The kind of a value; empty for what any column holds (None, an empty list) and for what none does."""
+    if isinstance(value, list):
+        inner = {_kind(item) for item in value}
+        return f"{inner.pop()}[]" if len(inner) == 1 and not any(kind.endswith("[]") for kind in inner) else ""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -_LARGEST <= value < _LARGEST else ""
+    return {float: "float", str: "str"}.get(type(value), "")
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, list) and not value:
+        return kind.endswith("[]")
+    return _kind(value) == kind

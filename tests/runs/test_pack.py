@@ -1,0 +1,181 @@
+"""A packed sweep is the same log in less space: byte for byte back, read alike, nothing lost on the way."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scalefed.cli import main
+from scalefed.errors import DataError, RunLogWarning
+from scalefed.runs.columnar import decode, encode, misfits
+from scalefed.runs.files import add_evaluation, read_evaluation, write_run
+from scalefed.runs.log import Run, load_counts, load_runs, log_differences
+from scalefed.runs.pack import is_packed, pack, unpack
+
+ROOT = Path(__file__).parents[2]
+
+
+def make(folder, number, **result):
+    write_run(
+        folder,
+        run_id=f"run-{number}",
+        config={
+            "params": 100 + number,
+            "tokens": 1000,
+            "clients": 4,
+            "clients_per_round": 2,
+            "concentration": float("inf"),
+        },
+        result={"params": 96, "tokens": 1024, "loss": 2.5 - 0.1 * number, "skew": 0.0} | result,
+        rounds=[
+            {
+                "round": r,
+                "tokens": 512 * r,
+                "train_loss": 3.0 / r,
+                "clients": [0, r],
+                "left_out": [],
+                "client_losses": [0.1, 0.2],
+            }
+            for r in (1, 2)
+        ],
+        evaluation={"task_ids": ["a", "b"], "samples": 3, "correct": [number % 4, 1]},
+        provenance={"commit": None, "dirty": False},
+    )
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    folder = tmp_path / "sweep"
+    for number in range(3):
+        make(folder, number)
+    shutil.copytree(folder, tmp_path / "before")
+    return folder
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.suffix.startswith(".json")
+    }
+
+
+def test_a_packed_sweep_reads_as_its_folders(sweep, tmp_path):
+    before = tmp_path / "before"
+    done = pack(sweep)
+    assert done.runs == 3 and not done.kept and not list(sweep.glob("run-*"))
+    assert log_differences(before, sweep) == []
+    assert load_runs(sweep).drop(columns="sweep").equals(load_runs(before).drop(columns="sweep"))
+    assert (
+        load_runs(sweep, rounds=True).drop(columns="sweep").equals(load_runs(before, rounds=True).drop(columns="sweep"))
+    )
+    assert load_counts(sweep).equals(load_counts(before))
+    run = Run.load(sweep / "run-1")
+    assert run.loss == 2.4 and run.config.params == 101 and len(run.history()) == 2 and len(run.counts()) == 2
+
+
+def test_unpacking_gives_the_same_bytes(sweep, tmp_path):
+    pack(sweep)
+    unpack(sweep, into=tmp_path / "after")
+    assert contents(tmp_path / "after") == contents(tmp_path / "before")
+
+
+def test_runs_of_later_join_the_pack_and_runs_in_both_are_one(sweep):
+    pack(sweep, keep_folders=True)
+    assert len(load_runs(sweep)) == 3
+    make(sweep, 7)
+    assert len(load_runs(sweep)) == 4
+    assert pack(sweep).runs == 4 and len(load_runs(sweep)) == 4
+
+
+def test_a_packed_run_is_not_made_again_and_takes_evaluations(sweep):
+    pack(sweep)
+    make(sweep, 1, loss=9.9)
+    assert Run.load(sweep / "run-1").loss == 2.4 and not (sweep / "run-1").exists()
+    add_evaluation(sweep / "run-1", "more", {"task_ids": ["c"], "samples": 5, "correct": [2]})
+    assert pack(sweep).runs == 3 and not (sweep / "run-1").exists()
+    assert read_evaluation(sweep / "run-1", "more")["correct"] == [2]
+    with pytest.raises(DataError, match="already holds other counts"):
+        add_evaluation(sweep / "run-1", "more", {"task_ids": ["c"], "samples": 5, "correct": [3]})
+
+
+def test_what_the_columns_cannot_hold_is_kept_as_text(sweep, tmp_path):
+    odd = sweep / "run-2" / "rounds.jsonl"
+    odd.write_text(odd.read_text().replace("3.0", '"three"') + '{"round":   3}\n')
+    shutil.copytree(sweep, tmp_path / "odd")
+    pack(sweep)
+    unpack(sweep, into=tmp_path / "after")
+    assert contents(tmp_path / "after") == contents(tmp_path / "odd")
+
+
+def test_folders_that_cannot_be_packed_stay_and_say_why(sweep, capsys):
+    (sweep / "run-0" / "samples.jsonl").write_text("{}")
+    (sweep / "run-1" / "run.json").write_text("{")
+    assert main(["pack", str(sweep)]) == 0
+    told = capsys.readouterr()
+    assert "1 runs packed" in told.out and "also holds samples.jsonl" in told.err and "run-1: it is damaged" in told.err
+    assert (sweep / "run-0").is_dir() and (sweep / "run-1").is_dir()
+
+
+def test_a_packed_run_that_differs_from_its_folder_is_not_overwritten(sweep):
+    pack(sweep, keep_folders=True)
+    path = sweep / "run-1" / "run.json"
+    path.write_text(path.read_text().replace("2.4", "2.3"))
+    with pytest.raises(DataError, match="run-1 and the packed run of that name differ"):
+        pack(sweep)
+    assert path.exists()
+
+
+def test_a_damaged_pack_is_named_and_hides_no_run_beside_it(sweep):
+    pack(sweep)
+    table = sweep / "rounds.parquet"
+    table.write_bytes(table.read_bytes()[:-40])
+    make(sweep, 5)
+    with pytest.warns(RunLogWarning, match="rounds.parquet cannot be read"):
+        assert list(load_runs(sweep)["run_id"]) == ["run-5"]
+    with pytest.raises(DataError, match="cannot be read"):
+        pack(sweep)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 4, 5])
+def test_packing_killed_at_any_step_loses_nothing(sweep, tmp_path, calls):
+    program = (
+        "import os, signal, sys, shutil; import scalefed.runs.pack as p\n"
+        "left = [int(sys.argv[2])]\n"
+        "def counted(function):\n"
+        "    def call(*a, **k):\n"
+        "        left[0] -= 1\n"
+        "        if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return function(*a, **k)\n"
+        "    return call\n"
+        "p.os.replace = counted(os.replace); p.shutil.rmtree = counted(shutil.rmtree)\n"
+        "p.pack(sys.argv[1])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program, str(sweep), str(calls)], env=environment, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert log_differences(tmp_path / "before", sweep) == []
+    assert pack(sweep).runs == 3 and is_packed(sweep)
+    assert log_differences(tmp_path / "before", sweep) == []
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.lists(st.integers(), max_size=3),
+    lambda inner: st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.dictionaries(st.text(max_size=3), values, max_size=4), max_size=5))
+def test_records_that_fit_come_back_equal(records):
+    odd = misfits(records)
+    kept = [record for position, record in enumerate(records) if position not in odd]
+    again = list(decode(encode(kept)))
+    assert repr(again) == repr(kept)
