@@ -15,7 +15,7 @@ from scalefed.cli import app, main
 from scalefed.cli.demo import CHARTS
 from scalefed.cli.output import configs_from
 from scalefed.config import RunConfig
-from scalefed.laws import LAWS
+from scalefed.laws import LAWS, RECOMMENDED
 from scalefed.laws.simulate import simulate_runs
 from scalefed.runs.log import load_runs, write_run
 
@@ -264,7 +264,12 @@ def test_laws_are_compared_with_a_known_floor_and_on_pass_at_1(capsys):
 
 def test_laws_are_listed_and_explained(capsys):
     code, out, _ = run(capsys, "laws")
-    assert code == 0 and {line.split()[0] for line in out.splitlines()} == set(LAWS)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()][:-1] == list(RECOMMENDED)
+    assert out.splitlines()[-1].endswith("scalefed laws --all")
+    code, out, _ = run(capsys, "laws", "--all")
+    assert code == 0 and {line.split()[0] for line in out.splitlines() if line[-1] != ":"} == set(LAWS)
+    code, out, _ = run(capsys, "laws", "--json")
+    assert [row["law"] for row in json.loads(out) if row["recommended"]] == list(RECOMMENDED)
     code, out, _ = run(capsys, "laws", "federated")
     assert code == 0 and LAWS["federated"].formula in out and "clients_per_round, params, skew, tokens" in out
     for name in LAWS["federated"].parameters:
