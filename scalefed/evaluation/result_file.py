@@ -218,7 +218,8 @@ def _notes_on_references(own: References, problems: Sequence[Problem], timeout: 
     slow = {name: limit for name, limit in slow.items() if name not in own.broken}
     if slow:
         shown = ", ".join(f"{name} {limit:g} s" for name, limit in list(slow.items())[:_NAMED])
-        yield f"{len(slow)} of {len(problems)} problems have a longer limit, because their own solution takes long: {shown}"
+        many = f"{len(slow)} of {len(problems)} problems"
+        yield f"{many} have a longer limit, because their own solution takes long: {shown}"
 
 
 def _digest(sample: Sample) -> str:
