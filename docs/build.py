@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from scalefed.config import RunConfig
-from scalefed.laws import LAWS
+from scalefed.laws import LAWS, RECOMMENDED
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS
 from scalefed.values import CHOICES
 
@@ -20,13 +20,26 @@ COLUMNS_HEAD = """# Every column of the run log
 One row a run (`sf.load_runs`), then one row a round (`rounds=True`). Settings are in [settings.md](settings.md).
 Columns marked *timing* may differ between two runs of the same settings; no other may.
 """
-LAWS_HEAD = """# Every named law
+LAWS_HEAD = (
+    """# Every named law
 
-`sf.fit(runs, law="federated")` and `scalefed fit RUNS --law federated` take these names, or a formula of your own: any
-sum of products of powers of columns of the run log, such as `E + A/params^a + B*exp(s*skew)/tokens^b`. Loss is in nats
-per token; `params` without embeddings, `tokens` over all clients and rounds, `skew` from 0 (iid) to 1 (disjoint).
-`scalefed laws NAME` prints one of them.
+`sf.fit(runs, law="federated")` and `scalefed fit RUNS --law federated` take these names, or a formula of your own: sums
+and differences of products of powers of columns of the run log, such as `E + A/params^a + B*exp(s*skew)/tokens^b`. A
+parameter may have any name that is no column of your table (`alpha`, `beta`). Loss is in nats per token, `params`
+without embeddings, `tokens` over all clients and rounds, `skew` from 0 (iid) to 1 (disjoint).
+
+What a formula may hold: sums to a power, `(A/params^a + B/tokens^b)^c`, or under a stroke, `U/(1 + exp(k*x - c))`;
+exponentials of powers, `exp(s*params^q)`; `1 - exp(-bits/g)`; `log(compute)`; effective tokens after repeats,
+`repeats(tokens/clients_per_round^g, unique_tokens, R)`; a term that is subtracted, as long as the loss stays positive.
+A column of your own is named by `columns={"bits": "bits"}`. Sums of powers are asked for their best size by a geometric
+program, all others by a search over sizes.
+
+Begin with the first """
+    + f"{len(RECOMMENDED)}"
+    + """; the others are kept for comparison, and because stored fits name them.
 """
+)
+COMPARED = "# Kept for comparison\n"
 
 
 def settings() -> str:
@@ -59,7 +72,10 @@ def columns() -> str:
 def laws() -> str:
     """Every named law with its formula, parameters and source."""
     parts = [LAWS_HEAD]
-    for name, law in LAWS.items():
+    for name in (*RECOMMENDED, *(name for name in LAWS if name not in RECOMMENDED)):
+        law = LAWS[name]
+        if name not in RECOMMENDED and COMPARED not in parts:
+            parts.append(COMPARED)
         parts += [f"## {name}\n", f"    {law.formula}\n", "| parameter | unit | meaning |", "|---|---|---|"]
         for parameter in law.parameters:
             unit = law.units[parameter].replace("none", "")

@@ -21,7 +21,11 @@ from scalefed.units import train_flops
 from scalefed.values import as_toml, check_range, coerce, short
 
 # Defaults that have changed since ids were first given, as they were then: an id is a hash of what differs from those.
-_FIRST_DEFAULTS = {"inner_state": "reset", "final_learning_rate": 0.1, "learning_rate_rule": "anew"}
+_FIRST_DEFAULTS = {
+    "inner_state": "reset", "final_learning_rate": 0.1, "learning_rate_rule": "anew", "kernels": "eager",
+}  # fmt: skip
+# Values that name the same run as the first default: kernels chosen by themselves stand in the log, not in the name.
+_SAME_RUN = {"kernels": "auto"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,10 @@ class RunConfig:
         synthetic_share: share of every client's batch that is synthetic text. synthetic_tokens: how much each client
             shares. synthetic_epsilon, synthetic_delta: differential privacy of each of its blocks; inf is none.
         generator_params: size of the model that writes the synthetic text. generator_steps: its training steps.
-        kernels: ``compiled`` runs the model through ``torch.compile``: other rounding, pays for long runs only.
+        kernels: what computes a step. ``auto`` takes our own, compiled on first use, for the ladder's models on a
+            processor where there is a C compiler, and torch's elsewhere; ``native`` demands our own, ``eager`` torch's;
+            ``compiled`` runs the model through ``torch.compile``. They differ in rounding: the run log's
+            ``kernels_used`` says which it was. ``auto`` and ``eager`` are one run to :attr:`run_id`.
         device: where clients train and samples are drawn: ``cpu``, ``cuda`` or ``cuda:1``. On a GPU, runs that share
             steps are equal to those alone up to rounding, not to the last bit.
         unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing.
@@ -133,7 +140,7 @@ class RunConfig:
     # how it is computed
     precision: str = "float32"
     client_batching: str = "auto"
-    kernels: str = "eager"
+    kernels: str = "auto"
     device: str = "cpu"
     seed: int = 0
     data_seed: int = 0
@@ -215,7 +222,7 @@ class RunConfig:
 
         A default that changes later changes no id: the hash is over what differs from the first defaults.
         """
-        differing = self._differing(_FIRST_DEFAULTS)
+        differing = {k: v for k, v in self._differing(_FIRST_DEFAULTS).items() if _SAME_RUN.get(k) != v}
         text = json.dumps({"version": 1, **differing}, sort_keys=True, default=str)
         digest = hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
         mix = "iid" if math.isinf(self.concentration) else f"c{self.concentration:g}"

@@ -37,7 +37,7 @@ CHOICES = {
     "data": DATA, "inner_optimizer": ("adamw", "sgd"), "inner_state": ("reset", "keep"),
     "learning_rate_rule": ("kept", "anew"), "precision": ("float32", "bfloat16"),
     "client_batching": ("auto", "batched", "loop"), "weighting": ("tokens", "uniform"),
-    "centralised_vectors": ("mean", "keep"), "kernels": ("eager", "compiled"),
+    "centralised_vectors": ("mean", "keep"), "kernels": ("auto", "native", "eager", "compiled"),
 }  # fmt: skip
 
 

@@ -4,7 +4,8 @@ Every limit is a sum of power-law products of params (N), tokens (D) and rounds 
 mix of limits is a geometric program. With m clients a round, K clients, b tokens a step, w bytes a number and a share
 q of the parameters trained (1 for all, less under LoRA)::
 
-    compute             (4 + 2 q) N D + 2 N (sampled tokens)
+    compute             (4 + 2 q) N D + 2 N (sampled tokens)       or as the runs' own column counts the first
+    compute_exact       as the runs' column counts it
     compute_per_client  (4 + 2 q) N D / K                          mean over clients
     bytes_sent          2 w q N m R                                up and down, all clients
     bytes_per_client    2 w q N R m / K                            mean over clients
@@ -52,6 +53,7 @@ class Setting:
         vocab: entries of the tokenizer (memory only).
         width_per_layer: the model's width over its number of layers (memory only).
         cost: FLOPs of a training token by params; None for (4 + 2 q) params.
+        exact: the same with output layer and attention counted, for a limit on compute_exact.
         total: parameters with embeddings by params; None where the law's params_total is the size that is chosen.
         columns: values of any other column that the law needs.
     """
@@ -67,6 +69,7 @@ class Setting:
     vocab: int = 0
     width_per_layer: float = 64.0
     cost: PowerSum | None = None
+    exact: PowerSum | None = None
     total: PowerSum | None = None
     columns: Mapping[str, ArrayLike] = field(default_factory=dict)
 
@@ -132,6 +135,7 @@ class Budget:
 
     Attributes:
         compute: FLOPs of all clients and rounds, and of ``sampled_tokens`` generated with the finished model.
+        compute_exact: the same as the runs' ``compute_exact`` counts it: with output layer and attention.
         compute_per_client: FLOPs of a client, on average.
         bytes_sent: bytes on the wire in all, up and down.
         bytes_per_client: bytes on the wire of a client, on average.
@@ -144,6 +148,7 @@ class Budget:
     """
 
     compute: ArrayLike | None = None
+    compute_exact: ArrayLike | None = None
     compute_per_client: ArrayLike | None = None
     bytes_sent: ArrayLike | None = None
     bytes_per_client: ArrayLike | None = None
@@ -215,6 +220,10 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
             terms = _spent(cost, top)
             if budget.sampled_tokens is not None:
                 terms.append((sampling_flops(1, 1) * flat(budget.sampled_tokens) / top, (1, 0, 0)))
+        elif name == "compute_exact":
+            if setting.exact is None:
+                raise FitError("the runs have no compute_exact, so no budget can be counted in it; give compute=...")
+            terms = _spent(setting.exact, top)
         elif name == "compute_per_client":
             terms = _spent(cost, top * flat(setting.need("clients", name)))
         elif name == "bytes_sent":

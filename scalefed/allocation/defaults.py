@@ -33,7 +33,7 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
         FitError: something is missing that the runs do not settle.
     """
     words = {name: value for name, value in words.items() if value is not None}
-    limit_names, setting_names = set(Budget.__slots__), set(Setting.__slots__) - {"cost", "total"}
+    limit_names, setting_names = set(Budget.__slots__), set(Setting.__slots__) - {"cost", "exact", "total"}
     own = {"participation", "concentration", "flops"}
     unknown = set(words) - limit_names - setting_names - own
     if unknown:
@@ -65,6 +65,8 @@ def _relations(known: dict[str, Any], words: Mapping[str, Any], law: Law, runs: 
         known["total"] = power_sum(*_pair(runs, "params", "params_total"))
     elif "params_total" in law.columns and "params_total" in runs.columns:
         notes.append("params counts all parameters, embeddings too: the runs do not have both counts")
+    if "compute_exact" in words and "compute_exact" in runs.columns:
+        known["exact"] = cost_of(runs, "compute_exact").per_token
     if (formula := words.get("flops")) is not None:
         cost = cost_from(formula)
     elif known.get("trained_share", 1.0) != 1.0:

@@ -5,7 +5,8 @@ exponential of a power, a sum in a denominator, a size that counts embeddings) i
 :mod:`scalefed.allocation.search`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +49,7 @@ def _columns(
     clients_per_round = np.asarray(known.get("clients_per_round", np.nan))
     known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * clients_per_round
     known.setdefault("unique_tokens", np.inf)
+    known["epochs"] = np.asarray(tokens) / np.asarray(known["unique_tokens"])
     return known
 
 
@@ -62,6 +64,28 @@ def why_not_powers(law: Law, setting: Setting, given: Mapping[str, Array]) -> st
     for column, relation in (("params_total", setting.total), ("compute", setting.per_token)):
         if column in law.columns and relation is not None and not relation.is_power:
             return f"{column} is no power of params"
+    known = set(given) - {"unique_tokens"}
+    for term in law.bound_terms:
+        if _moves(term, known) and (why := _not_a_power(term, known)):
+            return why
+    return ""
+
+
+def _not_a_power(term: Term, known: set[str]) -> str:
+    """Why a term is no product of powers, sums to positive powers and effective tokens; empty where it is."""
+    if term.sign < 0:
+        return f"{term.text or 'a term'} is subtracted"
+    for part in term.parts:
+        inner = any(_moves(factor, known) for factor in part.factors)
+        if inner or any(atom.kind != "log" and not set(atom.columns) <= known for atom in part.atoms):
+            return f"an exponent of {term.text or 'a term'} moves"
+    for power in term.powers:
+        if not any(_moves(inner, known) for inner in power.terms):
+            continue
+        if any(part.coefficient < 0 and not part.parameters for part in power.exponent):
+            return f"{term.text or 'a term'} divides by a sum"
+        if why := next((why for inner in power.terms if (why := _not_a_power(inner, known))), ""):
+            return why
     return ""
 
 
@@ -80,7 +104,9 @@ def by_evaluation(
     known = {**values, **{name: np.full(len(log_round), value) for name, value in law.fixed.items()}}
     moving = tuple(term for term in law.bound_terms if _moves(term, given))
     still = tuple(term for term in law.bound_terms if not _moves(term, given))
-    constant = np.exp(log_sum(still, known, given, law.positive)) if still else np.zeros(len(log_round))
+    constant = np.zeros(len(log_round))
+    for term in still:
+        constant = constant + term.sign * np.exp(log_sum((replace(term, sign=1.0),), known, given, law.positive))
 
     def surface(n: Array, d: Array, rows: NDArray[np.intp]) -> Array:
         with np.errstate(all="ignore"):
@@ -97,6 +123,6 @@ def by_evaluation(
     return surface, np.broadcast_to(constant, log_round.shape)
 
 
-def _moves(term: Term, given: Mapping[str, Array]) -> bool:
+def _moves(term: Term, given: Collection[str]) -> bool:
     """Whether a term changes with what is not held fixed."""
     return any(set(atom.columns) - set(given) for part in term.all_parts() for atom in part.atoms)

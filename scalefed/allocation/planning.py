@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.cost import cost_of
 from scalefed.allocation.defaults import question
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.downstream.curve import PLAIN, Curve
@@ -31,6 +32,7 @@ _NODES = 65  # tests/benchmarks/bench_optimum.py sweep: what nodes and splines l
 _NODES_A_DECADE = 16
 _SWEEP_ROWS = 2**18  # questions solved at once: half a gigabyte of work arrays
 _AGREED = 1e-10
+_ALIKE = 0.1  # two counts of compute that differ by less are told as one
 
 
 class FitLike(Protocol):
@@ -278,7 +280,7 @@ def _report(
     fit: FitLike, values: Mapping[str, Array], found: Solution, setting: Setting, notes: tuple[str, ...], level: float
 ) -> Optimum:
     best = optimum.summarise(fit.law, values, found, setting=setting, level=level)
-    best = replace(best, notes=(*best.notes, *notes, *_distance(fit.runs, best)))
+    best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *_distance(fit.runs, best)))
     if (predict := getattr(fit, "predict", None)) is not None:
         band = predict(level=level, **optimum.columns_at(fit.law, found, setting)).iloc[0]
         best = replace(best, loss_low=float(band["low"]), loss_high=float(band["high"]))
@@ -387,6 +389,19 @@ def _check_target(fit: FitLike, target: str) -> None:
     if not target.startswith("pass_at_") or not target.removeprefix("pass_at_").isdigit():
         raise ConfigError(f"target must be 'loss' or 'pass_at_k' with a number for k, got {target!r}")
     attached_link(fit)
+
+
+def _exact(runs: pd.DataFrame, setting: Setting, best: Optimum) -> tuple[str, ...]:
+    """What the answer costs with output layer and attention counted, where the runs tell that and it differs."""
+    if "compute_exact" not in runs or not best.params > 0:
+        return ()
+    try:
+        ratio = cost_of(runs, "compute_exact").per_token(best.params) / setting.per_token(best.params)
+    except FitError:
+        return ()
+    if abs(ratio - 1) < _ALIKE:
+        return ()
+    return (f"with output layer and attention counted (compute_exact) this run takes {ratio:.2g} times its compute",)
 
 
 def _distance(runs: pd.DataFrame, best: Optimum) -> tuple[str, ...]:

@@ -182,10 +182,10 @@ def from_monomials(
             exponents[:, index] += flat(exponent)[:, None] * np.asarray(written.exponents)
         for power, inner in term.groups:
             powers.append(Power(index, flat(power), from_monomials(inner, columns, shape, variables)))
-        for exponent, decay, tokens, unique in term.repeated:
+        for (exponent, decay, tokens, unique), scale in zip(term.repeated, term.scales, strict=True):
             held, moved = _written(unique, columns), _written(tokens, columns)
             variable = int(np.argmax(moved.exponents))
-            repeats.append(Repeat(index, flat(exponent), flat(decay), flat(held.constant), variable))
+            repeats.append(Repeat(index, flat(exponent), flat(decay), flat(held.constant) + flat(scale), variable))
     return Posynomial(log_coefficient, exponents, tuple(powers), tuple(repeats))
 
 

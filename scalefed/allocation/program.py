@@ -127,7 +127,7 @@ def _as_powers(
     constant = np.zeros(size)
     for term, yes in zip(terms, moves, strict=True):
         if not yes:
-            constant = constant + np.exp(np.broadcast_to(term.log_coefficient, shape).reshape(-1))
+            constant = constant + term.sign * np.exp(np.broadcast_to(term.log_coefficient, shape).reshape(-1))
     for variable, name in ((PARAMS, "params"), (TOKENS, "tokens")):
         if not moving.depends_on(variable):
             raise _no_trade(law, name)
@@ -135,7 +135,7 @@ def _as_powers(
 
 
 def _check_law(law: Law) -> None:
-    for name, sources in (("params", {"params", "params_total", "params_trained"}), ("tokens", {"tokens"})):
+    for name, sources in (("params", {"params", "params_total", "params_trained"}), ("tokens", {"tokens", "epochs"})):
         if not sources & set(law.columns) and not ({"compute"} & set(law.columns)):
             if name == "tokens" and ROUND_COLUMNS & set(law.columns):
                 continue
@@ -155,8 +155,11 @@ def _given(law: Law, budget: Budget, setting: Setting) -> dict[str, Array]:
     if "unique_tokens" not in given and budget.unique_tokens_per_client is not None and setting.clients is not None:
         given["unique_tokens"] = np.asarray(budget.unique_tokens_per_client, float) * np.asarray(setting.clients, float)
     columns = law.columns
-    chosen = {"params", "params_total", "params_trained", "tokens", "unique_tokens", "compute", *ROUND_COLUMNS}
-    missing = [name for name in columns if name not in given and name not in chosen]
+    chosen = {"params", "params_total", "params_trained", "tokens", "epochs", "compute", *ROUND_COLUMNS}
+    needed = [name for name in columns if name != "unique_tokens" or "epochs" in columns]
+    if "epochs" in columns and "unique_tokens" not in needed:
+        needed.append("unique_tokens")
+    missing = [name for name in needed if name not in given and name not in chosen]
     if missing:
         raise FitError(
             f"the law {law.name!r} depends on {', '.join(missing)}; give {', '.join(f'{name}=...' for name in missing)}"

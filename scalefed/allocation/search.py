@@ -1,9 +1,8 @@
 """Where is any law least, within its limits? By evaluation alone, for laws that are no sums of powers.
 
 A mesh in log params over the whole range, every point with the tokens that the limits allow there (or with the best
-fewer, where the law rises with tokens), then finer and finer meshes about the lowest point. The limits are sums of
-powers of params and tokens that rise with tokens. Whether the lowest point is the only one is looked at: the mesh is
-taken over the whole range first, and an optimum on its edge is none.
+fewer, where the law rises with tokens), then finer and finer meshes about the lowest valley. The limits are sums of
+powers of params and tokens that do not fall with tokens. A law that falls towards an end of the range has no optimum.
 """
 
 from collections.abc import Callable, Sequence
@@ -77,15 +76,30 @@ def _zoom(
         grid_n, grid_b = np.repeat(n, steps, axis=1), np.tile(below, k)
         top = np.repeat(_ceiling(caps, n, rows), steps, axis=1)
         value = surface(grid_n, top - grid_b, rows)
-        best = np.argmin(value, axis=1)
-        i, j = np.divmod(best, steps)
         if level == 0:
-            walled = np.array([bool(walls)] * len(rows))
-            inside = np.isfinite(value[at, best]) & (i > 0) & ((i < k - 1) | walled)
+            i, inside = _valley(value.reshape(len(rows), k, steps).min(axis=2), walled=bool(walls))
+            j = np.argmin(value.reshape(len(rows), k, steps)[at, i], axis=1)
+        else:
+            i, j = np.divmod(np.argmin(value, axis=1), steps)
         low, high = n[at, np.maximum(i - 1, 0)], n[at, np.minimum(i + 1, k - 1)]
         if deep:
             floor, depth = below[at, np.maximum(j - 1, 0)], below[at, np.minimum(j + 1, steps - 1)]
     return n[at, i], below[at, j], inside
+
+
+def _valley(profile: Array, *, walled: bool) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Where each row is lowest between higher neighbours, and whether it is anywhere.
+
+    A law may fall for ever beyond a ridge that no run has seen (Farseer's does, at a thousand times its sizes): the
+    valley is what is asked for, not the far side. The end of the range counts where a limit on params makes it.
+    """
+    beyond = np.full((len(profile), 1), np.inf if walled else -np.inf)
+    left = np.concatenate([np.full((len(profile), 1), -np.inf), profile[:, :-1]], axis=1)
+    right = np.concatenate([profile[:, 1:], beyond], axis=1)
+    ends = np.isfinite(left) & (np.isfinite(right) | (np.arange(profile.shape[1]) == profile.shape[1] - 1))
+    low = (profile < left) & (profile <= right) & ends & np.isfinite(profile)
+    found = low.any(axis=1)
+    return np.argmin(np.where(low | ~found[:, None], profile, np.inf), axis=1), found
 
 
 def _span(walls: Sequence[Posynomial], rows: NDArray[np.intp]) -> tuple[Array, Array]:

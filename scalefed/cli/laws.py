@@ -11,22 +11,34 @@ from scalefed.cli.output import tell, tell_json
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    add(app, laws, "scalefed laws", "scalefed laws federated", "scalefed laws E+A/params^a")
+    add(app, laws, "scalefed laws", "scalefed laws --all", "scalefed laws federated", "scalefed laws E+A/params^a")
 
 
 def laws(
     law: Annotated[str | None, typer.Argument(help="A named law, or a formula of your own to be checked.")] = None,
+    all_laws: Annotated[bool, typer.Option("--all", help="Also those kept for comparison.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the named laws, or explain one: parameters, units, source."""
-    from scalefed.laws import LAWS, as_law
+    """List the laws to begin with, or explain one.
+
+    An explanation has parameters, units and source; --all lists every named law.
+    """
+    from scalefed.laws import LAWS, RECOMMENDED, as_law
 
     if law is None:
+        names = [*RECOMMENDED, *(name for name in LAWS if all_laws and name not in RECOMMENDED)]
         if as_json:
-            tell_json([{"law": name, "formula": one.formula} for name, one in LAWS.items()])
+            tell_json([
+                {"law": name, "formula": LAWS[name].formula, "recommended": name in RECOMMENDED} for name in names
+            ])  # fmt: skip
+            return
+        wide = max(map(len, names))
+        lines = [f"{name:<{wide}}  {LAWS[name].formula}" for name in names]
+        if all_laws:
+            lines.insert(len(RECOMMENDED), "kept for comparison:")
         else:
-            wide = max(map(len, LAWS))
-            tell("\n".join(f"{name:<{wide}}  {one.formula}" for name, one in LAWS.items()))
+            lines.append(f"{len(LAWS) - len(RECOMMENDED)} more are kept for comparison: scalefed laws --all")
+        tell("\n".join(lines))
         return
     chosen = as_law(law)
     rows = [

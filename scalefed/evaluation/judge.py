@@ -21,8 +21,12 @@ from scalefed.evaluation.sandbox.pool import Pool
 ISOLATION = ("auto", "ns", "landlock", "seccomp", "none")
 """Allowed isolation: the strongest sandbox there is, or a level by name; the last two are not sandboxes."""
 
-VERDICTS = ("pass", "fail", "syntax_error", "timeout", "memory", "exit", "crash", "violation", "unsupported", "invalid")
-"""All verdicts; ``unsupported``: the tests need more than plain data; ``invalid``: no such problem, or no text."""
+VERDICTS = (
+    "pass", "fail", "syntax_error", "timeout", "memory", "exit", "crash", "violation", "unsupported", "invalid",
+    "broken_test",
+)  # fmt: skip
+"""All verdicts; ``unsupported``: the tests need more than plain data; ``invalid``: no such problem, or no text;
+``broken_test``: the problem's own solution fails (judge_file says so; ``judge`` judges whatever it is given)."""
 
 _SHARE = 200  # tame samples per shared process
 

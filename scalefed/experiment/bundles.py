@@ -49,7 +49,7 @@ def bundles(configs: Sequence[RunConfig], *, workers: int) -> list[tuple[RunConf
 def runs_at_once(config: RunConfig) -> int:
     """How many runs like this one to train together: 1 where it would not pay, or would change a bit."""
     on_gpu = config.device != "cpu"
-    if config.checkpoint or (config.kernels != "eager" and not on_gpu):
+    if config.checkpoint or (config.kernels == "compiled" and not on_gpu):
         return 1
     model = build_model(config)
     step = torch.zeros(1, config.batch_size, config.sequence_length + 1, dtype=torch.int64)

@@ -34,6 +34,7 @@ class Counts:
         correct: passed, for each.
         settings: how they were drawn and judged.
         gold_losses: loss of each problem's canonical solution given its prompt, nats per token; empty if not measured.
+        notes: what a reader of the numbers should know, as sentences.
     """
 
     task_ids: tuple[str, ...]
@@ -41,6 +42,7 @@ class Counts:
     correct: tuple[int, ...]
     settings: dict[str, Any]
     gold_losses: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def gold_loss(self) -> float | None:

@@ -24,6 +24,8 @@ from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, ScalefedError
 from scalefed.experiment.bundles import bundles
 from scalefed.experiment.training import stored
+from scalefed.federated.native import choose
+from scalefed.models import build_model
 from scalefed.runs.log import Run
 
 ATTEMPTS = 2
@@ -116,13 +118,16 @@ def train_all(
         The stored runs in the order of ``configs``, without those that failed.
 
     Raises:
-        ConfigError: no configs, or fewer than one worker.
+        ConfigError: no configs, fewer than one worker, or kernels are demanded that this machine does not have.
         ScalefedError: runs failed; the message names them. All others are stored.
     """
     if not configs or (workers is not None and workers < 1):
         raise ConfigError(f"train_all needs at least one config and one worker, got {len(configs)} and {workers}")
     unique = list({config.run_id: config for config in configs}.values())
     left = sorted((config for config in unique if not stored(runs, config)), key=cost, reverse=True)
+    for config in left:
+        if config.kernels == "native":
+            choose(build_model(config), config)
     hands = min(workers or os.cpu_count() or 1, len(left))
     board = _Board(unique, deque(bundles(left, workers=hands)), found=len(unique) - len(left))
     crew: list[_Worker] = []

@@ -174,7 +174,7 @@ def _judged(
     found = settings | {"timeout_s": timeout, "level": report.level}
     known = read_json(folder / GOLD)
     gold = tuple(known.get(name, math.nan) for name in report.counts.task_ids)
-    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold)
+    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold, report.notes)
     made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}
     summary = {
         "pass_at_k": counts.pass_at_k().to_dict(),

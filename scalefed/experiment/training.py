@@ -28,6 +28,7 @@ from scalefed.experiment.checkpoints import (
     weights_path,
 )
 from scalefed.experiment.evaluation import Counts, client_losses, count_passes, own_text_loss, score
+from scalefed.federated.native import choose
 from scalefed.federated.preparation import Task, prepare, prepare_writer
 from scalefed.federated.rounds import Round, initial_state, run_rounds
 from scalefed.models import Tensor, load_weights, save_weights
@@ -166,7 +167,8 @@ def _train_and_store(
         runs, config=config.to_dict(), run_id=config.run_id, status="diverged" if diverged else "completed",
         result=result, rounds=progress.records,
         evaluation=final.counts.to_dict() if final is not None and final.counts is not None else None,
-        provenance=provenance() | {"started": started, "device_name": _device_name(config)},
+        provenance=provenance() | {"started": started, "device_name": _device_name(config),
+                                   **_kernels(config, task, progress)},
     )  # fmt: skip
     delete_checkpoint(config)
 
@@ -310,6 +312,12 @@ def _timing(progress: Progress, evaluate_s: float) -> dict[str, Any]:
         "wall_s": progress.wall_s, "cpu_s": progress.cpu_s, "evaluate_s": evaluate_s, "peak_memory_mb": peak,
         "tokens_per_s": tokens / progress.wall_s if progress.wall_s else math.inf,
     }  # fmt: skip
+
+
+def _kernels(config: RunConfig, task: Task, progress: Progress) -> dict[str, str]:
+    """What trained, by the records of all rounds kept, and why it was not our own."""
+    used = dict.fromkeys(record.get("kernels_used", "eager") for record in progress.records)
+    return {"kernels_used": ", ".join(used), "kernels_reason": choose(task.model, config).reason}
 
 
 def _device_name(config: RunConfig) -> str:

@@ -2,7 +2,8 @@
 
 ``local_updates`` is a pure function of what it is given. Clients of equal shape are trained as one batched model where
 that is faster (few tokens a step, small models) and one after the other otherwise. Which clients share a batch does not
-change what comes out: every client's arithmetic is its own.
+change what comes out: every client's arithmetic is its own. Our own kernels train one client after the other
+(:mod:`scalefed.federated.native`).
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ import torch
 from scalefed.config import RunConfig
 from scalefed.federated.client_optimizer import InnerOptimizer, inner_memory
 from scalefed.federated.cuda_graph import Recording, can_record
+from scalefed.federated.native import choose, train_clients
 from scalefed.federated.state import ClientTask, ClientUpdate, Correction
-from scalefed.models import Model, Tensor
+from scalefed.models import Decoder, Model, Tensor
 
 __all__ = [
     "ClientTask",
@@ -57,8 +59,15 @@ def local_updates(
         tasks: one for each client.
         config: optimizer settings.
         learning_rates: one for each local step.
+
+    Raises:
+        ConfigError: kernels are demanded that cannot be had.
     """
     _keep_freed_memory()
+    kernels = choose(model, config, dtype=start.dtype)
+    if isinstance(model, Decoder) and kernels.code is not None:
+        keep = keeps_inner_state(config)
+        return train_clients(kernels, model, start, tasks, config, rates=learning_rates, keep=keep)
     updates: dict[int, ClientUpdate] = {}
     for group in _groups(model, tasks, config):
         members = [tasks[index] for index in group]
@@ -68,7 +77,7 @@ def local_updates(
 
 def clients_at_once(model: Model, batches: Tensor, config: RunConfig) -> int:
     """How many clients with such batches ``(steps, batch, length + 1)`` share a full batch; 1 where it does not pay."""
-    return _group_size(model, ClientTask(0, batches), config)
+    return 1 if choose(model, config).code is not None else _group_size(model, ClientTask(0, batches), config)
 
 
 def keeps_inner_state(config: RunConfig) -> bool:
@@ -231,7 +240,7 @@ def _combined(corrections: Sequence[Correction], origin: Tensor) -> Callable[[Te
 
 def _loss_function(model: Model, config: RunConfig) -> Callable[[Tensor, Tensor], Tensor]:
     """The model's loss, compiled once per model where the config asks for it."""
-    if config.kernels == "eager":
+    if config.kernels != "compiled":
         return model.loss
     if model not in _compiled:
         _compiled[model] = torch.compile(model.loss, dynamic=False if config.device != "cpu" else None)

@@ -15,6 +15,7 @@ from scalefed.data.corpus import ClientStreams, cut_rows, gather, whole_rows
 from scalefed.data.partitions import partition
 from scalefed.data.sources import encode, python_source
 from scalefed.errors import ConfigError
+from scalefed.federated.native import choose
 from scalefed.federated.rounds import ClientData
 from scalefed.models import HEAD_WIDTH, Decoder, build_model, tokenizer
 
@@ -72,10 +73,12 @@ def prepare(config: RunConfig) -> Task:
     """Build model, clients and held-out text; the same config gives the same everywhere.
 
     Raises:
-        ConfigError: settings that do not go together, or a device that is not there. DataError: a client would hold no
-            text.
+        ConfigError: settings that do not go together, or a device or kernels that are not there. DataError: a client
+            would hold no text.
     """
     _check_device(config)
+    model = build_model(config)
+    choose(model, config)  # refuses what is demanded and cannot be had, before the text is made
     words = tokenizer(config)
     text, held_out, entropy = _texts(config, words)
     dealt = partition(
@@ -87,7 +90,6 @@ def prepare(config: RunConfig) -> Task:
         text.tokens, text.offsets, dealt.indices, length=config.sequence_length, batch_size=config.batch_size,
         visit_steps=config.local_steps, seed=config.seed,
     )  # fmt: skip
-    model = build_model(config)
     validation, sources = _rows(config, held_out, words.eos)
     own_text, own_sources = _rows(config, _sample(text, len(held_out.tokens)), words.eos)
     return Task(

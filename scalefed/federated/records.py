@@ -7,6 +7,7 @@ import torch
 
 from scalefed.config import RunConfig
 from scalefed.federated.algorithms import vectors_sent
+from scalefed.federated.native import choose
 from scalefed.federated.schedule import learning_rate
 from scalefed.federated.state import ClientUpdate, ServerState
 from scalefed.models import Model
@@ -49,6 +50,7 @@ def round_record(
         "client_losses": [update.loss for update in updates],
         "client_tokens": [update.tokens for update in updates],
         "bytes_sent": bytes_of_round(config, model, down=len(sampled), up=len(updates)) + extra_bytes,
+        "kernels_used": str(choose(model, config, dtype=after.weights.dtype)),
     }
 
 

@@ -19,7 +19,7 @@ from scalefed.runs import ranges
 from scalefed.runs.derived import as_stored
 from scalefed.runs.schema import COLUMNS as SCHEMA
 from scalefed.runs.states import unfinished
-from scalefed.runs.tables import numbers, rename
+from scalefed.runs.tables import derived, numbers, rename
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +117,8 @@ def prepare(
     """
     frame, source = read_frame(runs, columns)
     frame = _possible(_numbers_in_texts(frame, (*law.columns, target)), law, target)
+    if any(name not in frame.columns for name in law.columns):
+        frame = derived(_numbers_in_texts(frame, SCHEMA).copy())
     law, notes = adapt(law, frame)
     _require(frame, law, target, cluster)
     frame, dropped = _clean(frame, law, target)

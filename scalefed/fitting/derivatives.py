@@ -5,18 +5,20 @@ With ``u_t`` the logarithm of term t relative to the floor, ``m = log(1 + sum ex
     m_a = share_t u_a            m_ab = [same term] share_t (u_ab + u_a u_b)  -  m_a m_b
 
 for channels a, b of terms t, t'. ``Flat`` is the fast path for posynomials, where every term is one channel; ``Nested``
-serves powers of sums and repeats, whose u_a and u_ab come from second-order jets. The solver does not see a difference.
+serves everything else (powers of sums, repeats, towers, terms that are subtracted), whose u_a and u_ab come from
+second-order jets; share_t is negative for a term that is subtracted. The solver does not see a difference.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scalefed.fitting.problem import Node, Problem
+from scalefed.fitting.problem import Node, Problem, Sum
 
 State = list[np.ndarray]
 Curvature = Callable[[np.ndarray, np.ndarray], Iterator[tuple[int, int, np.ndarray]]]
 _LARGEST = 300.0
+_HIGHEST = 300.0  # log of the largest factor or repetition: above it no law is near its runs
 
 
 class Flat:
@@ -105,9 +107,9 @@ def _merge(left: dict, right: dict) -> dict:  # type: ignore[type-arg]
     return out
 
 
-def log_sum(jets: list[Jet]) -> Jet:
-    """``log(sum exp)`` of jets."""
-    value, shares = _soft_max([j.value for j in jets], with_one=False)
+def log_sum(jets: list[Jet], signs: Sequence[float]) -> Jet:
+    """``log(sum sign * exp)`` of jets."""
+    value, shares = _soft_max([j.value for j in jets], signs, with_one=False)
     first: dict[int, np.ndarray] = {}
     second: dict[tuple[int, int], np.ndarray] = {}
     for share, jet in zip(shares, jets, strict=True):
@@ -119,53 +121,38 @@ def log_sum(jets: list[Jet]) -> Jet:
     return Jet(value, first, _merge(second, products))
 
 
-def _soft_max(values: list[np.ndarray], *, with_one: bool) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Logarithm of the sum of exponentials (plus 1 if asked), and each one's share."""
+def _soft_max(
+    values: list[np.ndarray], signs: Sequence[float], *, with_one: bool
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Logarithm of the signed sum of exponentials (plus 1 if asked), NaN where it is not positive; each one's share."""
     top = values[0]
     for x in values[1:]:
         top = np.maximum(top, x)
     if with_one:
         top = np.maximum(top, 0.0)
-    q = [np.exp(x - top) for x in values]
+    q = [sign * np.exp(x - top) for x, sign in zip(values, signs, strict=True)]
     total = sum(q[1:], q[0]) + (np.exp(-top) if with_one else 0.0)
+    if min(signs) < 0:
+        total = np.where(total > 0, total, np.nan)
     return np.log(total) + top, [x / total for x in q]
 
 
 class Nested:
-    """Laws with powers of sums or repeats; the state is the channels themselves."""
+    """Laws with powers of sums, repeats, towers or differences; the state is the channels themselves."""
 
     def __init__(self, problem: Problem) -> None:
         self.nodes, self.with_one, self.size = problem.nodes, problem.has_floor, len(problem.channels)
+        self.signs = [node.sign for node in problem.nodes]
 
     def value(self, v: State) -> tuple[np.ndarray, State]:
         """The logarithm of the law relative to its floor, (B, n), and the state."""
-        value, _ = _soft_max([self._log_term(node, v) for node in self.nodes], with_one=self.with_one)
+        value, _ = _soft_max([log_node(node, v) for node in self.nodes], self.signs, with_one=self.with_one)
         return value, v
-
-    def _log_term(self, node: Node, v: State) -> np.ndarray:
-        total = v[node.leaf]
-        for exponent, decay, log_unique, repeats in node.repeats:
-            fade = np.exp(v[decay])
-            total = total + v[exponent] * (log_unique + np.log1p(-fade * np.expm1(-repeats / fade)))
-        for exponent, children in node.groups:
-            inside, _ = _soft_max([self._log_term(child, v) for child in children], with_one=False)
-            total = total + v[exponent] * inside
-        return total
-
-    def _jet(self, node: Node, v: State) -> Jet:
-        one = np.ones((1, 1))
-        total = Jet(v[node.leaf], {node.leaf: one})
-        for exponent, decay, log_unique, repeats in node.repeats:
-            total = total + Jet(v[exponent], {exponent: one}) * _repeats_jet(v[decay], decay, log_unique, repeats)
-        for exponent, children in node.groups:
-            inside = log_sum([self._jet(child, v) for child in children])
-            total = total + Jet(v[exponent], {exponent: one}) * inside
-        return total
 
     def derivatives(self, state: State) -> tuple[State, Curvature]:
         """Slopes dm/dv of every channel, and a function of (c, k) that yields the weights of the Hessian's blocks."""
-        jets = [self._jet(node, state) for node in self.nodes]
-        _, shares = _soft_max([j.value for j in jets], with_one=self.with_one)
+        jets = [_jet(node, state) for node in self.nodes]
+        _, shares = _soft_max([j.value for j in jets], self.signs, with_one=self.with_one)
         first = {i: share * u for share, jet in zip(shares, jets, strict=True) for i, u in jet.first.items()}
         term = {i: t for t, jet in enumerate(jets) for i in jet.first}
 
@@ -184,19 +171,94 @@ class Nested:
         return [first[i] for i in range(self.size)], curvature
 
 
-def _repeats_jet(log_decay: np.ndarray, channel: int, log_unique: np.ndarray, repeats: np.ndarray) -> Jet:
-    """log(U (1 + R (1 - exp(-x/R)))) as a function of log R, with two derivatives."""
+# ---------------------------------------------------------------------- a term: its value, and its jet
+def log_node(node: Node, v: State) -> np.ndarray:
+    """The logarithm of a term without its sign, (B, n), from its channels."""
+    total = _value(node.log, v)
+    for exponent, decay, tokens, unique in node.repeats:
+        total = total + _value(exponent, v) * _effective(log_node(tokens, v), log_node(unique, v), v[decay])
+    for exponent, children in node.groups:
+        inside, _ = _soft_max([log_node(c, v) for c in children], [c.sign for c in children], with_one=False)
+        total = total + _value(exponent, v) * inside
+    return total
+
+
+def _value(found: Sum, v: State) -> np.ndarray:
+    total = v[found.channel]
+    for channel, nodes in found.towers:
+        height = sum((log_node(node, v) for node in nodes[1:]), log_node(nodes[0], v))
+        total = total + v[channel] * np.exp(np.minimum(height, _HIGHEST))
+    return total
+
+
+def _jet(node: Node, v: State) -> Jet:
+    total = _sum_jet(node.log, v)
+    for exponent, decay, tokens, unique in node.repeats:
+        inner = _effective_jet(_jet(tokens, v), _jet(unique, v), _channel_jet(decay, v))
+        total = total + _sum_jet(exponent, v) * inner
+    for exponent, children in node.groups:
+        total = total + _sum_jet(exponent, v) * log_sum([_jet(c, v) for c in children], [c.sign for c in children])
+    return total
+
+
+def _sum_jet(found: Sum, v: State) -> Jet:
+    total = _channel_jet(found.channel, v)
+    for channel, nodes in found.towers:
+        height = _jet(nodes[0], v)
+        for node in nodes[1:]:
+            height = height + _jet(node, v)
+        value = np.exp(np.minimum(height.value, _HIGHEST))
+        total = total + _channel_jet(channel, v) * height.apply(value, value, value)
+    return total
+
+
+def _channel_jet(channel: int, v: State) -> Jet:
+    return Jet(v[channel], {channel: np.ones((1, 1))})
+
+
+def _effective(tokens: np.ndarray, unique: np.ndarray, log_decay: np.ndarray) -> np.ndarray:
+    """log(U (1 + R (1 - exp(-(D/U - 1)/R)))), and log D where nothing is repeated, from three logarithms."""
     decay = np.exp(log_decay)
-    t = repeats / decay
+    again = np.expm1(np.clip(tokens - unique, 0.0, _HIGHEST))
+    return np.asarray(np.minimum(unique, tokens) + np.log1p(-decay * np.expm1(-again / decay)))
+
+
+def _effective_jet(tokens: Jet, unique: Jet, decay: Jet) -> Jet:
+    """The same of jets: effective tokens are U h(D/U, R), so the slope in log U is 1 less that in log D."""
+    size = np.exp(decay.value)
+    ratio = np.exp(np.clip(tokens.value - unique.value, 0.0, _HIGHEST))
+    repeated = tokens.value > unique.value
+    t = (ratio - 1.0) / size
     fade = np.exp(-t)
-    gain = -decay * np.expm1(-t)
-    slope = gain - repeats * fade
-    bend = slope - repeats * t * fade
-    first = slope / (1.0 + gain)
-    return Jet(log_unique + np.log1p(gain), {channel: first}, {(channel, channel): bend / (1.0 + gain) - first**2})
+    gain = -size * np.expm1(-t)
+    worth = 1.0 + gain
+    by_ratio = np.where(repeated, ratio * fade / worth, 1.0)
+    bend_ratio = np.where(repeated, by_ratio * (1.0 - ratio / size - by_ratio), 0.0)
+    slope = gain - (ratio - 1.0) * fade
+    by_decay = slope / worth
+    bend_decay = (slope - (ratio - 1.0) * t * fade) / worth - by_decay**2
+    mixed = np.where(repeated, by_ratio * (t - by_decay), 0.0)
+    x = tokens + _negative(unique)
+    value = np.minimum(unique.value, tokens.value) + np.log1p(gain)
+    first = _merge(
+        unique.first,
+        _merge({i: by_ratio * d for i, d in x.first.items()}, {i: by_decay * d for i, d in decay.first.items()}),
+    )
+    second = _merge(
+        unique.second,
+        _merge({i: by_ratio * d for i, d in x.second.items()}, {i: by_decay * d for i, d in decay.second.items()}),
+    )
+    for left, right, bend in ((x, x, bend_ratio), (decay, decay, bend_decay), (x, decay, mixed), (decay, x, mixed)):
+        pairs = {(i, j): bend * a * b for i, a in left.first.items() for j, b in right.first.items() if i <= j}
+        second = _merge(second, pairs)
+    return Jet(value, first, second)
+
+
+def _negative(jet: Jet) -> Jet:
+    return Jet(-jet.value, {i: -d for i, d in jet.first.items()}, {i: -d for i, d in jet.second.items()})
 
 
 def combiner(problem: Problem) -> Flat | Nested:
     """The fast path where the law allows it."""
-    simple = all(not node.repeats and not node.groups for node in problem.nodes)
+    simple = all(node.is_plain for node in problem.nodes)
     return Flat(problem) if simple else Nested(problem)

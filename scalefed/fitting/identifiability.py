@@ -7,6 +7,7 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import Certificate, listed
 from scalefed.laws.law import Law
+from scalefed.laws.terms import Term
 from scalefed.seeds import quasi_random
 
 _PROBES = 24
@@ -81,18 +82,38 @@ def _only_with(law: Law, parameter: str, column: str) -> bool:
 
 def exponents_of(law: Law, column: str) -> list[str]:
     """Free parameters that stand in exponents of a column or multiply it."""
-    names: dict[str, None] = {}
-    for term in law.bound_terms:
-        for part in term.all_parts():
-            if any(column in atom.columns for atom in part.atoms):
-                names.update(dict.fromkeys(n for n in part.names() if n in law.free))
-    return list(names)
+    names = [name for term in law.bound_terms for name in _touching(term, column)]
+    return [name for name in dict.fromkeys(names) if name in law.free]
+
+
+def _touching(term: Term, column: str) -> list[str]:
+    names: list[str] = []
+    for part in term.parts:
+        if any(column in atom.columns for atom in part.atoms):
+            names += part.parameters
+        for factor in part.factors:
+            if _involves(factor, column):
+                names += [*part.parameters, *_touching(factor, column)]
+    for power in term.powers:
+        inner = [name for one in power.terms for name in _touching(one, column)]
+        if not inner and any(_involves(one, column) for one in power.terms):
+            inner = [name for part in power.exponent for name in part.parameters]
+        names += inner
+    for one in term.repeats:
+        if _involves(one.tokens, column) or _involves(one.unique, column):
+            names += [*(name for part in one.exponent for name in part.parameters), one.decay]
+            names += [*_touching(one.tokens, column), *_touching(one.unique, column)]
+    return names
+
+
+def _involves(term: Term, column: str) -> bool:
+    return any(column in atom.columns for part in term.all_parts() for atom in part.atoms)
 
 
 def _proportional(law: Law, data: FitData) -> list[str]:
     """Pairs of columns of which one is a power of the other in every run."""
     atoms = {
-        a.columns[0]: a.value(data.columns, {})
+        a.columns[0]: a.value(data.columns)
         for t in law.bound_terms
         for p in t.all_parts()
         for a in p.atoms
@@ -140,6 +161,9 @@ def _rank(law: Law, data: FitData) -> list[str]:
 def _weakest(problem: Problem) -> tuple[float, np.ndarray]:
     """Median over generic parameters of the smallest singular value, and the direction that belongs to it."""
     jacobian = generic_jacobian(problem)
+    jacobian = jacobian[np.isfinite(jacobian).all(axis=(1, 2))]  # what is subtracted may leave nothing at a probe
+    if not len(jacobian):
+        return 1.0, np.zeros(problem.p)
     if problem.n < problem.p:
         return 0.0, np.ones(problem.p)
     _, singular, right = np.linalg.svd(jacobian, full_matrices=False)

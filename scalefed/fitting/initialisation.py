@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalefed.fitting.derivatives import log_node
 from scalefed.fitting.problem import Channel, Node, Problem, subset
 from scalefed.fitting.solver import Solution, Solver
 from scalefed.seeds import quasi_random, rng
@@ -18,6 +19,9 @@ _LARGE = 20_000
 _SMALL = 40
 _DELTAS = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 _SAME_OPTIMUM = 1e-6
+# Where towers, exp(s x^q + c), are begun: s x^q and c at the middle of the runs, and q; published laws (Farseer, arXiv
+# 2506.10972, table 1) have 0.2 to 12 and 0.1 to 0.2 there, of either sign.
+_FACTORS, _OFFSETS, _IN_TOWERS = (-6.0, 6.0), (-4.0, 4.0), (-0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,7 @@ def global_fit(problem: Problem, *, delta: float = 1e-3, seed: int = 0, extra: n
     if problem.p == 0:
         return _summarise(problem, _evaluate(problem, delta), 1, 1.0)
     dimensions = len(_nonlinear(problem))
-    nested = any(node.groups or node.repeats for node in problem.nodes)
+    nested = not all(node.is_plain for node in problem.nodes)
     hard = problem.n < _SMALL or dimensions > 2 or nested
     starts = projected_starts(problem, keep=32 if hard else 16, delta=delta, seed=seed)
     if extra is not None and len(extra):
@@ -99,7 +103,7 @@ def projected_starts(problem: Problem, *, keep: int, delta: float, seed: int = 0
 
 def _nonlinear(problem: Problem) -> list[int]:
     """Coordinates that are not solved linearly: all but the floor and the amplitudes of plain terms."""
-    linear = {problem.channels[node.leaf].amplitude for node in problem.nodes if not node.groups} | {problem.base}
+    linear = {problem.channels[node.leaf].amplitude for node in problem.nodes} | {problem.base}
     group = _power_group(problem)
     if group is not None:
         linear |= {problem.channels[child.leaf].amplitude for child in group[1]}
@@ -109,23 +113,31 @@ def _nonlinear(problem: Problem) -> list[int]:
 
 def _power_group(problem: Problem) -> tuple[int, list[Node]] | None:
     """``[floor +] (sum of plain terms)^power``: linear in the amplitudes once floor and power are set; else None."""
-    if len(problem.nodes) != 1 or len(problem.nodes[0].groups) != 1 or problem.nodes[0].repeats:
-        return None
     node = problem.nodes[0]
+    if len(problem.nodes) != 1 or len(node.groups) != 1 or node.repeats or node.log.towers or node.sign < 0:
+        return None
     leaf = problem.channels[node.leaf]
     power, children = node.groups[0]
-    plain = all(not c.groups and not c.repeats and problem.channels[c.leaf].amplitude is not None for c in children)
+    plain = not power.towers and all(c.is_plain and problem.channels[c.leaf].amplitude is not None for c in children)
     only_floor = all(len(key) == 1 and key[0] == problem.base for key in leaf.keys) and leaf.amplitude is None
-    return (power, children) if plain and only_floor else None
+    return (power.channel, children) if plain and only_floor else None
 
 
 def _ranges(problem: Problem, nonlinear: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Where to draw the nonlinear parameters: by what they multiply, cut to their bounds."""
     low, high = np.full(problem.p, 0.02), np.full(problem.p, 1.5)
     least = float(problem.z.min())
+    offsets = {c.amplitude for c in problem.channels if c.amplitude is not None}
+    exponents = {key[0] for leaf in problem.scales.values() for key in problem.channels[leaf].keys if len(key) == 1}
     for name, i in problem.index.items():
         if i == problem.base:
             low[i], high[i] = least + np.log(0.05), least + np.log(0.98)
+        elif i in problem.scales:
+            low[i], high[i] = _FACTORS
+        elif i in exponents:
+            low[i], high[i] = _IN_TOWERS
+        elif i in offsets and name not in problem.law.positive:
+            low[i], high[i] = _OFFSETS
         elif name in problem.law.positive:
             low[i], high[i] = (np.log(0.3), np.log(200.0)) if _is_decay(problem, i) else (least - 3.0, least + 3.0)
         else:
@@ -142,7 +154,7 @@ def _ranges(problem: Problem, nonlinear: list[int]) -> tuple[np.ndarray, np.ndar
 
 def _is_decay(problem: Problem, i: int) -> bool:
     name = problem.names[i]
-    return any(a.parameter == name for t in problem.law.terms for p in t.all_parts() for a in p.atoms)
+    return any(name == one.decay for term in problem.law.terms for one in term.repeats)
 
 
 def _spread_of(problem: Problem, i: int) -> float | None:
@@ -151,7 +163,7 @@ def _spread_of(problem: Problem, i: int) -> float | None:
     for term in problem.law.bound_terms:
         for part in term.all_parts():
             if part.parameters == (name,) and any(a.kind == "raw" for a in part.atoms):
-                values = np.prod([a.value(problem.columns, {}) for a in part.atoms], axis=0) * part.coefficient
+                values = np.prod([a.value(problem.columns) for a in part.atoms], axis=0) * part.coefficient
                 return float(max(np.ptp(values), 1e-3))
     return None
 
@@ -161,16 +173,17 @@ def _solve_linear(problem: Problem, theta: np.ndarray) -> np.ndarray:
     group = _power_group(problem)
     if group is not None:
         return _solve_group(problem, theta, *group)
-    q = problem.monomials(theta)
+    v = _channels(problem, problem.monomials(theta))
     known = np.zeros((len(theta), problem.n))
     columns, owners = [], []
     for node in problem.nodes:
         channel = problem.channels[node.leaf]
-        curve = _log_curve(problem, node, q)
-        if channel.amplitude is None or node.groups:
-            continue
-        columns.append(np.exp(np.clip(curve - problem.z, -300.0, 300.0)))
-        owners.append(channel)
+        curve = node.sign * np.exp(np.clip(log_node(node, v) - problem.z, -300.0, 300.0))
+        if channel.amplitude is not None:
+            columns.append(curve)
+            owners.append(channel)
+        elif problem.base is None:
+            known = known + curve
     floor = np.exp(-problem.z)
     if problem.base is not None:
         columns.append(np.broadcast_to(floor, (len(theta), problem.n)))
@@ -182,17 +195,13 @@ def _solve_linear(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return _store(problem, theta, solution, owners)
 
 
-def _log_curve(problem: Problem, node: Node, q: np.ndarray) -> np.ndarray:
-    """Logarithm of a term at amplitude coordinate 0."""
-    channel, where = problem.channels[node.leaf], problem.slices[node.leaf]
-    curve = q[:, where] @ channel.features.T
-    if channel.offset is not None:
-        curve = curve + channel.offset
-    for exponent, decay, log_unique, repeats in node.repeats:
-        fade = np.exp(q[:, problem.slices[decay]])
-        effective = log_unique + np.log1p(-fade * np.expm1(-repeats / fade))
-        curve = curve + (q[:, problem.slices[exponent]] @ problem.channels[exponent].features.T) * effective
-    return np.asarray(curve)
+def _channels(problem: Problem, q: np.ndarray) -> list[np.ndarray]:
+    """Every channel, (starts, n) each, from the monomials."""
+    found = []
+    for channel, where in zip(problem.channels, problem.slices, strict=True):
+        values = q[:, where] @ channel.features.T
+        found.append(values if channel.offset is None else values + channel.offset)
+    return found
 
 
 def _positive_least_squares(design: np.ndarray, target: np.ndarray, problem: Problem) -> np.ndarray:
@@ -203,6 +212,8 @@ def _positive_least_squares(design: np.ndarray, target: np.ndarray, problem: Pro
     diagonal *= 1.0 + 1e-9
     diagonal += 1e-300
     right = np.einsum("bkn,bn->bk", design, np.broadcast_to(target, (len(design), problem.n)))
+    usable = np.isfinite(matrix).all(axis=(1, 2)) & np.isfinite(right).all(axis=1)
+    matrix[~usable], right[~usable] = np.eye(size), 0.0
     solution = np.linalg.solve(matrix, right[:, :, None])[:, :, 0]
     least = np.full(size, 1e-3)
     if problem.base is not None:
@@ -218,7 +229,8 @@ def _store(problem: Problem, theta: np.ndarray, solution: np.ndarray, owners: li
         out[:, problem.base] = base
     for k, channel in enumerate(owners):
         assert channel.amplitude is not None
-        out[:, channel.amplitude] = np.log(solution[:, k]) - (base if channel.relative else 0.0)
+        height = np.log(solution[:, k]) - (base if channel.relative else 0.0)
+        out[:, channel.amplitude] = -height if channel.turned else height
     return out
 
 
@@ -229,12 +241,10 @@ def _solve_group(problem: Problem, theta: np.ndarray, power: int, children: list
         floor = np.exp(theta[:, problem.base, None])
     else:
         floor = np.full((1, 1), np.exp(problem.base_constant) if problem.has_floor else 0.0)
-    exponent = q[:, problem.slices[power]] @ problem.channels[power].features.T
-    exponent_offset = problem.channels[power].offset
-    if exponent_offset is not None:
-        exponent = exponent + exponent_offset
+    v = _channels(problem, q)
+    exponent = v[power]
     log_target = np.log(np.maximum(loss - floor, 1e-6 * loss)) / np.maximum(exponent, 0.02)
-    columns = [np.exp(np.clip(_log_curve(problem, c, q) - log_target, -300.0, 300.0)) for c in children]
+    columns = [np.exp(np.clip(log_node(c, v) - log_target, -300.0, 300.0)) for c in children]
     solution = _positive_least_squares(np.stack(columns, axis=1), np.ones(1), problem)
     out = theta.copy()
     for k, child in enumerate(children):

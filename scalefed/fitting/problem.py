@@ -7,7 +7,7 @@ conditioned whatever the units of params and tokens are.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ OPEN = 1e6
 VANISHED = 16.0
 _FLOOR_RANGE = (1e-4, 1.2)
 _EXPONENT_RANGE = (-20.0, 20.0)
+_FARTHEST = 300.0  # of what stands in an exponent at the middle of the runs: exp of it is no loss any more
 
 
 @dataclass(slots=True)
@@ -32,6 +33,9 @@ class Channel:
         offset_mean: what centring subtracted from the offset.
         amplitude: coordinate of the channel's own amplitude, or None.
         relative: whether the amplitude is measured relative to the floor.
+        turned: whether the amplitude is subtracted, as the c of ``exp(k*x - c)`` and the Q of ``1 + x/Q``.
+        lifts: exponent channels of sums that the amplitude's term has as factors, each with the logarithm of the unit
+            that the sum is measured in.
         constant: whether the features are the same in every run, as for the power of a sum.
     """
 
@@ -42,16 +46,44 @@ class Channel:
     offset_mean: float = 0.0
     amplitude: int | None = None
     relative: bool = False
+    turned: bool = False
+    lifts: list[tuple[int, float]] = field(default_factory=list)
     constant: bool = False
 
 
 @dataclass(slots=True)
-class Node:
-    """Where a term's channels are: its leaf, its repeat factors and its groups (indices into the channel list)."""
+class Sum:
+    """A polynomial: a channel, and towers, each a channel times the value of the product of nodes."""
 
-    leaf: int
-    repeats: list[tuple[int, int, np.ndarray, np.ndarray]] = field(default_factory=list)
-    groups: list[tuple[int, list["Node"]]] = field(default_factory=list)
+    channel: int
+    towers: list[tuple[int, list["Node"]]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Node:
+    """Where a term's channels are (indices into the channel list).
+
+    Attributes:
+        log: the polynomial part of its logarithm; its channel is the term's leaf.
+        repeats: exponent, decay, tokens and unique tokens of every product of effective tokens.
+        groups: exponent and terms of every sum that is raised to a power.
+        sign: -1 for a term that is subtracted.
+    """
+
+    log: Sum
+    repeats: list[tuple[Sum, int, "Node", "Node"]] = field(default_factory=list)
+    groups: list[tuple[Sum, list["Node"]]] = field(default_factory=list)
+    sign: float = 1.0
+
+    @property
+    def leaf(self) -> int:
+        """The channel of the term itself."""
+        return self.log.channel
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the term is one channel and added."""
+        return not self.log.towers and not self.repeats and not self.groups and self.sign > 0
 
 
 class Problem:
@@ -68,6 +100,7 @@ class Problem:
         lower, upper: (p,) box in coordinates.
         base: coordinate of the floor's logarithm, or None.
         base_constant: logarithm of a fixed floor (0 where there is none).
+        scales: coordinate of a tower's factor -> the leaf whose centring it carries.
         has_floor: whether a constant term stands apart from the others.
     """
 
@@ -88,6 +121,7 @@ class Problem:
         self.columns = {c: np.asarray(columns[c], dtype=float) for c in law.columns}
         self.uses = self._count_uses()
         self.channels: list[Channel] = []
+        self.scales: dict[int, int] = {}
         terms = list(law.bound_terms)
         self.base: int | None = None
         self.base_constant, self.has_floor = 0.0, False
@@ -101,13 +135,15 @@ class Problem:
         uses = dict.fromkeys(self.names, 0)
         for term in self.law.bound_terms:
             for part in term.all_parts():
-                for name in part.names():
+                for name in part.parameters:
                     if name in uses:
                         uses[name] += 1
         return uses
 
     def _take_floor(self, terms: list[Term]) -> list[Term]:
-        """Set aside the first constant term; without any other term there is nothing to set aside."""
+        """Set aside the first constant term; alone it stays, and where something is subtracted it is no floor."""
+        if any(term.sign < 0 for term in terms):
+            return terms
         for i, term in enumerate(terms):
             if not term.is_constant or len(terms) == 1:
                 continue
@@ -122,52 +158,104 @@ class Problem:
             return terms[:i] + terms[i + 1 :]
         return terms
 
-    def _own_amplitude(self, parts: Polynomial) -> int | None:
+    def _own_amplitude(self, parts: Polynomial) -> tuple[int | None, bool]:
+        """The parameter that nothing but this channel has and that it adds or subtracts, and whether it subtracts."""
         for part in parts:
-            if (
-                part.coefficient == 1.0
-                and not part.atoms
-                and len(part.parameters) == 1
-                and part.parameters[0] in self.law.positive
-                and self.uses[part.parameters[0]] == 1
-                and part.parameters[0] not in self.law.bounds
-            ):
-                return self.index[part.parameters[0]]
-        return None
+            alone = not part.atoms and not part.factors and len(part.parameters) == 1
+            name = part.parameters[0] if alone else ""
+            if alone and self.uses[name] == 1 and name not in self.law.bounds:
+                if part.coefficient in (1.0, -1.0):
+                    return self.index[name], part.coefficient < 0
+        return None, False
 
-    def _node(self, term: Term, *, top: bool) -> Node:
-        flat = tuple(p for p in term.parts if not self._has_repeats(p))
-        amplitude = self._own_amplitude(term.parts)
-        leaf = self._channel(flat, amplitude, relative=top and amplitude is not None and self.has_floor, top=top)
-        node = Node(leaf)
-        for part in term.parts:
-            if self._has_repeats(part):
-                node.repeats.append(self._repeats(part))
+    def _node(self, term: Term, *, top: bool, unit: float = 0.0) -> Node:
+        amplitude, turned = self._own_amplitude(term.parts)
+        relative = top and amplitude is not None and self.has_floor
+        log = self._sum(term.parts, amplitude, turned=turned, relative=relative, top=top, unit=unit)
+        node = Node(log, sign=term.sign)
+        for one in term.repeats:
+            decay = self._channel((Part(1.0, (one.decay,)),), None)
+            tokens, unique = (self._node(t, top=False) for t in (one.tokens, one.unique))
+            node.repeats.append((self._sum(one.exponent, None), decay, tokens, unique))
         for power in term.powers:
-            exponent = self._channel(power.exponent, None, relative=False, top=False)
-            node.groups.append((exponent, [self._node(t, top=False) for t in power.terms]))
+            exponent = self._sum(power.exponent, None)
+            unit = self._unit_of(power.terms) if self._liftable(exponent, amplitude) else 0.0
+            node.groups.append((exponent, [self._node(t, top=False, unit=unit) for t in power.terms]))
+            if unit:
+                self.channels[log.channel].lifts.append((exponent.channel, unit))
         return node
 
-    def _has_repeats(self, part: Part) -> bool:
-        return any(a.kind == "repeats" and a.parameter in self.index for a in part.atoms)
+    def _liftable(self, exponent: Sum, amplitude: int | None) -> bool:
+        """Whether a sum may have a unit of its own: one exponent in all runs, and an amplitude to take it up."""
+        channel = self.channels[exponent.channel]
+        same = channel.offset is None or not np.ptp(channel.offset)
+        return amplitude is not None and not exponent.towers and same and not np.ptp(channel.features, axis=0).any()
 
-    def _repeats(self, part: Part) -> tuple[int, int, np.ndarray, np.ndarray]:
-        atom = next(a for a in part.atoms if a.kind == "repeats")
-        rest = Part(part.coefficient, part.parameters, tuple(a for a in part.atoms if a is not atom))
-        exponent = self._channel((rest,), None, relative=False, top=False)
-        decay = self._channel((Part(1.0, (atom.parameter,)),), None, relative=False, top=False)
-        tokens, unique = (self.columns[c] for c in atom.columns)
-        unique = np.minimum(tokens, unique)
-        return exponent, decay, np.log(unique), tokens / unique - 1.0
+    def _unit_of(self, terms: Sequence[Term]) -> float:
+        """The mean logarithm of the columns that are added without an amplitude: of the order of Q in x + Q."""
+        for term in terms:
+            plain = all(len(p.atoms) == 1 and not p.parameters and not p.factors for p in term.parts)
+            if term.parts and plain and not term.powers and not term.repeats:
+                logs = sum((p.coefficient * p.atoms[0].value(self.columns) for p in term.parts), np.zeros(self.n))
+                return float(np.mean(logs))
+        return 0.0
 
-    def _channel(self, parts: Polynomial, amplitude: int | None, *, relative: bool, top: bool) -> int:
-        values = {name: np.asarray(value) for name, value in self.law.fixed.items()}
+    def _sum(
+        self,
+        parts: Polynomial,
+        amplitude: int | None,
+        *,
+        turned: bool = False,
+        relative: bool = False,
+        top: bool = False,
+        unit: float = 0.0,
+    ) -> Sum:
+        flat = tuple(part for part in parts if not part.factors)
+        found = Sum(self._channel(flat, amplitude, turned=turned, relative=relative, top=top, unit=unit))
+        for part in parts:
+            if part.factors:
+                rest = self._channel((replace(part, factors=()),), None)
+                nodes = [self._node(factor, top=False) for factor in part.factors]
+                found.towers.append((rest, nodes))
+                self._centre(part, nodes)
+        return found
+
+    def _centre(self, part: Part, nodes: Sequence[Node]) -> None:
+        """Measure the s of ``s*params^q`` at the middle of the runs, where that is all there is."""
+        alone = len(part.parameters) == 1 and self.uses.get(part.parameters[0]) == 1
+        if not alone or part.parameters[0] in self.law.positive or part.parameters[0] in self.law.bounds:
+            return
+        leaf = nodes[0].leaf
+        channel = self.channels[leaf]
+        if len(nodes) > 1 or not nodes[0].is_plain or channel.amplitude is not None:
+            return
+        channel.means = channel.features.mean(axis=0)
+        channel.features = np.ascontiguousarray(channel.features - channel.means)
+        if channel.offset is not None:
+            channel.offset_mean = float(channel.offset.mean())
+            channel.offset = channel.offset - channel.offset_mean
+        channel.constant = False
+        self.scales[self.index[part.parameters[0]]] = leaf
+
+    def _channel(
+        self,
+        parts: Polynomial,
+        amplitude: int | None,
+        *,
+        turned: bool = False,
+        relative: bool = False,
+        top: bool = False,
+        unit: float = 0.0,
+    ) -> int:
         table: dict[tuple[int, ...], np.ndarray] = {}
         for part in parts:
-            key = tuple(sorted(self.index[name] for name in part.parameters))
+            fixed = [name for name in part.parameters if name not in self.index]  # a decay that is held
+            key = tuple(sorted(self.index[name] for name in part.parameters if name in self.index))
             column = np.full(self.n, part.coefficient)
+            for name in fixed:
+                column = column * np.log(self.law.fixed[name])
             for atom in part.atoms:
-                column = column * atom.value(self.columns, values)
+                column = column * atom.value(self.columns)
             table[key] = table.get(key, np.zeros(self.n)) + column
         if top and self.has_floor and not relative:
             self._subtract_floor(table)
@@ -181,6 +269,9 @@ class Problem:
             if constant is not None:
                 offset_mean = float(constant.mean())
                 constant = constant - offset_mean
+            offset_mean -= unit
+        elif unit:
+            constant = np.full(self.n, -unit) + (0.0 if constant is None else constant)
         offset = None if constant is None or not np.any(constant) else constant
         self.channels.append(
             Channel(
@@ -191,6 +282,7 @@ class Problem:
                 offset_mean=offset_mean,
                 amplitude=amplitude,
                 relative=relative,
+                turned=turned,
                 constant=not top and amplitude is None and offset is None and not np.ptp(features, axis=0).any(),
             )
         )
@@ -208,7 +300,7 @@ class Problem:
             if i == self.base:
                 self.lower[i], self.upper[i] = least + np.log(_FLOOR_RANGE[0]), least + np.log(_FLOOR_RANGE[1])
             elif name not in self.law.positive:
-                self.lower[i], self.upper[i] = _EXPONENT_RANGE
+                self.lower[i], self.upper[i] = _EXPONENT_RANGE if i not in self._offsets() else (-_FARTHEST, _FARTHEST)
             low, high = self.law.bounds.get(name, (None, None))
             log = name in self.law.positive
             if low is not None and (low > 0 or not log):
@@ -219,6 +311,10 @@ class Problem:
             if channel.amplitude is not None and channel.relative:
                 self.lower[channel.amplitude] = -VANISHED
                 self.upper[channel.amplitude] = VANISHED
+
+    def _offsets(self) -> set[int]:
+        """Coordinates that are measured from the middle of a channel, or at the middle of a tower."""
+        return {c.amplitude for c in self.channels if c.amplitude is not None} | set(self.scales)
 
     def _set_chain(self) -> None:
         """Where each channel's monomials stand in the long vector q, and whether q is linear in theta."""
@@ -260,7 +356,7 @@ class Problem:
 
     def to_values(self, theta: np.ndarray) -> np.ndarray:
         """Coordinates (B, p) to parameter values (B, p), amplitudes and floor as plain numbers."""
-        out = self._shift_amplitudes(np.array(theta, dtype=float), sign=-1.0)
+        out = self._rescaled(self._shift_amplitudes(np.array(theta, dtype=float), sign=-1.0), theta, sign=-1.0)
         logs = self._logged()
         out[:, logs] = np.exp(out[:, logs])
         return out
@@ -270,6 +366,7 @@ class Problem:
         out = np.array(values, dtype=float)
         logs = self._logged()
         out[:, logs] = np.log(out[:, logs])
+        out = self._rescaled(out, out.copy(), sign=1.0)
         return self._shift_amplitudes(out, sign=1.0)
 
     def _logged(self) -> list[int]:
@@ -282,17 +379,30 @@ class Problem:
             if channel.amplitude is None:
                 continue
             shift = q[:, where] @ channel.means + channel.offset_mean
+            for exponent, unit in channel.lifts:
+                at, power = self.slices[exponent], self.channels[exponent]
+                offset = 0.0 if power.offset is None else power.offset[0]
+                shift = shift + unit * (q[:, at] @ power.features[0] + offset)
             if channel.relative:
                 shift = shift - (theta[:, self.base] if self.base is not None else self.base_constant)
-            out[:, channel.amplitude] += sign * shift
+            out[:, channel.amplitude] += -sign * shift if channel.turned else sign * shift
+        return out
+
+    def _rescaled(self, out: np.ndarray, exponents: np.ndarray, *, sign: float) -> np.ndarray:
+        """Factors of towers at the middle of the runs (sign 1) or at 1 (sign -1) of what they multiply."""
+        q = self.monomials(exponents) if self.scales else None
+        for coordinate, leaf in self.scales.items():
+            channel = self.channels[leaf]
+            shift = q[:, self.slices[leaf]] @ channel.means + channel.offset_mean  # type: ignore[index]
+            out[:, coordinate] *= np.exp(sign * shift)
         return out
 
     def jacobian_of_values(self, theta: np.ndarray) -> np.ndarray:
         """d(parameter on its natural scale) / d(coordinate) at one point, (p, p); amplitudes in logarithms."""
         step = 1e-6
-        moved = self._shift_amplitudes(theta[None] + step * np.eye(self.p), sign=-1.0)
-        back = self._shift_amplitudes(theta[None] - step * np.eye(self.p), sign=-1.0)
-        return np.asarray((moved - back) / (2 * step)).T
+        moved, back = (theta[None] + sign * step * np.eye(self.p) for sign in (1.0, -1.0))
+        ends = [self._rescaled(self._shift_amplitudes(x, sign=-1.0), x, sign=-1.0) for x in (moved, back)]
+        return np.asarray((ends[0] - ends[1]) / (2 * step)).T
 
 
 def subset(problem: Problem, rows: Sequence[int] | np.ndarray) -> Problem:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from scalefed.errors import ConfigError, nearest
 from scalefed.laws.law import Law, Monomial
-from scalefed.laws.named import LAWS
+from scalefed.laws.named import LAWS, RECOMMENDED
 
-__all__ = ["LAWS", "Law", "Monomial", "as_law"]
+__all__ = ["LAWS", "RECOMMENDED", "Law", "Monomial", "as_law"]
 
 
 def as_law(law: "Law | str", *, columns: Sequence[str] = ()) -> Law:

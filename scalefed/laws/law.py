@@ -10,7 +10,18 @@ from numpy.typing import ArrayLike
 from scalefed.errors import ConfigError, DataError, refuses_old_words
 from scalefed.laws.constraints import constraints
 from scalefed.laws.parser import parse
-from scalefed.laws.terms import Atom, Polynomial, Term, evaluate, log_sum, rename, substitute_term
+from scalefed.laws.terms import (
+    Atom,
+    Part,
+    Polynomial,
+    Repeats,
+    Term,
+    evaluate,
+    log_sum,
+    log_term,
+    rename,
+    substitute_term,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +33,16 @@ class Monomial:
         exponents: for every free column the exponent, shape of the parameter values.
         groups: sums raised to a power, each ``(power, terms)``.
         repeated: effective tokens raised to a power, each ``(exponent, decay R, tokens column, unique column)``.
+        scales: for each of these, the logarithm of what its unique tokens are multiplied by.
+        sign: -1 for a term that is subtracted.
     """
 
     log_coefficient: np.ndarray
     exponents: Mapping[str, np.ndarray]
     groups: tuple[tuple[np.ndarray, tuple["Monomial", ...]], ...] = ()
     repeated: tuple[tuple[np.ndarray, np.ndarray, str, str], ...] = ()
+    scales: tuple[np.ndarray, ...] = ()
+    sign: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -170,16 +185,23 @@ class Law:
 
     @cached_property
     def is_posynomial(self) -> bool:
-        """Whether the law is a plain sum of power-law products (no powers of sums, no repeats)."""
-        return not any(t.powers for t in self.terms) and not any(
-            a.kind == "repeats" for t in self.terms for p in t.parts for a in p.atoms
+        """Whether the law is a plain sum of power-law products: no powers of sums, no repeats, nothing subtracted."""
+        return not any(
+            t.powers or t.repeats or t.sign < 0 or any(p.factors for p in t.parts) or _has(t, "loglog")
+            for t in self.terms
         )
 
     @cached_property
     def floor(self) -> str | None:
-        """The parameter that is the irreducible loss: a term of its own without any column; None if there is none."""
+        """The parameter that is the irreducible loss: a term of its own without any column; None if there is none.
+
+        Where something is subtracted a constant is no floor.
+        """
+        if any(term.sign < 0 for term in self.terms):
+            return None
         for term in self.terms:
-            if term.is_constant and len(term.parts) == 1 and term.parts[0].parameters[0] in self.positive:
+            plain = term.is_constant and len(term.parts) == 1 and len(term.parts[0].parameters) == 1
+            if plain and term.parts[0].parameters[0] in self.positive:
                 return term.parts[0].parameters[0]
         return None
 
@@ -275,23 +297,17 @@ def _monomial(
 ) -> Monomial:
     by_column: dict[str, list[Polynomial]] = {}
     constant: list[Polynomial] = []
-    repeated: list[tuple[np.ndarray, np.ndarray, str, str]] = []
     for part in term.parts:
         free = [a for a in part.atoms if not set(a.columns) <= set(given)]
-        if not free:
+        inner = {c for factor in part.factors for p in factor.all_parts() for a in p.atoms for c in a.columns}
+        if not free and inner <= set(given):
             constant.append((part,))
             continue
-        atom, rest = free[0], replace(part, atoms=_without(part.atoms, free[0]))
-        if len(free) > 1 or atom.kind == "raw":
-            names = ", ".join(sorted({c for a in free for c in a.columns} - set(given)))
+        if len(free) != 1 or free[0].kind != "log" or not inner <= set(given):
+            names = ", ".join(sorted({c for a in free for c in a.columns} | inner - set(given)))
             raise ConfigError(f"{names} stands inside an exponent of '{term.text}'; give its value")
-        if atom.kind == "repeats":
-            exponent = np.broadcast_to(evaluate((rest,), values, given, logged), shape)
-            repeated.append(
-                (exponent, np.broadcast_to(values[atom.parameter], shape), atom.columns[0], atom.columns[1])
-            )
-        else:
-            by_column.setdefault(atom.columns[0], []).append((rest,))
+        rest = replace(part, atoms=_without(part.atoms, free[0]))
+        by_column.setdefault(free[0].columns[0], []).append((rest,))
 
     def total(polynomials: list[Polynomial]) -> np.ndarray:
         parts = tuple(part for polynomial in polynomials for part in polynomial)
@@ -305,7 +321,48 @@ def _monomial(
         for p in term.powers
     )
     exponents = {column: total(polynomials) for column, polynomials in by_column.items()}
-    return Monomial(total(constant), exponents, groups, tuple(repeated))
+    coefficient, repeated, scales = total(constant), [], []
+    for repeats in term.repeats:
+        exponent = np.broadcast_to(evaluate(repeats.exponent, values, given, logged), shape)
+        if all(
+            set(atom.columns) <= set(given)
+            for t in (repeats.tokens, repeats.unique)
+            for p in t.parts
+            for atom in p.atoms
+        ):
+            alone = Term((), repeats=(replace(repeats, exponent=(Part(1.0),)),))
+            coefficient = coefficient + exponent * log_term(alone, values, given, logged)
+            continue
+        (tokens, more), (unique, fewer) = (
+            _multiple(argument, repeats, values, given, logged) for argument in (repeats.tokens, repeats.unique)
+        )
+        # effective tokens are homogeneous: of c D and c U there are c times as many
+        coefficient = coefficient + exponent * more
+        repeated.append((exponent, np.broadcast_to(values[repeats.decay], shape), tokens, unique))
+        scales.append(np.broadcast_to(fewer - more, shape))
+    return Monomial(np.broadcast_to(coefficient, shape), exponents, groups, tuple(repeated), tuple(scales), term.sign)
+
+
+def _multiple(
+    argument: Term,
+    repeats: Repeats,
+    values: Mapping[str, np.ndarray],
+    given: Mapping[str, np.ndarray],
+    logged: frozenset[str],
+) -> tuple[str, np.ndarray]:
+    """The column that an argument of repeats is a multiple of, and the logarithm of what it is multiplied by."""
+    own = next(
+        (part for part in argument.parts if part.coefficient == 1 and len(part.atoms) == 1 and not part.parameters),
+        None,
+    )
+    rest = tuple(part for part in argument.parts if part is not own)
+    if own is None or any(set(atom.columns) - set(given) for part in rest for atom in part.atoms):
+        raise ConfigError(f"an argument of repeats(..., {repeats.decay}) must be a column times what is given")
+    return own.atoms[0].columns[0], np.asarray(evaluate(rest, values, given, logged))
+
+
+def _has(term: Term, kind: str) -> bool:
+    return any(atom.kind == kind for part in term.all_parts() for atom in part.atoms)
 
 
 def _without(atoms: tuple[Atom, ...], atom: Atom) -> tuple[Atom, ...]:

@@ -5,6 +5,7 @@ In the formulas N = params (non-embedding), D = tokens (all clients, all rounds)
 """
 
 from scalefed.laws.law import Law
+from scalefed.laws.published import PUBLISHED
 
 _SIZE = (0.005, 5.0)
 _BOUNDS = {"a": _SIZE, "b": _SIZE, "c": _SIZE}
@@ -220,5 +221,11 @@ _ENTRIES = (
     ),
 )
 
-LAWS: dict[str, Law] = {law.name: law for law in _ENTRIES}
+RECOMMENDED = (
+    "chinchilla", "coupled", "data-constrained", "average-compute", "federated", "federated-steps",
+    "federated-capacity-steps", "diloco-offset",
+)  # fmt: skip
+"""The laws to begin with. The others are kept for comparison, and because stored fits name them."""
+
+LAWS: dict[str, Law] = {law.name: law for law in (*_ENTRIES, *PUBLISHED)}
 """The named laws, by name."""

@@ -83,7 +83,8 @@ class PassAtK:
         least, most = self.samples_min, self.samples_max
         each = f"{least}" if least == most else f"{least} to {most}"
         unit = "sample" if most == 1 else "samples"
-        head = f"{self.problems} problems, {each} {unit} each, {self.level:.0%} intervals ({self.method})"
+        whole = "1 problem" if self.problems == 1 else f"{self.problems} problems"
+        head = f"{whole}, {each} {unit} each, {self.level:.0%} intervals ({self.method})"
         rows = [
             f"pass@{r.k}: {r.estimate:.4f}  new problems {r.low:.4f} to {r.high:.4f}"
             f"  these problems {r.low_conditional:.4f} to {r.high_conditional:.4f}"

@@ -83,7 +83,8 @@ def flops_per_token(runs: "pd.DataFrame", axis: str) -> Callable[[Any], Any]:
     """Training FLOPs of one token as a function of params: 6 N, or what the runs spent, between and beyond their sizes.
 
     Args:
-        runs: with params, tokens and, for the axis ``compute_exact``, that column.
+        runs: with params, tokens and, for the axis ``compute_exact``, that column; a column ``compute`` of their own,
+            which is not 6 N D, counts on the axis ``compute``.
         axis: one of :data:`AXES`.
 
     Raises:
@@ -91,7 +92,7 @@ def flops_per_token(runs: "pd.DataFrame", axis: str) -> Callable[[Any], Any]:
     """
     if axis not in AXES:
         raise ConfigError(f"unknown compute axis {axis!r}; {nearest(str(axis), AXES)}")
-    if axis == "compute":
+    if axis == "compute" and (axis not in runs or _is_plain(runs)):
         return lambda params: train_flops(params, 1.0)
     if axis not in runs:
         raise DataError(
@@ -115,6 +116,12 @@ def flops_per_token(runs: "pd.DataFrame", axis: str) -> Callable[[Any], Any]:
         return float(flops) if flops.ndim == 0 else flops
 
     return cost
+
+
+def _is_plain(runs: "pd.DataFrame") -> bool:
+    """Whether the runs' compute is 6 N D, to the three digits that tables are rounded to."""
+    ratio = (runs["compute"] / train_flops(runs["params"], runs["tokens"])).dropna()
+    return bool((np.abs(ratio - 1) < 0.01).all())
 
 
 def compute_exact(row: Mapping[str, Any]) -> float | None:

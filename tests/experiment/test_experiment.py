@@ -157,7 +157,7 @@ def test_workers_change_nothing_and_report_progress(reference, tmp_path):
 
 
 ALIKE = sweep(
-    TINY.replace(clients_per_round=1, batch_size=1, tokens=6 * 5 * 128, problems="none"),
+    TINY.replace(clients_per_round=1, batch_size=1, tokens=6 * 5 * 128, problems="none", kernels="eager"),
     seed=[0, 1],
     concentration=[0.3, 0.5],
 )

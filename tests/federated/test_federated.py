@@ -37,6 +37,7 @@ def config(**changes: object) -> RunConfig:
         "params": 1_000, "vocab_size": VOCAB, "clients": 5, "clients_per_round": 3, "local_steps": 3, "batch_size": 2,
         "sequence_length": 8, "tokens": 4 * 3 * 3 * 16, "learning_rate": 0.02, "final_learning_rate": 0.1,
         "synthetic_tokens": 40, "generator_params": 1_000, "generator_steps": 2,
+        "kernels": "eager",
     }  # fmt: skip
     if changes.get("algorithm") == "central":
         base |= {"clients": 1, "clients_per_round": 1}

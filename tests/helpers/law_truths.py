@@ -3,7 +3,8 @@
 NAMES = (
     "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
     "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-coupled "
-    "federated-capacity federated-capacity-steps federated-drift"
+    "federated-capacity federated-capacity-steps federated-drift farseer precision epoch-decay transfer vocabulary "
+    "sigmoid-accuracy"
 ).split()
 TRUTHS = {
     "chinchilla": {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37},
@@ -34,8 +35,16 @@ TRUTHS = {
     "federated-drift": {
         "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 1.0, "F": 0.3, "h": 0.5, "r": 0.6,
     },
+    "farseer": {
+        "F": 1.1, "s": -0.021, "q": 0.17, "B": 0.002, "t": 88.0, "b": -0.1, "u": -0.124, "a": 0.123, "v": 0.42,
+    },
+    "precision": {"E": 2.7, "A": 4300.0, "g": 2.7, "a": 0.51, "B": 1.8e4, "b": 0.53},
+    "epoch-decay": {"E": 1.9, "A": 500.0, "a": 0.35, "B": 1500.0, "R": 6.0, "b": 0.35},
+    "transfer": {"A": 1e9, "a": 0.9, "B": 5e8, "k": 1.9e4, "p": 0.18, "q": 0.38, "c": 0.2},
+    "vocabulary": {"A": 30.0, "a": 0.1, "V": 6.0, "v": 0.15, "B": 25.0, "b": 0.12, "E": 3.0},
+    "sigmoid-accuracy": {"G": 0.25, "U": 0.6, "k": 4.0, "c": 12.0},
 }  # fmt: skip
 RUN = {
     "params": 1e8, "tokens": 4e9, "clients_per_round": 4.0, "skew": 0.3, "local_steps": 50.0, "rounds": 1e4,
-    "unique_tokens": 1e9,
+    "unique_tokens": 1e9, "epochs": 4.0, "bits": 6.0, "vocab_params": 5e7, "task_loss": 2.8,
 }  # fmt: skip

@@ -1,0 +1,57 @@
+"""Where is the code in a chatty answer? Inside Markdown fences, if it has any."""
+
+import ast
+import re
+
+from scalefed.data.problems import Problem
+
+EXTRACT = ("code",)
+"""What can be taken out of a text."""
+
+_FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[ \t]*(\w*)[^\n]*$", re.MULTILINE)
+
+
+def is_fenced(text: str) -> bool:
+    """Whether a text holds a Markdown fence."""
+    return _FENCE.search(text) is not None
+
+
+def defines(text: str, name: str) -> bool:
+    """Whether a text defines a function or binds a name at its left edge: a program, and not the rest of one."""
+    return re.search(rf"^(?:(?:async\s+)?def\s+{name}\b|{name}\s*=)", text, re.MULTILINE) is not None
+
+
+def code_of(text: str, problem: Problem, *, program: bool = False) -> str:
+    r"""The code of an answer, as a completion of the problem's prompt or as a program; the text itself without fences.
+
+    Of several fenced blocks it is the first that defines the function, else the first. A fence that is only closed
+    ends code that the prompt has opened.
+
+    >>> problem = Problem("t/0", "def f(x):\n", "", "", "f")
+    >>> code_of("Sure:\n```python\ndef f(x):\n    return 1\n```\nDone.", problem, program=True)
+    'def f(x):\n    return 1\n'
+    """
+    blocks = _blocks(text)
+    if not blocks:
+        return text
+    code = next((block for block in blocks if defines(block, problem.entry_point)), blocks[0])
+    if program or not defines(code, problem.entry_point):
+        return code
+    return _joint(problem.prompt) + code  # defined once more behind the prompt, whose imports it may need
+
+
+def _blocks(text: str) -> list[str]:
+    fences = list(_FENCE.finditer(text))
+    if len(fences) == 1 and not fences[0].group(1) and text[: fences[0].start()].strip():
+        return [text[: fences[0].start()]]
+    ends = [*(fence.start() for fence in fences[1::2]), len(text)]
+    return [text[start.end() + 1 : end] for start, end in zip(fences[::2], ends, strict=False)]
+
+
+def _joint(prompt: str) -> str:
+    """What makes a prompt a program of its own, so that another can follow."""
+    try:
+        ast.parse(prompt)
+    except (SyntaxError, ValueError):
+        return "\n    pass\n\n"
+    return "\n"
