@@ -20,7 +20,10 @@ def pack(
     keep_folders: Annotated[bool, typer.Option("--keep-folders", help="Leave the run folders in place too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Store a sweep's runs as three Parquet files, checked byte for byte before a folder goes."""
+    """Store a finished sweep as three Parquet files.
+
+    Every run is read back and compared byte for byte before its folder goes.
+    """
     from scalefed.runs.pack import pack as store
 
     done = store(folder, keep_folders=keep_folders)
@@ -38,7 +41,10 @@ def unpack(
     folder: Annotated[Path, typer.Argument(help="Folder of a packed sweep.")],
     into: Annotated[Path | None, typer.Option(help="Where the run folders go; beside the pack if left out.")] = None,
 ) -> None:
-    """Write the run folders of a packed sweep again; the pack stays."""
+    """Write the run folders of a packed sweep again.
+
+    The pack stays, and so does a folder that is there.
+    """
     from scalefed.runs.pack import unpack as write
 
     tell(f"{len(write(folder, into=into))} runs in {into or folder}")

@@ -32,10 +32,12 @@ COMMANDS = (
     "laws",
     "next",
     "optimum",
+    "pack",
     "report",
     "runs",
     "sweep",
     "train",
+    "unpack",
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning", "ignore::scalefed.errors.RunLogWarning")
