@@ -484,3 +484,9 @@ def test_a_run_of_the_first_learning_rate_rule_says_so(tmp_path):
     (folder / "run.json").write_text(json.dumps(stored | {"schema": 1}))
     assert load_runs(tmp_path)["learning_rate_rule"].tolist() == ["anew"]
     assert Run.load(folder).config.learning_rate_rule == "anew"
+
+
+def test_every_round_of_the_committed_runs_is_read():
+    runs = Path(__file__).parents[2] / "runs"
+    for name in ("grid", "pilot", "rule", "gc-fed"):
+        assert load_runs(runs / name, rounds=True)["run_id"].nunique() == len(load_runs(runs / name))
