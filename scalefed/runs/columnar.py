@@ -119,7 +119,8 @@ def _kind(value: Any) -> str:
     """The kind of a value; empty for what any column holds (None, an empty list) and for what none does."""
     if isinstance(value, list):
         inner = {_kind(item) for item in value}
-        return f"{inner.pop()}[]" if len(inner) == 1 and not any(kind.endswith("[]") for kind in inner) else ""
+        kind = inner.pop() if len(inner) == 1 else ""
+        return f"{kind}[]" if kind and not kind.endswith("[]") else ""
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
@@ -132,4 +133,4 @@ def _fits(value: Any, kind: str) -> bool:
         return True
     if isinstance(value, list) and not value:
         return kind.endswith("[]")
-    return _kind(value) == kind
+    return bool(_kind(value)) and _kind(value) == kind

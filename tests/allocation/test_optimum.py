@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from law_truths import OF_OWN_COLUMNS
 
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.optimum import evaluate, interval, least_compute, minimise
@@ -45,7 +46,7 @@ BUDGETS = {
     "slow network": {"compute": 1e20, "seconds": 864000.0, "flops_per_second": 1e13, "bandwidth": 1e6},
     "sampled": {"compute": 1e20, "sampled_tokens": 1e10},
 }
-WITH_TRADE = [name for name in LAWS if not name.startswith("diloco")]
+WITH_TRADE = [name for name in LAWS if not name.startswith("diloco") and name not in OF_OWN_COLUMNS]
 
 
 def values_of(name: str) -> dict[str, float]:

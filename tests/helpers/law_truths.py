@@ -48,3 +48,5 @@ RUN = {
     "params": 1e8, "tokens": 4e9, "clients_per_round": 4.0, "skew": 0.3, "local_steps": 50.0, "rounds": 1e4,
     "unique_tokens": 1e9, "epochs": 4.0, "bits": 6.0, "vocab_params": 5e7, "task_loss": 2.8,
 }  # fmt: skip
+OF_OWN_COLUMNS = ("farseer", "precision", "epoch-decay", "transfer", "vocabulary", "sigmoid-accuracy")
+"""Published laws; those of forms or columns of their own are recovered and asked in tests/laws/test_published.py."""

@@ -283,7 +283,7 @@ def test_real_files_are_scored_in_blocks_and_known_text_in_whole_documents(confi
     real = prepare(config.replace(data="python", unique_tokens=40_000, validation_tokens=wanted))
     assert {len(row) for row in real.validation} == {length + 1}
     assert len(real.validation) == wanted // length
-    assert math.isnan(real.entropy_per_token) and real.skew > 0
+    assert math.isnan(real.entropy_per_token) and real.skew_uncorrected > 0  # so little text may differ by chance alone
     known = prepare(config.replace(unique_tokens=40_000, validation_tokens=wanted, concentration=1.0))
     assert max(map(len, known.validation)) > length + 1
     assert all(row[0] == row[-1] == known.tokenizer.eos for row in known.validation)
