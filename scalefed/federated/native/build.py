@@ -45,6 +45,7 @@ FLAGS = (
     "-fPIC",
 )
 COMPILERS = ("cc", "gcc", "clang")
+SOURCE = ("step.c", "decoder.h", "products.h", "reading.h")  # one unit: the first holds the others
 COMPILE_SECONDS = 300  # a compiler that takes longer hangs; two seconds are usual
 
 
@@ -120,10 +121,13 @@ def _compiler() -> list[str] | None:
 
 def _made(compiler: list[str], chosen: str, prove: Callable[[ctypes.CDLL], str]) -> Path:
     """The library's file; made under a lock, so that many processes that start at once compile it once."""
-    source = files("scalefed.federated.native").joinpath("step.c").read_bytes()
+    here = files("scalefed.federated.native")
+    source = {name: here.joinpath(name).read_bytes() for name in SOURCE}
     flags = (*FLAGS, *LEVELS[chosen])
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
-    key = hashlib.blake2b("\0".join([*compiler, version, *flags, platform.machine()]).encode() + source, digest_size=8)
+    key = hashlib.blake2b("\0".join([*compiler, version, *flags, platform.machine()]).encode(), digest_size=8)
+    for text in source.values():
+        key.update(text)
     folder = cache_directory() / "kernels"
     path = folder / f"step-{chosen}-{key.hexdigest()}.so"
     if path.is_file():
@@ -134,10 +138,10 @@ def _made(compiler: list[str], chosen: str, prove: Callable[[ctypes.CDLL], str])
         if not path.is_file():
             with tempfile.TemporaryDirectory(dir=folder) as room:
                 made = Path(room, path.name)
-                text = Path(room, "step.c")
-                text.write_bytes(source)
-                subprocess.run([*compiler, *flags, "-o", made, text, "-lm"], check=True, capture_output=True, text=True,
-                               timeout=COMPILE_SECONDS)  # fmt: skip
+                for name, text in source.items():
+                    Path(room, name).write_bytes(text)
+                command = [*compiler, *flags, "-o", str(made), str(Path(room, SOURCE[0])), "-lm"]
+                subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
                 if wrong := prove(ctypes.CDLL(str(made))):
                     raise _WrongError(wrong)
                 made.replace(path)
