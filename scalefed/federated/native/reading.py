@@ -15,8 +15,7 @@ from scalefed.errors import ConfigError, DataError
 from scalefed.federated.native.library import ShapeRecord, address
 from scalefed.models import HEAD_WIDTH, Decoder, Model, Tensor, rotary_tables
 
-PAGE = 16  # positions, as in reading.h
-FIRST_PAGES = 256  # of the pool; it doubles when they are used up
+PAGE, CHUNK = 16, 64  # positions of a page, and pages that are made at once, as in reading.h
 
 Ints = NDArray[np.int64]
 
@@ -27,7 +26,7 @@ class _ReaderRecord(ctypes.Structure):
     _fields_ = [
         ("shape", ShapeRecord),
         *((name, ctypes.c_long) for name in ("length", "width")),
-        *((name, ctypes.c_void_p) for name in ("weights", "cosine", "sine", "pool", "room")),
+        *((name, ctypes.c_void_p) for name in ("weights", "cosine", "sine", "chunks", "room")),
     ]
 
 
@@ -102,9 +101,8 @@ class NativeSession(Reader):
         """Room for ``rows`` completions of at most ``length`` tokens, prompt included; see :class:`Reader`."""
         super().__init__(code, model, weights, length=length)
         self.record.width = -(-length // PAGE) + 1
-        self._pool = torch.empty(0)
+        self._chunks: list[Tensor] = []
         self._free: list[int] = []
-        self._grow(FIRST_PAGES)
         self._table = np.zeros((rows, self.record.width), dtype=np.int64)
         self._prompt = np.zeros(rows, dtype=np.int64)  # tokens of each row's prompt
         self._own = np.zeros(rows, dtype=np.int64)  # pages that a row has filled beside its prompt's
@@ -166,17 +164,17 @@ class NativeSession(Reader):
 
     def _take(self, count: int) -> list[int]:
         while len(self._free) < count:
-            self._grow(len(self._pool))
+            self._grow()
         taken = self._free[len(self._free) - count :]
         del self._free[len(self._free) - count :]
         return taken
 
-    def _grow(self, pages: int) -> None:
-        before = len(self._pool)
-        values = self.shape.layers * self.shape.heads * 2 * HEAD_WIDTH * PAGE
-        self._pool = torch.cat([self._pool.view(before, values), torch.zeros(pages, values)])
-        self.record.pool = self._pool.data_ptr()
-        self._free.extend(range(before, before + pages))
+    def _grow(self) -> None:
+        before, shape = len(self._chunks), self.shape
+        self._chunks.append(torch.zeros(CHUNK, shape.layers, shape.heads, 2, HEAD_WIDTH, PAGE))
+        self._addresses = np.array([chunk.data_ptr() for chunk in self._chunks], dtype=np.uint64)
+        self.record.chunks = self._addresses.ctypes.data
+        self._free.extend(range(before * CHUNK, (before + 1) * CHUNK))
 
 
 def native_losses(code: ctypes.CDLL) -> Callable[[Model, Tensor, Sequence[np.ndarray]], Tensor]:

@@ -263,5 +263,3 @@ double gradient_of(const Visit *v, const long *blocks) {
     Pass pass = {v->weights, v->cosine, v->sine, v->gradient};
     return loss_gradient(&v->shape, &room, &pass, blocks, v->batch, v->length);
 }
-
-#include "reading.h"

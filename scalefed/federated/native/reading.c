@@ -4,19 +4,22 @@
    samples of a prompt share the prompt's pages. A page holds, for every layer and head, keys (HEAD, PAGE) and values
    (PAGE, HEAD). A row's table lists the pages of its prompt, of which the last may be part empty, then its own. */
 
-enum { PAGE = 16 };
+#include "decoder.h"
+
+enum { PAGE = 16, CHUNK = 64 }; /* positions of a page; pages that are made at once */
 
 typedef struct {
     Shape shape;
     long length, width;         /* most positions of a row; entries of a row's table */
     const float *weights;       /* (P,) */
     const float *cosine, *sine; /* (length, HEAD) rotary tables, length padded */
-    float *pool, *room;         /* pages; room_to_read(...) floats of scratch, in which the packed weights stay */
+    float *const *chunks;       /* CHUNK pages each */
+    float *room;                /* room_to_read(...) floats of scratch, in which the packed weights stay */
 } Reader;
 
 INLINE float *in_page(const Reader *reader, long page, long layer, long head) {
     const Shape *s = &reader->shape;
-    return reader->pool + ((page * s->layers + layer) * s->heads + head) * 2 * HEAD * PAGE;
+    return reader->chunks[page / CHUNK] + ((page % CHUNK * s->layers + layer) * s->heads + head) * 2 * HEAD * PAGE;
 }
 
 INLINE Room room_of(const Reader *reader) { return lay_out(&reader->shape, GROUP_ROWS, reader->length, reader->room); }
