@@ -157,7 +157,7 @@ def test_every_given_hostile_completion(canary: Canary, level: str, tier: str) -
 
 def test_nothing_reaches_standard_output() -> None:
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        "import sys; sys.path.insert(0, 'tests/helpers')\n"
         "from hostile import ADD\nfrom scalefed.evaluation.judge import judge\n"
         'text = \'    import os\\n    print(1)\\n    os.write(1, b"x")\\n    os.write(2, b"x")\\n\'\n'
         "judge([ADD], [('t/add', text)], workers=1)\n"
