@@ -21,7 +21,7 @@ from typing import Any
 
 from scalefed.errors import DataError, RunLogWarning, nearest
 from scalefed.runs.jsontext import dumps, loads, read_json, read_lines
-from scalefed.runs.pack import evaluations_of, is_packed_run, packed_file
+from scalefed.runs.packed import evaluations_of, is_packed_run, packed_file
 from scalefed.runs.reading import understanding
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, STATUSES, Column, unknown, upgrade
 

@@ -28,7 +28,7 @@ from scalefed.runs.files import (
     write_run,
 )
 from scalefed.runs.importers.tools import of_folder, read_runs
-from scalefed.runs.pack import PACK, is_packed_run, packed_folders
+from scalefed.runs.packed import PACK, is_packed_run, packed_folders
 from scalefed.runs.ranges import check_table
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from scalefed.cli import main
 from scalefed.errors import DataError, RunLogWarning
+from scalefed.runs import packed
 from scalefed.runs.columnar import decode, encode, misfits
 from scalefed.runs.files import add_evaluation, read_evaluation, write_run
 from scalefed.runs.log import Run, load_counts, load_runs, log_differences
-from scalefed.runs.pack import is_packed, pack, unpack
+from scalefed.runs.pack import pack, unpack
+from scalefed.runs.packed import is_packed
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,6 +114,16 @@ def test_what_the_columns_cannot_hold_is_kept_as_text(sweep, tmp_path):
     pack(sweep)
     unpack(sweep, into=tmp_path / "after")
     assert contents(tmp_path / "after") == contents(tmp_path / "odd")
+
+
+@pytest.mark.parametrize("name", ["../away", "/tmp/away", ".hidden", ""])
+def test_a_pack_that_names_another_place_writes_nothing(sweep, tmp_path, monkeypatch, name):
+    pack(sweep)
+    monkeypatch.setattr(packed.Pack, "run_ids", [name])
+    monkeypatch.setattr(packed.Pack, "files", lambda self, run_id: {"run.json": "{}"})
+    with pytest.raises(DataError, match="is no name of a run or its file"):
+        unpack(sweep, into=tmp_path / "into")
+    assert not list((tmp_path / "into").iterdir())
 
 
 def test_folders_that_cannot_be_packed_stay_and_say_why(sweep, capsys):

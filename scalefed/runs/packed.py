@@ -1,0 +1,218 @@
+"""What does a packed sweep hold? The tables that :mod:`scalefed.runs.pack` wrote, asked run by run."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scalefed.errors import DataError
+from scalefed.runs.columnar import decode
+from scalefed.runs.jsontext import dumps, loads
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+RUN, ROUNDS, EVALUATION = "run.json", "rounds.jsonl", "eval.json"
+PACK = "runs.parquet"
+"""The file that says a folder is packed; it is written last and names every run of the pack."""
+TABLES = {"rounds": "rounds.parquet", "counts": "counts.parquet", "runs": PACK}
+"""Table -> file, in the order in which they are written."""
+_KEPT_OPEN = 8  # packs whose tables stay in memory between questions
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The tables of a packed sweep.
+
+    Attributes:
+        folder: the sweep's folder.
+        runs, rounds, counts: the tables; ``rounds`` and ``counts`` are sorted by run.
+    """
+
+    folder: Path
+    runs: "pa.Table"
+    rounds: "pa.Table"
+    counts: "pa.Table"
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The packed runs, in order."""
+        return [str(name) for name in self.runs.column("pack_id").to_pylist()]
+
+    def holds(self, run_id: str) -> bool:
+        """Whether the pack has this run."""
+        return run_id in self._positions
+
+    def files(self, run_id: str) -> dict[str, str]:
+        """A run's files as text, by name.
+
+        Raises:
+            DataError: there is no such run in the pack.
+        """
+        position = self._positions.get(run_id)
+        if position is None:
+            raise DataError(f"no run {run_id} in {self.folder / PACK}; `scalefed runs {self.folder}` lists those there")
+        row = self.runs.slice(position, 1)
+        raw = row.column("raw")[0].as_py()
+        if raw is not None:
+            return dict(json.loads(raw))
+        found = {RUN: dumps(next(_records(row)), indent=1) + "\n"}
+        found[ROUNDS] = "".join(dumps(record) + "\n" for record in _records(self._part("rounds", run_id)))
+        return found | {name: dumps(record) + "\n" for name, record in self._evaluations(run_id).items()}
+
+    def read(self, run_id: str, name: str) -> Any:
+        """What one file of a run holds: a dict, a list of dicts for ``rounds.jsonl``, None where it has no such file.
+
+        Raises:
+            DataError: there is no such run in the pack.
+        """
+        position = self._positions.get(run_id)
+        if position is None or self.runs.column("raw")[position].as_py() is not None:
+            text = self.files(run_id).get(name)
+            if text is None:
+                return None
+            return [loads(line) for line in text.splitlines()] if name == ROUNDS else loads(text)
+        if name == ROUNDS:
+            return list(_records(self._part("rounds", run_id)))
+        return next(_records(self.runs.slice(position, 1))) if name == RUN else self._evaluations(run_id).get(name)
+
+    def evaluations(self, run_id: str) -> list[str]:
+        """The names of a run's evaluation files."""
+        return [name for name in self.files(run_id) if is_evaluation(name)]
+
+    def _evaluations(self, run_id: str) -> dict[str, dict[str, Any]]:
+        part = self._part("counts", run_id)
+        return dict(zip(part.column("pack_file").to_pylist(), _records(part), strict=True))
+
+    @cached_property
+    def _positions(self) -> Mapping[str, int]:
+        return {run_id: position for position, run_id in enumerate(self.run_ids)}
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Mapping[str, tuple[int, int]]]:
+        """For each table the first row and the number of rows of every run; a run's rows stand together."""
+        return {name: _blocks(table) for name, table in (("rounds", self.rounds), ("counts", self.counts))}
+
+    def _part(self, name: str, run_id: str) -> "pa.Table":
+        first, length = self._rows[name].get(run_id, (0, 0))
+        return getattr(self, name).slice(first, length)
+
+
+def open_pack(folder: str | os.PathLike[str]) -> Pack:
+    """The tables of a packed sweep; kept in memory until the files change.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    root = Path(folder)
+    try:
+        stamp = tuple((root / name).stat().st_mtime_ns for name in TABLES.values())
+    except OSError as error:
+        raise DataError(
+            f"{root} is not a whole pack: {error.strerror} ({error.filename}); it needs {', '.join(TABLES.values())}"
+        ) from error
+    return _open(root.absolute(), stamp)
+
+
+def is_packed(folder: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a packed sweep."""
+    return (Path(folder) / PACK).is_file()
+
+
+def packed_file(path: Path) -> Any:
+    """What a file of a run holds that lies packed: ``<sweep>/<run_id>/<file>``; None where it does not.
+
+    Raises:
+        DataError: the pack is damaged.
+    """
+    folder, run_id = path.parent.parent, path.parent.name
+    return open_pack(folder).read(run_id, path.name) if is_packed_run(path.parent) else None
+
+
+def is_packed_run(folder: Path) -> bool:
+    """Whether a run's folder stands for a run in the pack beside it.
+
+    Raises:
+        DataError: that pack is damaged.
+    """
+    return is_packed(folder.parent) and open_pack(folder.parent).holds(folder.name)
+
+
+def evaluations_of(folder: Path) -> list[str]:
+    """The evaluation files of a packed run; none where it is not packed."""
+    return open_pack(folder.parent).evaluations(folder.name) if is_packed_run(folder) else []
+
+
+def packed_folders(sweep: Path) -> list[Path]:
+    """The folders that the packed runs of a sweep had."""
+    return [sweep / run_id for run_id in open_pack(sweep).run_ids] if is_packed(sweep) else []
+
+
+def stored_files(root: Path) -> dict[str, dict[str, str]]:
+    """Every run of a pack as files, each checked against its hash.
+
+    Raises:
+        DataError: the pack is damaged, or names what would lie outside a run's folder.
+    """
+    packed = open_pack(root)
+    hashes = packed.runs.column("pack_hash").to_pylist()
+    found = {}
+    for run_id, told in zip(packed.run_ids, hashes, strict=True):
+        files = packed.files(run_id)
+        for name in (run_id, *files):
+            if not name or name != Path(name).name or name.startswith("."):  # it would be written elsewhere, or hidden
+                raise DataError(f"{root / PACK} names {name!r:.60}, which is no name of a run or its file")
+        if files_hash(files) != told:
+            raise DataError(f"run {run_id} in {root / PACK} is not what its hash says; restore the pack")
+        found[run_id] = files
+    return found
+
+
+def is_evaluation(name: str) -> bool:
+    """Whether a file of a run holds counts per problem."""
+    return name == EVALUATION or (name.startswith("eval-") and name.endswith(".json"))
+
+
+def files_hash(files: Mapping[str, str]) -> str:
+    """A hash of a run's files: their names and bytes, in the order of the names."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(files):
+        text = files[name].encode()
+        digest.update(f"{name}\0{len(text)}\0".encode() + text)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------- helpers
+@lru_cache(maxsize=_KEPT_OPEN)
+def _open(root: Path, stamp: tuple[int, ...]) -> Pack:
+    return Pack(root, **{part: _read_table(root / name) for part, name in TABLES.items()})
+
+
+def _read_table(path: Path) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path, page_checksum_verification=True).read()
+    except (ValueError, OSError) as error:  # pyarrow's errors are both
+        raise DataError(f"{path} cannot be read ({error}); restore it, from git for example") from error
+
+
+def _blocks(table: "pa.Table") -> dict[str, tuple[int, int]]:
+    import numpy as np
+    import pyarrow as pa
+
+    names = pa.chunked_array(table.column("pack_id")).unify_dictionaries().combine_chunks()
+    codes = names.indices.to_numpy(zero_copy_only=False)
+    firsts = np.flatnonzero(np.diff(codes, prepend=-1))
+    lengths = np.diff(np.append(firsts, len(codes)))
+    known = names.dictionary.to_pylist()
+    return {known[codes[first]]: (int(first), int(length)) for first, length in zip(firsts, lengths, strict=True)}
+
+
+def _records(table: "pa.Table") -> Iterator[dict[str, Any]]:
+    """The records of the columns that are not the pack's own."""
+    return decode(table.select([name for name in table.column_names if not name.startswith("pack_") and name != "raw"]))
