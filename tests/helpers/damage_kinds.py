@@ -69,7 +69,7 @@ def lost(before: pd.DataFrame, after: pd.DataFrame, broken: set[Any], key: str =
 
 
 # ---------------------------------------------------------------------- the kinds
-def _log(folder: Path) -> None:
+def write_log(folder: Path) -> None:
     for seed in range(3):
         sf.write_run(
             folder / "sweep", run_id=f"run{seed}", config=RunConfig(seed=seed).to_dict(),
@@ -287,10 +287,10 @@ def kinds() -> list[Kind]:
         return Kind(name, _copy(file), _runs(file, columns), _only, _wrong_table, style)
 
     return [
-        Kind("run.json", _log, log, _of_log("run.json"), _wrong_log, "json"),
-        Kind("eval.json", _log, log, _of_log("eval.json"), _wrong_log, "json"),
-        Kind("rounds.jsonl", _log, log_rounds, _of_log("rounds.jsonl"), _wrong_rounds, "lines"),
-        Kind("eval.json as counts", _log, sf.load_counts, _of_log("eval.json"), _wrong_counts, "json"),
+        Kind("run.json", write_log, log, _of_log("run.json"), _wrong_log, "json"),
+        Kind("eval.json", write_log, log, _of_log("eval.json"), _wrong_log, "json"),
+        Kind("rounds.jsonl", write_log, log_rounds, _of_log("rounds.jsonl"), _wrong_rounds, "lines"),
+        Kind("eval.json as counts", write_log, sf.load_counts, _of_log("eval.json"), _wrong_counts, "json"),
         Kind("counts.csv", _counts_csv, lambda f: sf.load_counts(f / "counts.csv"), _only, _wrong_counts, "table"),
         *(Kind(f"runs.{suffix}", _tables(suffix), _read_table(suffix), _only, _wrong_table, style)
           for suffix, style in tables.items()),

@@ -5,10 +5,11 @@ from random import Random
 import pytest
 from damage import attempt
 from damage_kinds import kinds
+from damage_more import more_kinds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-KINDS = {kind.name: kind for kind in kinds()}
+KINDS = {kind.name: kind for kind in [*kinds(), *more_kinds()]}
 
 
 @pytest.mark.parametrize("name", KINDS)
