@@ -51,7 +51,7 @@ def encode(records: Sequence[Record]) -> "pa.Table":
 
 
 def column_encodings(table: "pa.Table") -> dict[str, Any]:
-    """Parquet's encodings by column, as ``pyarrow.parquet.write_table`` takes them: a quarter off the rounds of runs/grid.
+    """Parquet's encodings by column, as ``pyarrow.parquet.write_table`` takes them; runs/grid is a quarter smaller.
 
     Numbers of full precision hardly repeat, so a dictionary of them only costs; their bytes do, place by place
     (BYTE_STREAM_SPLIT). Whole numbers mostly count up (DELTA_BINARY_PACKED). Words and lists of whole numbers repeat.
@@ -71,7 +71,10 @@ def column_encodings(table: "pa.Table") -> dict[str, Any]:
         elif pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
             encodings[f"{field.name}.list.element"] = "BYTE_STREAM_SPLIT"
     written = {name.removesuffix(".list.element") for name in encodings}
-    return {"use_dictionary": [name for name in table.column_names if name not in written], "column_encoding": encodings}
+    return {
+        "use_dictionary": [name for name in table.column_names if name not in written],
+        "column_encoding": encodings,
+    }
 
 
 def decode(table: "pa.Table") -> Iterator[dict[str, Any]]:

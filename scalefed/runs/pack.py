@@ -167,7 +167,11 @@ def _write(root: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
     for part, name in TABLES.items():
         temporary = root / f".{name}.tmp"
         pq.write_table(
-            tables[part], temporary, compression="zstd", compression_level=19, write_page_checksum=True,
+            tables[part],
+            temporary,
+            compression="zstd",
+            compression_level=19,
+            write_page_checksum=True,
             **column_encodings(tables[part]),
         )
         with temporary.open("rb") as written:
