@@ -30,7 +30,8 @@ def chart(fit_or_runs: Any, kind: str = "loss", **options: Any) -> Any:
         options: what that kind takes, such as ``width=`` in pixels and ``headline=``; see the function of that name.
 
     Returns:
-        An ``alt.Chart`` (or one cut into panels) in the theme of :mod:`scalefed.charts.theme`.
+        An ``alt.Chart`` (or one cut into panels) in the theme of :mod:`scalefed.charts.theme`; a page that it is saved
+        to needs no network, and no text of the runs can run in it.
 
     Raises:
         ConfigError: an unknown kind or option.
@@ -45,11 +46,12 @@ def chart(fit_or_runs: Any, kind: str = "loss", **options: Any) -> Any:
     for name in options:
         if name not in allowed and not open_ended:
             raise ConfigError(f"the chart {kind!r} takes no {name!r}; {nearest(name, allowed)}")
+    from scalefed.charts.guarded import guarded
     from scalefed.charts.theme import config
 
     drawn = draw(fit_or_runs, **options)
     drawn.config = _config(config())
-    return drawn
+    return guarded(drawn)
 
 
 def _config(settings: dict[str, Any]) -> Any:

@@ -339,11 +339,16 @@ def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataF
 
     rows: list[dict[str, Any]] = []
     frames: list[pd.DataFrame] = []
+    seen: dict[tuple[Path, str], Path] = {}
     for folder in folders:
         with _skip_damaged(folder):
             row = _row(folder)
+            first = seen.setdefault((folder.parent, row["run_id"]), folder)
+            if first != folder:
+                raise DataError(f"its run_id {row['run_id']!r:.60} is that of {first.name} too; keep one of them")
             if rounds:
                 history = _table(read_rounds(folder), ROUND_COLUMNS)
+                history = history.drop(columns=[k for k in _OF_THE_RUN if k in history and k not in ROUND_COLUMNS])
                 of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN if k not in history}] * len(history))
                 frames.append(pd.concat([of_run, history], axis=1))
             rows.append(row)
