@@ -33,8 +33,8 @@ Array = NDArray[np.float64]
 
 
 _EXACT, _TURNS, _NEAR = 1e-12, 20, 1e-7
-"""How near to the loss wanted, in logarithms: Newton's method gets there within 20 turns, but for a law that is searched
-by evaluation, whose least loss is known to some 1e-8 only."""
+"""How near to the loss wanted, in logarithms: Newton's method gets there within 20 turns, but for a law that is
+searched by evaluation, whose least loss is known to some 1e-8 only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ def least_compute(
     """The least compute that reaches a loss, under any other limits.
 
     Newton's method on the least loss as a function of log compute, whose slope is the price of compute, kept between
-    computes that are known to be too little and enough (a law that is no sum of powers need not be convex); rows that cannot reach the target get infinite compute, params and tokens, and ``bounded`` False.
+    computes that are known to be too little and enough (a law that is no sum of powers need not be convex). Rows that
+    cannot reach the target get infinite compute, params and tokens, and ``bounded`` False.
 
     Args:
         law: a law, its name, or a formula.

@@ -91,7 +91,7 @@ def _crossing(low: Array, high: Array, lines: Array) -> Array:
 
 
 def _rises_both_ways(law: Posynomial, n: Array, tokens: Array, lines: Array) -> NDArray[np.bool_]:
-    """Whether the law rises to the left along one ceiling and to the right along the other, so that a corner is best."""
+    """Whether the law rises to the left along one ceiling and to the right along the other: the corner is best."""
     pull = law.evaluate(np.stack([n, tokens], axis=1), np.eye(2))[1]
     left, right = (pull[:, 0] + slope * pull[:, 1] for slope in (lines[1], lines[3]))
     return np.asarray((left <= 0) & (right >= 0), dtype=np.bool_)
