@@ -32,7 +32,7 @@ _NODES = 65  # tests/benchmarks/bench_optimum.py sweep: what nodes and splines l
 _NODES_A_DECADE = 16
 _SWEEP_ROWS = 2**18  # questions solved at once: half a gigabyte of work arrays
 _AGREED = 1e-10
-_ALIKE = 0.1  # two counts of compute that differ by less are told as one
+ALIKE = 0.1  # two counts of compute that differ by less are told as one
 
 
 class FitLike(Protocol):
@@ -399,7 +399,7 @@ def _exact(runs: pd.DataFrame, setting: Setting, best: Optimum) -> tuple[str, ..
         ratio = cost_of(runs, "compute_exact").per_token(best.params) / setting.per_token(best.params)
     except FitError:
         return ()
-    if abs(ratio - 1) < _ALIKE:
+    if abs(ratio - 1) < ALIKE:
         return ()
     return (f"with output layer and attention counted (compute_exact) this run takes {ratio:.2g} times its compute",)
 

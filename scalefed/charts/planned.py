@@ -70,16 +70,16 @@ def isoflop(
     cost = flops_per_token(runs, axis)
     runs["compute"] = cost(runs["params"]) * runs["tokens"] if axis == "compute" else runs[axis]
     size_names(runs)
-    levels = _levels(runs["compute"].to_numpy(dtype=float), computes, fitted=view.fit is not None)
-    runs = _near(runs, levels)
+    chosen = levels(runs["compute"], computes, fitted=view.fit is not None)
+    runs = _near(runs, chosen)
     if view.fit is None and runs.groupby("group")["size"].nunique().max() < 3:
         raise DataError("no compute level has runs of three sizes; give a fit, or make runs at equal params x tokens")
     cut = panels(view.runs, column="clients_per_round", row="mixture", width=width)
     frame = runs
     if view.fit is not None:
-        frame = pd.concat([runs, _curves(view, levels, cost, [name for name in (cut.column, cut.row) if name])])
+        frame = pd.concat([runs, _curves(view, chosen, cost, [name for name in (cut.column, cut.row) if name])])
     frame = frame.reset_index(drop=True)
-    names = [power(level) for level in levels]
+    names = [power(level) for level in chosen]
     base = alt.Chart().encode(
         x=x_log("params", frame["params"], width=cut.width),
         color=color_by("group", names, _AXES[axis], width=width),
@@ -230,8 +230,15 @@ def _need_fit(source: Any, kind: str) -> None:
         )
 
 
-def _levels(spent: np.ndarray, computes: Iterable[float] | None, *, fitted: bool) -> list[float]:
-    """Compute levels: those given, those that at least three runs share, or five spread over the runs."""
+def levels(spent: Iterable[float], computes: Iterable[float] | None = None, *, fitted: bool = True) -> list[float]:
+    """Compute levels: those given, those that at least three runs share, or five spread over the runs.
+
+    Args:
+        spent: FLOPs of the runs.
+        computes: the levels wanted, if any.
+        fitted: whether a law draws curves, so that levels may lie between the runs.
+    """
+    spent = np.asarray(list(spent), dtype=float)
     if computes is not None:
         return sorted(float(value) for value in computes)
     groups, counts = np.unique(same_size(spent), return_counts=True)

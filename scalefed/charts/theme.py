@@ -12,6 +12,7 @@ CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", 
 """Okabe and Ito's colours, told apart by every common kind of colour vision and on light or dark ground."""
 _RAMP = ("#f0a030", "#e0663c", "#c8427c", "#8f4fb8", "#4155c0")
 MAIN, MARK, QUIET = "#5468d4", "#e0663c", "#8b8b8b"
+MAIN_DARK = "#8b9af0"
 """The colours of a chart with one line: the line, what is marked on it, and what stands aside."""
 _SIZES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 LABELS = {
@@ -40,13 +41,25 @@ def ramp(count: int) -> list[str]:
     return colors
 
 
+def colors(*, dark: bool = False) -> dict[str, Any]:
+    """The theme's colours by what they are for, on light or dark ground.
+
+    >>> colors()["main"] == MAIN, len(colors(dark=True)["ramp"])
+    (True, 9)
+    """
+    ink, soft, grid = ("#e7e9ee", "#a4abb8", "#333a45") if dark else ("#1c2330", "#5b6472", "#e6e8ec")
+    return {"ink": ink, "soft": soft, "grid": grid, "card": "#1a1f28" if dark else "#ffffff", "main": MAIN_DARK if dark
+            else MAIN, "mark": MARK, "quiet": QUIET, "ramp": ramp(9), "categories": list(CATEGORIES)}  # fmt: skip
+
+
 def config(*, dark: bool = False) -> dict[str, Any]:
     """The Vega-Lite config of the theme, for light or dark ground.
 
     >>> config()["background"], config(dark=True)["background"]
     ('white', None)
     """
-    ink, soft, grid = ("#e7e9ee", "#a4abb8", "#333a45") if dark else ("#1c2330", "#5b6472", "#e6e8ec")
+    look = colors(dark=dark)
+    ink, soft, grid = look["ink"], look["soft"], look["grid"]
     title = {"font": FONT, "fontSize": 14, "fontWeight": 600, "color": ink, "anchor": "start", "offset": 12,
              "subtitleFont": FONT, "subtitleFontSize": 12, "subtitleColor": soft, "subtitlePadding": 4}  # fmt: skip
     labels = {"labelFont": FONT, "titleFont": FONT, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": 500,

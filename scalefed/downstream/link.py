@@ -129,15 +129,24 @@ class Link:
         """(b, n, len(k)) plausible values of pass@k, one a replicate; loss and covariates may be (n,) or (b, n)."""
         x = np.asarray(loss, float)
         x = np.broadcast_to(x, (len(self.replicates), x.shape[-1])) if x.ndim == 2 else x[None]
-        model = stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2))
+        model, single = self.shifts()
         error = self.discrepancy[(x > self.observed[1]).astype(int)] * self.beyond(x)[..., None]
         shift = model[:, :, None] * np.moveaxis(error, -1, 1)
         if new_run:
-            stream = rng(self.seed, "link-scatter")
-            single = self.scatter[stream.integers(len(self.scatter), size=len(shift))]
-            shift = shift + (single * stream.choice([-1.0, 1.0], size=(len(shift), 1)))[:, :, None]
+            shift = shift + single[:, :, None]
         offset = self.replicates.offset(covariates)[:, :, None]
         return pass_at_k(self.replicates, x[:, :, None], np.atleast_1d(np.asarray(k, float)), shift[..., None], offset)
+
+    def shifts(self) -> tuple[Array, Array]:
+        """What moves each replicate, in logit mean and log spread.
+
+        Returns:
+            (b, 2) in units of the curve's own error one span beyond the runs, and (b, 2) of one single run.
+        """
+        model = np.asarray(stdtrit(max(self.held_out, 2), quasi_random(len(self.replicates), 2)))
+        stream = rng(self.seed, "link-scatter")
+        single = self.scatter[stream.integers(len(self.scatter), size=len(model))]
+        return model, np.asarray(single * stream.choice([-1.0, 1.0], size=(len(model), 1)))
 
     def beyond(self, loss: ArrayLike) -> Array:
         """How far beyond the runs the covariate lies on the curve's axis, in spans of the runs; 0 among them."""

@@ -22,6 +22,9 @@ _POWER_BOUNDS = (0.1, 5.0)
 _BEND_BOUNDS = (-0.2, 0.2)
 _LARGE = 5_000
 
+STRENGTH = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
+EDGE = 0.1  # decades beyond the runs over which that comes in, so that a band has no step at their edge
+
 
 @lru_cache(maxsize=64)
 def rival_of(law: Law) -> Law | None:

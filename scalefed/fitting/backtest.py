@@ -57,6 +57,14 @@ class BackTest:
     ranges: tuple[tuple[float, float], ...] = ()
     aside: tuple[float, ...] = ()
 
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """The law's own error a decade beyond the runs, in scale and in each of its columns; empty where unknown."""
+        if not self.scale or not np.isfinite(self.discrepancy):
+            return ()
+        ends = [(self.low, self.high), *self.ranges]
+        return tuple(e / _span(*pair) for e, pair in zip((self.discrepancy, *self.aside), ends, strict=True))
+
 
 def scale_columns(columns: Mapping[str, object] | pd.DataFrame, needed: tuple[str, ...]) -> tuple[str, ...]:
     """The columns whose product says how large a run is: params and tokens where the law has them.

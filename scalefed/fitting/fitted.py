@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, FitError, refuses_old_words
-from scalefed.fitting.alternative import disagreement
+from scalefed.fitting.alternative import EDGE, STRENGTH, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
 from scalefed.fitting.inputs import columns_for
 from scalefed.fitting.status import Certificate, FitStatus
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from scalefed.fitting.profile import Profile, Region
 
 _CHUNK_DOUBLES = 2**22
-_RIVAL = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
-_EDGE = 0.1  # decades beyond the runs over which that comes in, so that a band has no step at their edge
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -155,7 +153,9 @@ class Fit:
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
-        apart = _RIVAL * disagreement(self.law, self.params, self.alternative, arrays) * np.minimum(beyond / _EDGE, 1.0)
+        apart = (
+            STRENGTH * disagreement(self.law, self.params, self.alternative, arrays) * np.minimum(beyond / EDGE, 1.0)
+        )
         model = np.hypot(model_error(self.backtest, arrays), apart)
         rest = (float(stdtrit(self.degrees_of_freedom, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {

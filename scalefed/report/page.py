@@ -1,151 +1,209 @@
-"""What should a person read? One offline page: the answer first, how sure and why, charts, law, runs, provenance."""
+"""What should a person read, and move? One offline page: the answer, sliders, how sure and why, charts, law, runs.
 
-import html
+The page holds the law, its replicates and the runs as numbers, and plain scripts (``*.js`` beside this module) that
+compute what ``fit.optimal_size``, ``fit.plan`` and ``fit.least_compute`` compute. Nothing is fetched, no library is
+needed, and a content security policy lets no script run but these.
+"""
+
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from scalefed.charts import chart
-from scalefed.charts.frames import ask, with_iid
-from scalefed.charts.inert import embedded
-from scalefed.charts.theme import config, power, si
-from scalefed.errors import ConfigError, DataError, FitError
+import pandas as pd
+
+from scalefed.charts.frames import TITLES, same_size, shown
+from scalefed.charts.inert import embedded, policy
+from scalefed.charts.planned import levels
+from scalefed.charts.theme import colors, power, si
+from scalefed.errors import ConfigError, FitError, nearest
+from scalefed.fitting.fitted import Fit
+from scalefed.report.controls import compute_control, controls
+from scalefed.report.numbers import planner_numbers
+from scalefed.report.question import Answer, answer_of, best_of, in_words, opening, refusal, sentence
 from scalefed.runs.log import load_runs, provenance
+from scalefed.runs.schema import unit_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from scalefed.allocation.optimum import Optimum
-
-WIDE, NARROW = 730, 340
-"""Widths in pixels that every chart is drawn for; the page takes the one that fits the screen."""
+SCRIPTS = ("words", "law", "optimum", "passes", "planner", "plot", "charts", "question", "controls", "page")
+"""The scripts of the page, in this order."""
+CHARTS = {
+    "size": "What each size reaches within these limits",
+    "isoflop": "Loss by model size at equal compute",
+    "frontier": "The best size for every budget",
+    "clients": "The best size by clients per round",
+    "passk": "How many problems are solved, by loss",
+    "residuals": "What the law misses, run by run",
+    "runs": "The runs",
+}
 _RUNS = 400
 _SHOWN = ("run_id", "params", "tokens", "compute", "clients_per_round", "clients", "mixture", "concentration", "skew",
           "loss", "pass_at_1", "pass_at_10")  # fmt: skip
+_DRAWN = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_10", "pass_at_10_low", "pass_at_10_high")
 
 
 def write_report(
-    fit: Any,
+    fit: Fit,
     *,
     out: str | os.PathLike[str],
     runs: Any = None,
     title: str | None = None,
     question: Mapping[str, Any] | None = None,
-    kinds: Sequence[str] = ("isoflop", "optimum", "loss", "participation", "passk", "residuals"),
+    kinds: Sequence[str] = tuple(CHARTS),
+    saved_as: str | None = None,
 ) -> Path:
-    """Write one HTML page that needs no network: light and dark, for wide and narrow screens.
+    """Write one HTML page that needs no network: sliders move the answer; light and dark, wide, narrow and on paper.
 
     Args:
         fit: a fit.
         out: the file to write; folders are made as needed.
         runs: the runs behind it, where they hold more columns than the fit kept; the fit's own when None.
         title: of the page.
-        question: what ``fit.optimal_size`` is asked: ``{"compute": 1e15, "clients": 16, "participation": 0.25}``. The
-            page has no answer when None.
-        kinds: charts to draw; one that these runs cannot show is named with the reason instead.
+        question: what the page opens with, as ``fit.optimal_size`` or ``fit.plan`` take it: ``{"compute": 1e15,
+            "clients": 16, "participation": 0.25}``. When None, ten times the compute of the largest run.
+        kinds: charts of the page, of :data:`CHARTS`.
+        saved_as: where the fit is kept, for the commands that the page offers to copy.
 
     Returns:
         The path of the page.
 
     Raises:
-        ConfigError: this is no fit, or the question has no compute.
+        ConfigError: this is no fit, the question has no compute, or an unknown chart.
     """
     if not all(hasattr(fit, name) for name in ("predict", "law", "runs", "summary")):
         raise ConfigError(f"a report needs a fit, got {type(fit).__name__}; make one with scalefed.fit(runs)")
-    if question is not None and question.get("compute") is None:
-        raise ConfigError("the question of a report needs a compute budget in FLOPs, such as {'compute': 1e15}")
+    for kind in kinds:
+        if kind not in CHARTS:
+            raise ConfigError(f"the page has no chart {kind!r}; {nearest(str(kind), CHARTS)}")
     frame = load_runs(fit.runs if runs is None else runs)
-    drawn, data, refused = _charts(fit, frame, question, kinds)
-    parts = [
-        *_answer(fit, question),
-        *_certainty(fit),
-        *(f'<div class="card chart"><div id="{item["id"]}"></div></div>' for item in drawn),
-        *(f'<p class="soft">Not drawn: {_text(kind)} ({_text(reason)}).</p>' for kind, reason in refused),
-        *_law(fit),
-        *_runs(frame),
-        *_provenance(fit, frame),
-    ]
-    page = Template(resources.files("scalefed.report").joinpath("report.html").read_text(encoding="utf-8"))
-    text = page.substitute(
-        title=_text(title or "Which model size to train"),
-        body="\n".join(parts),
-        footer="Made by scalefed. This page needs no network.",
-        library=_library(),
-        charts=embedded(
-            {"items": drawn, "datasets": data, "config": {"light": _bare(config()), "dark": config(dark=True)}}
-        ),
+    asked = opening(fit, question)
+    numbers, answer = _numbers(fit, frame, asked, saved_as)
+    script_text = script()
+    text = _template("page.html").render(
+        title=title or "Which model size to train",
+        policy=policy([script_text]),
+        style=_file("page.css"),
+        asked=in_words(asked),
+        refused=numbers["refused"],
+        answer=answer,
+        charts=[
+            (kind, CHARTS[kind]) for kind in kinds if not (numbers["refused"] and kind not in ("residuals", "runs"))
+        ],
+        count=len(frame),
+        status=str(getattr(fit.status, "name", fit.status)).replace("_", " ").lower(),
+        certainty=_certainty(fit),
+        formula=f"{fit.target} = {fit.law.formula}",
+        law_table=_law(fit),
+        source=sentence(fit.law.source),
+        runs_table=_runs(frame),
+        more=max(len(frame) - _RUNS, 0),
+        provenance_table=_provenance(fit, frame),
+        numbers=_markup(embedded(numbers)),
+        script=_markup(script_text),
     )
     target = Path(out)
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(text, encoding="utf-8")
+    target.write_text(text, encoding="utf-8", errors="replace")  # half a letter is shown as ?
     return target
 
 
-# ---------------------------------------------------------------------- the answer
-def _answer(fit: Any, question: Mapping[str, Any] | None) -> list[str]:
-    if question is None:
-        return []
-    asked = f'<p class="asked">{_text(_in_words(question))}</p>'
+def script(names: Iterable[str] = SCRIPTS) -> str:
+    """The scripts as one, each kept in a file of its own to be read."""
+    strict = '"use strict";\n'
+    return strict + "\n".join(_file(f"{name}.js").replace(strict, "") for name in names)
+
+
+# ---------------------------------------------------------------------- numbers
+def _numbers(
+    fit: Fit, frame: pd.DataFrame, asked: Mapping[str, Any], saved_as: str | None
+) -> tuple[dict[str, Any], Answer]:
+    """Everything that travels with the page, and the answer that it opens with."""
+    unit, name = unit_of(fit.target), fit.target.replace("_", " ")
+    drawn, left_out = _drawn(fit, frame)
+    numbers: dict[str, Any] = {
+        "target": fit.target,
+        "target_name": name,
+        "target_told": name if unit in ("", name) else f"{name}, {unit}",
+        "target_unit": unit or name,
+        "target_title": TITLES.get(fit.target, f"{name}{f' ({unit})' if unit else ''}"),
+        "short_unit": unit.split(" per ")[0] or name,
+        "runs": drawn,
+        "left_out": left_out,
+        "theme": {"light": colors(), "dark": colors(dark=True)},
+        "question": {name: value for name, value in asked.items() if name != "target"}
+        | {"level": asked.get("level", 0.95)},
+        "source": _source(fit, saved_as),
+        "refused": None,
+    }
     try:
-        best = ask(fit, question)
+        numbers |= planner_numbers(fit, asked)
+        answer = answer_of(best_of(fit, asked), numbers["target_told"], numbers["target_unit"])
     except FitError as error:
-        return [asked, f'<div class="card none"><p><b>No size can be recommended.</b> {_text(error)}</p></div>']
-    sure = f"{best.level:.0%} interval {si(best.params_low)} to {si(best.params_high)}"
-    if not math.isfinite(best.params_low):
-        sure = "no interval, as the fit has no replicates"
-    facts = [
-        (si(best.tokens), "training tokens in all" + _range(best, "tokens", si)),
-        (f"{best.tokens / best.params:.3g}", "tokens per parameter"),
-        (f"{best.loss:.3f}", "predicted loss, nats per token" + _range(best, "loss", "{:.3f}".format)),
-    ]
-    if math.isfinite(best.rounds):
-        facts.insert(1, (si(best.rounds), "rounds" + _range(best, "rounds", si)))
-    if math.isfinite(best.pass_at_1):
-        facts.append((f"{best.pass_at_1:.2f}", "predicted pass@1" + _range(best, "pass_at_1", "{:.2f}".format)))
-    cells = "".join(f"<div><b>{_text(value)}</b><span>{_text(words)}</span></div>" for value, words in facts)
-    return [
-        asked,
-        f'<div class="card answer"><p class="lead">Train {si(best.params)} parameters</p>'
-        f'<p class="range">{sure}; non-embedding</p>'
-        f'<div class="facts">{cells}</div></div>',
-        *_caveats(best),
-    ]
+        return numbers | {"refused": str(error)}, refusal(error)
+    numbers["levels"] = levels(numbers["runs"]["compute"])
+    numbers["controls"] = controls(fit, numbers["question"], numbers) | {
+        "compute": compute_control(numbers["question"], numbers)
+    }
+    settled = numbers["setting"]["given"]
+    movable = {control["name"] for control in numbers["controls"]["setting"]}
+    for column in ("skew", "local_steps", "unique_tokens"):
+        if column in settled and column in movable:
+            numbers["question"].setdefault(column, settled[column])
+    numbers["question"].pop("concentration", None)
+    return numbers, answer
 
 
-def _range(best: "Optimum", name: str, form: Callable[[float], str]) -> str:
-    """The interval of a quantity in brackets, nothing where there is none."""
-    low, high = getattr(best, f"{name}_low"), getattr(best, f"{name}_high")
-    return f" ({form(low)} to {form(high)})" if math.isfinite(low) else ""
+def _source(fit: Fit, saved_as: str | None) -> dict[str, str]:
+    """How the fit is named in a command."""
+    place = saved_as or "fit.json"
+    return {"python": f"sf.load_fit({place!r})", "shell": _quoted(place)}
 
 
-def _caveats(best: "Optimum") -> list[str]:
-    notes = [_sentence(note) for note in best.notes]
-    if math.isfinite(best.regret):
-        cost = f"at most {best.regret:.2g} nats per token more than the truly best one"
-        notes.insert(0, f"If the law holds, this size costs {cost}, with {best.level:.0%} probability.")
-    return ['<ul class="plain">', *(f"<li>{_text(note)}</li>" for note in notes), "</ul>"] if notes else []
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
 
 
-def _certainty(fit: Any) -> list[str]:
-    told = [_sentence(str(fit.message)), *(_sentence(note) for note in getattr(fit, "notes", ()))]
+def _drawn(fit: Fit, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
+    """The runs as lists, a number each or null, and what was left out of them in words."""
+    view = shown(
+        fit if fit.runs is frame else frame, [name for name in ("params", "tokens", fit.target) if name in frame]
+    )
+    table = view.runs
+    found: dict[str, Any] = {
+        "id": table["run_id"].astype(str).tolist() if "run_id" in table else [str(i) for i in table.index]
+    }
+    for name in ("params", "tokens", "compute", "clients_per_round", *_DRAWN):
+        if name in table and table[name].notna().any():
+            found[name] = _plain(table[name])
+    found["value"], found["fitted"] = _plain(table[fit.target]), _plain(fit.predict(table)["estimate"])
+    if "params" in table:
+        found["size"] = _plain(pd.Series(same_size(table["params"].to_numpy(dtype=float))))
+    if "mixture" in table and table["mixture"].nunique() > 1:
+        found["mixture"] = table["mixture"].astype(str).tolist()
+    return found, "; ".join(view.note("")).removeprefix("; ")
+
+
+def _plain(values: "pd.Series[Any]") -> list[float | None]:
+    return [float(f"{value:.5g}") if math.isfinite(value) else None for value in values.astype(float)]
+
+
+# ---------------------------------------------------------------------- words and tables
+def _certainty(fit: Fit) -> list[str]:
+    told = [sentence(str(fit.message)), *(sentence(note) for note in fit.notes)]
     told += [f"{name} was held at {value:.4g}, not fitted." for name, value in fit.law.fixed.items()]
-    missed = getattr(fit, "holdout_error", math.nan)
-    if missed is not None and math.isfinite(missed):
+    missed = fit.holdout_error
+    if math.isfinite(missed):
         told.append(
             f"Fitted without its largest runs, the law predicts them with a median error of {100 * missed:.2g}%."
         )
-    status = str(getattr(fit.status, "name", fit.status)).replace("_", " ").lower()
-    told.append(_measured(fit.runs))
-    items = "".join(f"<li>{_text(line)}</li>" for line in dict.fromkeys(told) if line)
-    return ["<h2>How sure is this?</h2>", f"<p>{len(fit.runs)} runs, status: <b>{_text(status)}</b>.</p>",
-            f'<ul class="plain">{items}</ul>']  # fmt: skip
+    return [line for line in dict.fromkeys([*told, _measured(fit.runs)]) if line]
 
 
-def _measured(frame: "pd.DataFrame") -> str:
+def _measured(frame: pd.DataFrame) -> str:
     """What the runs cover."""
     parts = []
     for name, words in (("params", "sizes"), ("tokens", "tokens"), ("clients_per_round", "clients per round")):
@@ -155,49 +213,7 @@ def _measured(frame: "pd.DataFrame") -> str:
     return f"Measured: {', '.join(parts)}." if parts else ""
 
 
-# ---------------------------------------------------------------------- charts
-def _charts(
-    fit: Any, frame: "pd.DataFrame", question: Mapping[str, Any] | None, kinds: Sequence[str]
-) -> tuple[list[dict[str, Any]], dict[str, Any], list[tuple[str, str]]]:
-    """Every chart as two specifications, the data they share, and what cannot be drawn with the reason."""
-    wanted: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in kinds]
-    if question is not None:
-        wanted.insert(0, ("budget", with_iid(fit, question)))
-    drawn: list[dict[str, Any]] = []
-    data: dict[str, Any] = {}
-    refused: list[tuple[str, str]] = []
-    for kind, options in wanted:
-        source = frame if kind == "passk" else fit
-        try:
-            wide, narrow = (chart(source, kind, width=width, **options).to_dict() for width in (WIDE, NARROW))
-        except (DataError, FitError) as error:
-            refused.append((kind, str(error)))
-            continue
-        for specification in (wide, narrow):
-            data |= specification.pop("datasets", {})
-        drawn.append({"id": f"chart-{len(drawn)}", "wide": _bare(wide), "narrow": _bare(narrow)})
-    return drawn, data, refused
-
-
-def _bare(specification: dict[str, Any]) -> dict[str, Any]:
-    """A specification on the page's own ground: its config is given when it is drawn."""
-    return {key: value for key, value in specification.items() if key not in ("config", "background")}
-
-
-def _library() -> str:
-    """Vega, Vega-Lite and their embedding as one script."""
-    import altair as alt
-    import vl_convert
-
-    version = alt.SCHEMA_VERSION.removeprefix("v").rsplit(".", 1)[0]
-    known = vl_convert.get_vegalite_versions()
-    exported = "window.vegaEmbed=vegaEmbed;"
-    script = str(vl_convert.javascript_bundle(exported, vl_version=version if version in known else known[-1]))
-    return script.replace("</script", "<\\/script")
-
-
-# ---------------------------------------------------------------------- law, runs, provenance
-def _law(fit: Any) -> list[str]:
+def _law(fit: Fit) -> Any:
     rows = []
     for name, row in fit.summary().iterrows():
         ends, error = f"{_short(row['low'], 4)} to {_short(row['high'], 4)}", _short(row["std_error"], 2)
@@ -205,33 +221,30 @@ def _law(fit: Any) -> list[str]:
             ends, error = "held fixed", ""
         elif math.isnan(row["low"]):
             ends, error = "not estimated", ""
-        meaning = fit.law.meanings.get(name, "")
-        rows.append([name, _short(row["estimate"], 4), error, ends, meaning])
+        rows.append([name, _short(row["estimate"], 4), error, ends, fit.law.meanings.get(name, "")])
     head = ["Parameter", "Estimate", "Std. error", "95% interval", "Meaning"]
-    return [
-        "<h2>The law</h2>",
-        f'<div class="law"><code>{_text(fit.target)} = {_text(fit.law.formula)}</code></div>',
-        _table(head, rows, numbers=(1, 2, 3), words=(4,)),
-        f'<p class="soft">{_text(_sentence(fit.law.source))}</p>' if fit.law.source else "",
-    ]
+    return _table(head, rows, numbers=(1, 2, 3), words=(4,))
 
 
-def _runs(frame: "pd.DataFrame") -> list[str]:
+def _runs(frame: pd.DataFrame) -> Any:
     names = [name for name in _SHOWN if name in frame and frame[name].notna().any()]
     rows = [[_cell(name, row[name]) for name in names] for row in frame[names].head(_RUNS).to_dict("records")]
-    more = f'<p class="soft">and {len(frame) - _RUNS} more</p>' if len(frame) > _RUNS else ""
     numbers = tuple(index for index, name in enumerate(names) if name not in ("run_id", "mixture"))
-    table = _table([name.replace("_", " ") for name in names], rows, numbers=numbers)
-    return [f"<h2>The runs</h2><details><summary>{len(frame)} runs</summary>{table}{more}</details>"]
+    return _table(
+        [_HEADS.get(name, name.replace("_", " ").capitalize()) for name in names], rows, numbers=numbers, ids=(0,)
+    )
 
 
-def _provenance(fit: Any, frame: "pd.DataFrame") -> list[str]:
+_HEADS = {"run_id": "Run", "params": "Parameters", "compute": "FLOPs", "pass_at_1": "pass@1", "pass_at_10": "pass@10"}
+
+
+def _provenance(fit: Fit, frame: pd.DataFrame) -> Any:
     here = provenance()
     facts: dict[str, Any] = {
         "Law": f"{fit.law.name}, target {fit.target}",
-        "Runs": f"{len(fit.run_ids)}, hash {getattr(fit, 'runs_hash', 'unknown')}",
-        "Runs from": getattr(fit, "source", None) or "a table in memory",
-        "Seed of the bootstrap": getattr(fit, "seed", "unknown"),
+        "Runs": f"{len(fit.run_ids)}, hash {fit.runs_hash}",
+        "Runs from": fit.source or "a table in memory",
+        "Seed of the bootstrap": fit.seed,
         "Bootstrap replicates": len(fit.replicates),
         "scalefed": here.get("scalefed", "from source"),
         "Commit": f"{here['commit']}{' with changes' if here['dirty'] else ''}"
@@ -242,27 +255,7 @@ def _provenance(fit: Any, frame: "pd.DataFrame") -> list[str]:
     for name, words in (("commit", "Commits of the runs"), ("torch", "torch of the runs"), ("device_name", "Devices")):
         if name in frame and frame[name].notna().any():
             facts[words] = ", ".join(str(value)[:12] for value in sorted(frame[name].dropna().astype(str).unique())[:6])
-    return ["<h2>Provenance</h2>", _table([], [[name, str(value)] for name, value in facts.items()])]
-
-
-# ---------------------------------------------------------------------- words
-def _in_words(question: Mapping[str, Any]) -> str:
-    words = [f"{power(float(question['compute']))} FLOPs of training compute over all clients"]
-    clients, share = question.get("clients"), question.get("participation")
-    count = question.get("clients_per_round") or (share and clients and share * clients)
-    if clients and count:
-        words.append(f"{count:g} of {clients:g} clients in each round")
-    elif count:
-        words.append(f"{count:g} clients in each round")
-    if "concentration" in question and math.isfinite(question["concentration"]):
-        words.append(f"Dirichlet mixtures of concentration {question['concentration']:g}")
-    elif question.get("skew"):
-        words.append(f"skew {question['skew']:g}")
-    else:
-        words.append("clients' data alike (iid)")
-    if question.get("local_steps"):
-        words.append(f"{question['local_steps']:g} local steps")
-    return "The question: " + ", ".join(words) + "."
+    return _table([], [[name, str(value)] for name, value in facts.items()])
 
 
 def _cell(name: str, value: Any) -> str:
@@ -277,20 +270,6 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _table(
-    head: Iterable[str], rows: list[list[str]], *, numbers: tuple[int, ...] = (), words: tuple[int, ...] = ()
-) -> str:
-    def kind(index: int) -> str:
-        return ' class="n"' if index in numbers else ' class="words"' if index in words else ""
-
-    top = "".join(f"<th{kind(index)}>{_text(cell)}</th>" for index, cell in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind(index)}>{_text(cell)}</td>" for index, cell in enumerate(row)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table>{f"<tr>{top}</tr>" if top else ""}{body}</table></div>'
-
-
 def _short(value: float, digits: int) -> str:
     """So many digits that count, without an exponent below a million.
 
@@ -300,17 +279,43 @@ def _short(value: float, digits: int) -> str:
     return f"{float(f'{value:.{digits}g}'):g}"
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+def _table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: tuple[int, ...] = (),
+    words: tuple[int, ...] = (),
+    ids: tuple[int, ...] = (),
+) -> Any:
+    kinds = {
+        **dict.fromkeys(range(len(head) or 9), ""),
+        **dict.fromkeys(numbers, "n"),
+        **dict.fromkeys(words, "words"),
+        **dict.fromkeys(ids, "id"),
+    }
+    return _markup(_template("table.html").render(head=head, rows=rows, kinds=kinds))
 
 
-def _sentence(text: str) -> str:
-    """With a capital and a full stop.
+# ---------------------------------------------------------------------- files of the package
+@cache
+def _file(name: str) -> str:
+    return resources.files("scalefed.report").joinpath(name).read_text(encoding="utf-8")
 
-    >>> _sentence("two runs left out")
-    'Two runs left out.'
-    """
-    text = text.strip()
-    if not text:
-        return text
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+@cache
+def _template(name: str) -> Any:
+    return _environment().from_string(_file(name))
+
+
+def _markup(text: str) -> Any:
+    """Text that is markup already: our own scripts, numbers escaped for a script, tables made with escaping."""
+    from markupsafe import Markup
+
+    return Markup(text)  # noqa: S704

@@ -314,6 +314,16 @@ UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (m001_blocks_
 SCHEMA = len(UPGRADES)
 
 
+def unit_of(name: str) -> str:
+    """The unit of a column in words; empty for a share, and for a column that is not of the run log.
+
+    >>> unit_of("loss"), unit_of("bits_per_byte"), unit_of("pass_at_1")
+    ('nats per token', 'bits per byte', '')
+    """
+    column = COLUMNS.get(name)
+    return "" if column is None or column.unit == "-" else column.unit.replace("/", " per ")
+
+
 def upgrade(run: dict[str, Any]) -> dict[str, Any]:
     """A stored run as today's schema, by the numbered steps after the one it was written with.
 

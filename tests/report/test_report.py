@@ -1,5 +1,7 @@
 """The page: the answer first, honest about what it cannot say, whole without a network."""
 
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -12,7 +14,7 @@ from scalefed.charts.theme import si
 from scalefed.errors import ConfigError
 from scalefed.fitting.result import fit
 from scalefed.laws.simulate import simulate_runs
-from scalefed.report.page import write_report
+from scalefed.report.page import SCRIPTS, write_report
 
 TRUTH = {"E": 0.33, "A": 30.0, "a": 0.55, "B": 2500.0, "b": 0.65, "g": 0.6}
 QUESTION = {"compute": 2e13, "clients": 16, "participation": 0.25}
@@ -30,7 +32,7 @@ def fitted():
 def page(fitted, tmp_path_factory):
     target = tmp_path_factory.mktemp("page") / "deep" / "page.html"
     assert (
-        write_report(fitted, out=target, question=QUESTION, title="A <b>pilot</b>", kinds=("loss", "residuals"))
+        write_report(fitted, out=target, question=QUESTION, title="A <b>pilot</b>", kinds=("size", "residuals"))
         == target
     )
     return target.read_text(encoding="utf-8")
@@ -71,8 +73,8 @@ def read(text):
     return " ".join(" ".join(parser.words).split()), parser.addresses
 
 
-def charts_of(text):
-    return json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', text, re.S)[1])
+def numbers_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="numbers">(.*?)</script>', text, re.S)[1])
 
 
 def test_the_answer_comes_first_with_its_interval(page, fitted):
@@ -88,25 +90,29 @@ def test_the_answer_comes_first_with_its_interval(page, fitted):
     )
 
 
-def test_the_page_fetches_nothing(page):
+def test_the_page_fetches_nothing_and_runs_nothing_but_its_own_script(page):
     _, addresses = read(page)
     assert addresses == []
-    own = page.split("<script>")[0]
-    assert "http" not in own and "@import" not in own and "url(" not in own
+    assert "@import" not in page and "url(" not in page.split("<script")[0]
+    allowed = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1].replace("&#39;", "'")
+    own = re.search(r"<script>(.*?)</script>", page, re.S)[1]
+    wanted = base64.b64encode(hashlib.sha256(own.encode()).digest()).decode()
+    assert f"script-src 'sha256-{wanted}';" in allowed and "default-src 'none'" in allowed
+    assert page.count("<script>") == 1 and "unsafe-eval" not in allowed
 
 
 def test_text_is_escaped(page):
     assert "A &lt;b&gt;pilot&lt;/b&gt;" in page and "<b>pilot</b>" not in page
 
 
-def test_charts_are_embedded_for_two_widths_and_two_grounds(page):
-    charts = charts_of(page)
-    assert [item["id"] for item in charts["items"]] == ["chart-0", "chart-1", "chart-2"]
-    assert charts["config"]["dark"]["title"]["color"] != charts["config"]["light"]["title"]["color"]
-    for item in charts["items"]:
-        assert f'id="{item["id"]}"' in page
-        for form in ("wide", "narrow"):
-            assert "config" not in item[form] and item[form]["data"]["name"] in charts["datasets"]
+def test_the_numbers_of_the_law_and_the_runs_travel_with_the_page(page, fitted):
+    numbers = numbers_of(page)
+    assert numbers["law"]["values"]["a"][0] == pytest.approx(fitted.params["a"], rel=1e-7)
+    assert len(numbers["law"]["values"]["a"]) == 1 + len(fitted.replicates)
+    assert numbers["runs"]["value"] == pytest.approx(fitted.runs["loss"].tolist(), rel=1e-4)
+    assert numbers["target_unit"] == "nats per token" and numbers["refused"] is None
+    assert numbers["theme"]["dark"]["ink"] != numbers["theme"]["light"]["ink"]
+    assert [figure for figure in re.findall(r'data-name="(\w+)"', page)] == ["size", "residuals"]
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
 
 
@@ -118,14 +124,18 @@ def test_law_runs_and_provenance_are_there(page, fitted):
     assert "27 runs" in words and fitted.runs_hash in words and "0123456789ab" in words
 
 
-def test_without_a_question_there_is_no_answer(fitted, tmp_path):
+def test_without_a_question_ten_times_the_largest_run_is_asked(fitted, tmp_path):
     words, _ = read(write_report(fitted, out=tmp_path / "a.html", kinds=()).read_text(encoding="utf-8"))
-    assert "Train" not in words and "How sure is this?" in words
+    assert "The question: 3e13 FLOPs of training compute over all clients" in words and "Train" in words
 
 
-def test_what_cannot_be_drawn_is_named(fitted, tmp_path):
-    words, _ = read(write_report(fitted, out=tmp_path / "a.html", kinds=("passk",)).read_text(encoding="utf-8"))
-    assert "Not drawn: passk (the runs have no column 'pass_at_1'" in words
+def test_another_target_is_told_in_its_own_unit(fitted, tmp_path):
+    runs = fitted.runs.assign(bits_per_byte=fitted.runs["loss"] / 3)
+    other = fit(runs, fitted.law, target="bits_per_byte", resamples=20)
+    text = write_report(other, out=tmp_path / "a.html", question=QUESTION).read_text(encoding="utf-8")
+    words, _ = read(text)
+    assert "predicted bits per byte (" in words and "nats" not in words
+    assert numbers_of(text)["target_title"] == "Held-out loss (bits per byte)"
 
 
 @pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
@@ -134,9 +144,10 @@ def test_a_fit_that_cannot_answer_says_so(tmp_path):
     frame["tokens"] = 20 * frame["params"]
     frame["loss"] = 1.0 + 30 / frame["params"] ** 0.3
     loose = fit(frame, "chinchilla", resamples=20)
-    path = write_report(loose, out=tmp_path / "a.html", question={"compute": 1e12}, kinds=("residuals",))
+    path = write_report(loose, out=tmp_path / "a.html", question={"compute": 1e12}, kinds=("size", "residuals"))
     words, _ = read(path.read_text(encoding="utf-8"))
-    assert "No size can be recommended." in words and "Train " not in words
+    assert "No size can be recommended" in words and "Train " not in words
+    assert "size" not in re.findall(r'data-name="(\w+)"', path.read_text()) and "How sure is this?" in words
 
 
 def test_mistakes_say_what_is_allowed(fitted, tmp_path):
@@ -144,8 +155,13 @@ def test_mistakes_say_what_is_allowed(fitted, tmp_path):
         write_report(fitted.runs, out=tmp_path / "a.html")
     with pytest.raises(ConfigError, match="needs a compute budget in FLOPs"):
         write_report(fitted, out=tmp_path / "a.html", question={"clients": 3})
+    with pytest.raises(ConfigError, match="no chart 'sizes'; did you mean 'size'"):
+        write_report(fitted, out=tmp_path / "a.html", kinds=("sizes",))
+    with pytest.raises(ConfigError, match="a question has no 'client'; did you mean 'clients'"):
+        write_report(fitted, out=tmp_path / "a.html", question={"compute": 1e12, "client": 3})
 
 
-def test_the_template_belongs_to_the_package():
-    root = Path(__file__).parents[2] / "scalefed"
-    assert (root / "report" / "report.html").is_file()
+def test_the_files_of_the_page_belong_to_the_package():
+    folder = Path(__file__).parents[2] / "scalefed" / "report"
+    assert {f"{name}.js" for name in SCRIPTS} == {file.name for file in folder.glob("*.js")}
+    assert {"page.html", "table.html", "page.css"} <= {file.name for file in folder.iterdir()}

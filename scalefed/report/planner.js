@@ -1,0 +1,212 @@
+// What should these clients train? The question with what the runs fill in, the answer with its intervals and notes:
+// what fit.optimal_size, fit.plan and fit.least_compute answer in scalefed.allocation.planning.
+"use strict";
+
+const LIMITS = [
+  "compute", "compute_per_client", "bytes_sent", "bytes_per_client", "memory", "seconds", "rounds", "tokens", "params",
+  "unique_tokens_per_client",
+];
+const LIMIT_WORDS = {
+  compute: "the compute", compute_per_client: "the compute of a client", bytes_sent: "the bytes sent",
+  bytes_per_client: "the bytes of a client", memory: "a client's memory", seconds: "the time", rounds: "the rounds",
+  tokens: "the tokens", params: "the size", unique_tokens_per_client: "the clients' own text",
+};
+const IN_ROUNDS = ["bytes_sent", "bytes_per_client", "seconds", "rounds"];
+
+// The limits and the setting of a question; keys are those of Python's keywords.
+function settingOf(data, ask) {
+  const given = {};
+  const filled = data.setting;
+  for (const [name, value] of Object.entries(filled.given)) given[name] = value;
+  for (const name of ["clients", "clients_per_round", "skew", "local_steps", "batch_tokens", "unique_tokens"])
+    if (ask[name] !== undefined) given[name] = ask[name];
+  for (const [name, value] of Object.entries(ask.columns || {})) given[name] = value;
+  if (ask.participation !== undefined) given.clients_per_round = ask.participation * given.clients;
+  if (given.clients_per_round < 1 - 1e-9)
+    throw new Refusal(`${words.share(ask.participation)} of ${words.count(given.clients)} clients is less than one a round`);
+  if (given.clients_per_round > given.clients * (1 + 1e-9))
+    throw new Refusal("more clients train in a round than there are");
+  if (given.clients && given.clients_per_round) given.participation = given.clients_per_round / given.clients;
+  if (given.unique_tokens === undefined && ask.unique_tokens_per_client && given.clients)
+    given.unique_tokens = ask.unique_tokens_per_client * given.clients;
+  const log_round = Math.log(given.clients_per_round * given.batch_tokens * given.local_steps);
+  const needed = IN_ROUNDS.some((name) => ask[name]);
+  if (needed && !Number.isFinite(log_round))
+    throw new Refusal("a limit in rounds, bytes or time needs clients per round, local steps and tokens of a step");
+  return { ...filled, ...pick(ask, ["bytes_per_value", "trained_share", "vocab", "width_per_layer"]), given, log_round };
+}
+
+function pick(from, names) {
+  return Object.fromEntries(names.filter((name) => from[name] !== undefined).map((name) => [name, from[name]]));
+}
+
+// The law's own rows with a setting put in; kept for the last setting, so that moving the compute compiles nothing.
+function rowsFor(data, setting) {
+  const key = JSON.stringify([setting.given, setting.trained_share, setting.bytes_per_value]);
+  if (data.kept?.key !== key) {
+    const columns = columnsOf(setting);
+    const laws = data.law.values[data.law.free[0]].map((_, i) => compileLaw(data.law, rowOf(data.law, i), columns));
+    data.kept = { key, columns, laws, others: data.alternatives.map((one) => compileLaw(one, rowOf(one, 0), columns)) };
+  }
+  return data.kept;
+}
+
+// The answer to a question, as Optimum has it.
+function plan(data, ask) {
+  if (data.refused) throw new Refusal(data.refused);
+  const setting = settingOf(data, ask);
+  const rows = rowsFor(data, setting);
+  const priced = data.law.columns.includes("unique_tokens");
+  const goal = goalOf(ask);
+  const others = limitsOf({ ...ask, compute: undefined }, setting, priced);
+  const limitsAt = (compute) => (compute ? [computeLimit(setting, compute, ask.sampled_tokens), ...others] : others);
+  const found = goal
+    ? leastCompute(data, rows, goal, ask.k || 1, limitsAt)
+    : minimise(rows.laws, limitsAt(ask.compute));
+  const limits = limitsAt(goal ? found[0].compute : ask.compute);
+  const best = found[0];
+  if (goal && !Number.isFinite(best.compute)) throw new Refusal(unreachable(goal, best));
+  if (!best.bounded)
+    throw new Refusal("nothing holds the best size: with the fitted exponents the loss falls for ever; add a limit");
+  return report(data, ask, setting, rows, found, limits, goal);
+}
+
+function goalOf(ask) {
+  for (const name of ["loss", "pass_at_1", "pass_at_k"]) if (ask[name] !== undefined) return { name, value: ask[name] };
+  return null;
+}
+
+function unreachable(goal, best) {
+  if (goal.name !== "loss") return `no compute solves ${words.share(goal.value)} of the problems; ask for less`;
+  return `no compute reaches this loss: the fitted law ends at ${words.four(best.constant)}; ask for a higher loss`;
+}
+
+function report(data, ask, setting, rows, found, limits, goal) {
+  const level = ask.level || data.level, best = found[0];
+  const { n, d } = best;
+  const series = (name) => found.map((one) => one[name]);
+  const losses = rows.laws.map((law) => Math.exp(logSum(law.forms, n, d)));
+  const answer = { level, notes: [], binding: [], pass_at_k: {} };
+  const round = (values) => values.map((value) => Math.exp(value - setting.log_round));
+  const put = (name, values) => {
+    [answer[`${name}_low`], answer[`${name}_high`]] = ends(values, level);
+    answer[name] = values[0];
+  };
+  put("params", series("n").map(Math.exp));
+  put("tokens", series("d").map(Math.exp));
+  put("rounds", round(series("d")));
+  answer.loss = losses[0];
+  const band = bandAt(data, rows, setting, n, d, level);
+  [answer.loss_low, answer.loss_high] = [band.low, band.high];
+  answer.compute = powerSum(setting.cost, n) * answer.tokens + 2 * answer.params * (ask.sampled_tokens || 0);
+  answer.local_steps = setting.given.local_steps ?? NaN;
+  answer.bytes_sent = Math.exp(columnAt(rows.columns.bytes_sent, n, d));
+  answer.memory = setting.given.batch_tokens ? memoryOf(setting, n) : NaN;
+  answer.shadow_prices = pricesOf(rows.laws[0], limits, best);
+  const excess = Math.exp(best.log_excess);
+  answer.binding = Object.keys(answer.shadow_prices)
+    .filter((name) => answer.shadow_prices[name] > 1e-8 * excess)
+    .sort((a, b) => answer.shadow_prices[b] - answer.shadow_prices[a]);
+  const costs = found.slice(1).map((one, i) => losses[i + 1] - one.constant - Math.exp(one.log_excess));
+  answer.regret = goal || !costs.length ? NaN : quantile(costs, level);
+  answer.notes = notesOf(data, ask, setting, rows, found, answer, goal);
+  if (data.link) Object.assign(answer, passesAt(data.link, rows.columns, n, d, losses, level));
+  return answer;
+}
+
+function notesOf(data, ask, setting, rows, found, answer, goal) {
+  const notes = [];
+  const loose = found.slice(1).filter((one) => !one.bounded).length;
+  if (loose) notes.push(`in ${((100 * loose) / (found.length - 1)).toFixed(1)}% of the replicates nothing holds the best size`);
+  const inRounds = data.law.in_rounds || IN_ROUNDS.some((name) => ask[name]);
+  if (ask.local_steps === undefined && inRounds && data.setting.given.local_steps)
+    notes.push(`local_steps = ${words.g(data.setting.given.local_steps)}, as in the runs`);
+  notes.push(...data.notes);
+  if (goal) {
+    const [low, high] = quantiles(found.map((one) => one.compute), answer.level, true);
+    notes.push(`compute ${words.four(found[0].compute)} FLOPs [${words.four(low)}, ${words.four(high)}]`);
+  }
+  if (data.exact) {
+    const ratio = powerSum(data.exact, found[0].n) / powerSum(setting.cost, found[0].n);
+    const told = `with output layer and attention counted (compute_exact) this run takes ${words.g(ratio, 2)} times its compute`;
+    if (Math.abs(ratio - 1) >= data.exact.alike) notes.push(told);
+  }
+  for (const name of ["params", "tokens"]) {
+    if (!data.measured[name]) continue;
+    const [low, high] = data.measured[name], value = answer[name];
+    const times = words.g(value / high, 2);
+    if (value > 1.001 * high) notes.push(`${name} ${words.g(value, 3)} is ${times} times the largest of the runs (${words.g(high, 3)})`);
+    else if (value < 0.999 * low) notes.push(`${name} ${words.g(value, 3)} is below the smallest of the runs (${words.g(low, 3)})`);
+  }
+  return notes;
+}
+
+// ---------------------------------------------------------------------- intervals
+// The quantile of numbers as numpy has it: linear, or the nearest where some are infinite.
+function quantile(values, share, nearest = false) {
+  const sorted = Float64Array.from(values).sort();
+  const place = share * (sorted.length - 1), low = Math.floor(place), rest = place - low;
+  if (nearest) return sorted[rest > 0.5 || (rest === 0.5 && low % 2) ? low + 1 : low];
+  return low + 1 < sorted.length ? sorted[low] + rest * (sorted[low + 1] - sorted[low]) : sorted[low];
+}
+
+function quantiles(values, level, nearest = false) {
+  return [(1 - level) / 2, (1 + level) / 2].map((share) => quantile(values, share, nearest));
+}
+
+// Low and high of the replicates (all but the first), stretched to hold the estimate; NaN without replicates.
+function ends(values, level) {
+  if (values.length < 2) return [NaN, NaN];
+  const infinite = values.some((value) => !Number.isFinite(value));
+  const [low, high] = quantiles(values.slice(1), level, infinite);
+  return [Math.min(low, values[0]), Math.max(high, values[0])];
+}
+
+function interpolate(x, at, values) {
+  if (x <= at[0]) return values[0];
+  const last = at.length - 1;
+  if (x >= at[last]) return values[last];
+  let i = 0;
+  while (at[i + 1] < x) i++;
+  return values[i] + ((x - at[i]) / (at[i + 1] - at[i])) * (values[i + 1] - values[i]);
+}
+
+// The prediction at one run with the band that a new run falls into; as Fit.predict.
+function bandAt(data, rows, setting, n, d, level) {
+  const logs = rows.laws.map((law) => logSum(law.forms, n, d));
+  const log = logs[0];
+  const [low, high] = logs.length > 1 ? quantiles(logs.slice(1), level) : [log, log];
+  const { t, normal } = data.quantiles[level];
+  const noise = interpolate(log, data.noise.at, data.noise.size);
+  const beyond = beyondRuns(data, rows, n, d);
+  let apart = 0;
+  rows.others.forEach((law, i) => {
+    const edge = data.alternatives[i].edge ? Math.min(beyond.distance / data.alternatives[i].edge, 1) : 1;
+    apart += data.alternatives[i].weight * ((logSum(law.forms, n, d) - log) * edge) ** 2;
+  });
+  const rest = (t * noise) ** 2 + normal ** 2 * (beyond.error ** 2 + apart);
+  return {
+    estimate: Math.exp(log),
+    low: Math.exp(log - Math.sqrt((low - log) ** 2 + rest)),
+    high: Math.exp(log + Math.sqrt((high - log) ** 2 + rest)),
+  };
+}
+
+// How far beyond the runs, in decades, and the law's own error there; as scalefed.fitting.backtest.
+function beyondRuns(data, rows, n, d) {
+  const reach = data.reach;
+  if (!reach.scale.length) return { distance: 0, error: 0 };
+  const each = reach.scale.map((name) => columnAt(rows.columns[name], n, d) / Math.LN10);
+  const x = [each.reduce((a, b) => a + b, 0), ...(each.length > 1 ? each : [])];
+  const away = reach.ends.map(([low, high], i) => Math.max(x[i] - high, low - x[i], 0));
+  const errors = reach.errors.map((error, i) => error * away[i]);
+  const error = away[0] > 0 ? errors[0] : Math.max(...errors);
+  return { distance: Math.max(...away), error: errors.length ? error : 0 };
+}
+
+// The numbers that travel with the page, as they stand in it.
+function readNumbers(text) {
+  const data = JSON.parse(text);
+  if (data.law) for (const law of [data.law, ...data.alternatives]) law.positive = new Set(law.positive);
+  return data;
+}
