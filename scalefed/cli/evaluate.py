@@ -49,12 +49,16 @@ def evaluate(
     isolation: Annotated[
         str, typer.Option(help="Sandbox: auto, ns or landlock; seccomp and none are not sandboxes.")
     ] = "auto",
+    allow_packages: Annotated[
+        str | None, typer.Option(help="Libraries that samples may import, separated by commas; not for a run.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where verdicts go: a file, or a model's folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure pass@k of a run, a pretrained model or a file of samples."""
     attempts = _attempts(k)
-    judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation}
+    packages = tuple(name.strip() for name in (allow_packages or "").split(",") if name.strip())
+    judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation, "allow_packages": packages}
     drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count}
     given = {name: value for name, value in drawing.items() if value is not None}
     if _is_samples(source):
@@ -62,6 +66,8 @@ def evaluate(
         result, facts = _of_file(Path(source), problems or "humaneval", attempts, out, judging | {"extract": extract})
     elif extract:
         raise _misplaced_extract()
+    elif packages and not _is_model(source):
+        _only_for_models({"allow_packages": packages}, "a stored run is judged as its settings say")
     elif _is_model(source):
         result, facts = _of_model(
             source,
@@ -94,6 +100,7 @@ _WORDS = {
     "stops": "stops",
     "timeout_s": "CPU seconds",
     "isolation": "isolation",
+    "packages": "with",
 }
 """What is said beside the numbers, in this order; JSON has the names."""
 
@@ -199,6 +206,7 @@ def _of_file(
         say(f"warning: {len(found.missing)} of {total} problems have no samples and are left out")
     kept = _affordable(attempts, min(found.samples))
     facts = _facts(problems, {"timeout_s": judging["timeout"], "isolation": report.level})
+    facts |= {"packages": ",".join(judging["allow_packages"])} if judging["allow_packages"] else {}
     facts |= {"missing": len(found.missing), "left_out": len(report.broken), "verdicts": report.verdicts}
     return estimate_pass_at_k(list(found.samples), list(found.correct), kept), facts
 

@@ -15,18 +15,20 @@ from typing import Any
 
 from scalefed.data.problems import Problem
 from scalefed.errors import ConfigError, DataError, nearest
-from scalefed.evaluation.sandbox.link import Outcome
-from scalefed.evaluation.sandbox.pool import Pool
+from scalefed.evaluation.packages import checked_packages
+from scalefed.sandbox.messages import Outcome
+from scalefed.sandbox.pool import Pool
 
 ISOLATION = ("auto", "ns", "landlock", "seccomp", "none")
 """Allowed isolation: the strongest sandbox there is, or a level by name; the last two are not sandboxes."""
 
 VERDICTS = (
-    "pass", "fail", "syntax_error", "timeout", "memory", "exit", "crash", "violation", "unsupported", "invalid",
-    "broken_test",
+    "pass", "fail", "syntax_error", "timeout", "memory", "exit", "crash", "violation", "missing_module", "unsupported",
+    "invalid", "broken_test",
 )  # fmt: skip
-"""All verdicts; ``unsupported``: the tests need more than plain data; ``invalid``: no such problem, or no text;
-``broken_test``: the problem's own solution fails (judge_file says so; ``judge`` judges whatever it is given)."""
+"""All verdicts; ``missing_module``: it needs a library that samples may not use; ``unsupported``: the tests need more
+than plain data; ``invalid``: no such problem, or no text; ``broken_test``: the problem's own solution fails (judge_file
+says so; ``judge`` judges whatever it is given)."""
 
 _SHARE = 200  # tame samples per shared process
 
@@ -92,6 +94,7 @@ def judge(
     tier: str = "shared",
     workers: int | None = None,
     scratch_mb: int = 16,
+    allow_packages: Sequence[str] = (),
 ) -> list[Verdict]:
     r"""The verdict of each completion, in input order.
 
@@ -104,10 +107,11 @@ def judge(
         tier: ``shared`` lets provably tame code share processes, ``fresh`` gives each sample its own.
         workers: processes to use; all cores if None.
         scratch_mb: private writable space at level ``ns``, in MB.
+        allow_packages: installed libraries that samples may import, by the names under which they are imported.
 
     Raises:
-        DataError: a sample of an unknown problem. ConfigError: a setting out of range. SandboxError: no sandbox can
-            be had here and none was declined by name.
+        DataError: a sample of an unknown problem. ConfigError: a setting out of range, or no such library.
+        SandboxError: no sandbox can be had here and none was declined by name.
 
     >>> problem = Problem("t/0", "def double(x):\n", "    return 2 * x\n",
     ...                   "def check(candidate):\n    assert candidate(3) == 6\n", "double")
@@ -124,7 +128,7 @@ def judge(
             raise DataError(f"sample {position} must hold text, got {type(completion).__name__}")
     stream = judge_stream(
         problems, listed, timeout=timeout, memory_mb=memory_mb, isolation=isolation, tier=tier, workers=workers,
-        scratch_mb=scratch_mb,
+        scratch_mb=scratch_mb, allow_packages=allow_packages,
     )  # fmt: skip
     verdicts: list[Verdict | None] = [None] * len(listed)
     for position, verdict in stream:
@@ -142,12 +146,14 @@ def judge_stream(
     tier: str = "shared",
     workers: int | None = None,
     scratch_mb: int = 16,
+    allow_packages: Sequence[str] = (),
 ) -> Generator[tuple[int, Verdict], None, None]:
     """As :func:`judge`, but positions and verdicts one by one as they are done, so that memory stays flat.
 
     Args and Raises as there; samples of unknown problems must not be given.
     """
     settings = _settings(timeout, memory_mb, isolation, tier, workers, scratch_mb)
+    settings["packages"] = checked_packages(allow_packages)
     table = {p.task_id: (p.prompt, p.canonical_solution, p.test, p.entry_point) for p in problems}
     twins: dict[bytes, Verdict | list[int]] = {}  # by sample: its verdict, or who else waits for it
     repeated: list[tuple[int, Verdict]] = []
@@ -156,7 +162,7 @@ def judge_stream(
     def fresh_ones() -> Iterator[tuple[str, str]]:
         ticket = 0
         for position, (task_id, completion) in enumerate(samples):
-            digest = sample_digest(task_id, completion)
+            digest = _whole_digest(task_id, completion)
             seen = twins.get(digest)
             if isinstance(seen, Verdict):
                 repeated.append((position, seen))
@@ -204,9 +210,13 @@ def counts_from(problems: Sequence[Problem], samples: Mapping[str, int], correct
 
 
 def sample_digest(task_id: str, completion: str) -> bytes:
-    """The first 8 bytes of the SHA-256 of a sample."""
+    """The first 8 bytes of the SHA-256 of a sample: a name for it, which others may share."""
+    return _whole_digest(task_id, completion)[:8]
+
+
+def _whole_digest(task_id: str, completion: str) -> bytes:
     text = task_id.encode("utf-8", "surrogatepass") + b"\0" + completion.encode("utf-8", "surrogatepass")
-    return hashlib.sha256(text).digest()[:8]
+    return hashlib.sha256(text).digest()
 
 
 def versions() -> dict[str, str]:
@@ -226,7 +236,7 @@ def _verdict(task_id: str, outcome: Outcome, level: str, digest: bytes) -> Verdi
     passed = outcome.verdict == "pass"
     tier = outcome.tier
     return Verdict(
-        task_id, passed, outcome.verdict, outcome.reason, round(used.cpu_s, 6), peak, level, tier, digest.hex()
+        task_id, passed, outcome.verdict, outcome.reason, round(used.cpu_s, 6), peak, level, tier, digest[:8].hex()
     )
 
 

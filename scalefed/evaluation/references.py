@@ -48,6 +48,7 @@ def check_references(
     memory_mb: int = 1024,
     isolation: str = "auto",
     workers: int | None = None,
+    allow_packages: Sequence[str] = (),
 ) -> References:
     """Judge each problem's own solution, or read what was found before; problems without one are taken as they are.
 
@@ -57,17 +58,21 @@ def check_references(
         memory_mb: address space of a process, in MB.
         isolation: as for :func:`scalefed.evaluation.judge.judge`.
         workers: likewise.
+        allow_packages: likewise.
 
     Raises:
         SandboxError, ConfigError: as for ``judge``.
     """
     own = [problem for problem in problems if problem.canonical_solution.strip()]
     limit = max(_AT_LEAST, _LONGEST * timeout)
-    kept = cache_directory() / "references" / f"{_digest(own, limit, memory_mb)}.json"
+    kept = cache_directory() / "references" / f"{_digest(own, limit, memory_mb, allow_packages)}.json"
     if (found := _read(kept)) is not None:
         return found
     samples = [(problem.task_id, problem.canonical_solution) for problem in own]
-    verdicts = judge(own, samples, timeout=limit, memory_mb=memory_mb, isolation=isolation, workers=workers)
+    verdicts = judge(
+        own, samples, timeout=limit, memory_mb=memory_mb, isolation=isolation, workers=workers,
+        allow_packages=allow_packages,
+    )  # fmt: skip
     found = References(
         {v.task_id: f"{v.verdict}: {v.reason}" for v in verdicts if not v.passed},
         {v.task_id: v.cpu_s for v in verdicts},
@@ -76,8 +81,8 @@ def check_references(
     return found
 
 
-def _digest(problems: Sequence[Problem], limit: float, memory_mb: int) -> str:
-    parts = [_RULES, limit, memory_mb, versions()]
+def _digest(problems: Sequence[Problem], limit: float, memory_mb: int, packages: Sequence[str]) -> str:
+    parts = [_RULES, limit, memory_mb, versions(), list(packages)]
     parts += [[p.task_id, p.prompt, p.canonical_solution, p.test, p.entry_point] for p in problems]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

@@ -19,6 +19,7 @@ from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.evaluation.extraction import EXTRACT, is_fenced
 from scalefed.evaluation.formats import Sample
 from scalefed.evaluation.judge import Counts, Verdict, counts_from, judge_stream, sample_digest, versions
+from scalefed.evaluation.packages import checked_packages, missing_modules
 from scalefed.evaluation.references import References, check_references
 from scalefed.evaluation.sample_files import SampleFile, open_samples
 
@@ -63,6 +64,7 @@ def judge_file(
     workers: int | None = None,
     extract: str = "",
     references: bool = True,
+    allow_packages: Sequence[str] = (),
 ) -> FileReport:
     """Judge a file or folder of samples; one result line per sample, in the same order.
 
@@ -79,6 +81,7 @@ def judge_file(
         extract: ``"code"`` judges the code inside Markdown fences; texts are judged as they are if empty.
         references: judge the problems' own solutions first (once, kept in the cache directory), and leave out
             problems where they fail.
+        allow_packages: as for ``judge``; they belong to the limits.
 
     Raises:
         DataError: no such file, one of an unknown form, none of whose samples can be judged, or an ``out`` made from
@@ -89,8 +92,10 @@ def judge_file(
         raise ConfigError(f"unknown extract {extract!r}; {nearest(extract, EXTRACT)}")
     source, target = Path(samples), Path(out)
     found = open_samples(source, problems, extract=extract)
-    limits = {"timeout_s": timeout, "memory_mb": memory_mb}
-    judging = {"memory_mb": memory_mb, "isolation": isolation, "workers": workers}
+    packages = checked_packages(allow_packages)
+    limits: dict[str, float | str] = {"timeout_s": timeout, "memory_mb": memory_mb}
+    limits |= {"packages": ",".join(packages)} if packages else {}
+    judging = {"memory_mb": memory_mb, "isolation": isolation, "workers": workers, "allow_packages": packages}
     own = check_references(problems, timeout=timeout, **judging) if references else References({}, {})  # type: ignore[arg-type]
     work = _Work(found, own, timeout, extract)
     tally = _Tally()
@@ -175,6 +180,7 @@ class _Tally:
     fenced: int = 0
     methods: int = 0
     readers: int = 0
+    missing: Counter[str] = field(default_factory=Counter)
     invalid: list[tuple[int, str]] = field(default_factory=list)
     level: str = ""
 
@@ -191,6 +197,8 @@ class _Tally:
             self.readers += "input()" in text or "sys.stdin" in text
         if record["verdict"] == "broken_test":
             return
+        if record["verdict"] == "missing_module":
+            self.missing[record["reason"].split("'")[1]] += 1
         self.samples[record["task_id"]] += 1
         self.correct[record["task_id"]] += record["passed"]
         self.level = record["level"]
@@ -204,6 +212,8 @@ class _Tally:
             yield f"{self.methods} of {total} samples fail and define class Solution; the tests call a plain function"
         if self.readers:
             yield f"{self.readers} of {total} samples fail and read standard input; the tests call a function"
+        if self.missing:
+            yield missing_modules(self.missing, total)
 
 
 def _notes_on_references(own: References, problems: Sequence[Problem], timeout: float) -> Iterator[str]:
@@ -244,7 +254,7 @@ def _in_order(
         position[limit] += 1
 
 
-def _resume(work: _Work, target: Path, limits: Mapping[str, float], tally: _Tally) -> int:
+def _resume(work: _Work, target: Path, limits: Mapping[str, float | str], tally: _Tally) -> int:
     """How many result lines there are already, all checked to belong here; a line cut short is dropped."""
     count = size = 0
     lines = iter(work.found)
@@ -259,7 +269,7 @@ def _resume(work: _Work, target: Path, limits: Mapping[str, float], tally: _Tall
     return count
 
 
-def _checked(raw: bytes, sample: Sample | None, limits: Mapping[str, float], where: str) -> dict[str, Any]:
+def _checked(raw: bytes, sample: Sample | None, limits: Mapping[str, float | str], where: str) -> dict[str, Any]:
     """A result line that is there already, if it is of this sample under these limits."""
     try:
         record = dict(json.loads(raw))
@@ -267,9 +277,10 @@ def _checked(raw: bytes, sample: Sample | None, limits: Mapping[str, float], whe
         raise DataError(f"{where} is not a result ({error}): choose another file for the results") from error
     if sample is None or record.get("sample_hash") != _digest(sample):
         raise DataError(f"{where} is the result of another sample: choose another file, or remove this one")
-    for name, value in limits.items():
-        if record.get(name) != value:
+    for name, value in ({"packages": ""} | dict(limits)).items():
+        if record.get(name, "") != value:
+            before = record.get(name) or "none"
             raise DataError(
-                f"{where} was judged with {name} = {record.get(name)}, now it is {value}: choose another file"
+                f"{where} was judged with {name} = {before}, now it is {value or 'none'}: choose another file"
             )
     return record

@@ -40,6 +40,14 @@ class Session(Protocol):
         ...
 
 
+class Draw(Protocol):
+    """What chooses tokens, see :func:`scalefed.evaluation.token_sampling.draw`."""
+
+    def __call__(self, logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float) -> Tensor:
+        """One token a row: ``(n, vocab), (n,) -> (n,)``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sample.
@@ -71,6 +79,7 @@ def sample(
     numbers: Sequence[int] | None = None,
     stopped: Callable[[Sequence[int]], bool] | None = None,
     on_prompt: Callable[[list[Completion]], None] | None = None,
+    draw: Draw = draw,
 ) -> list[Completion]:
     """Draw ``samples`` completions for every prompt, ordered by prompt and sample.
 
@@ -87,6 +96,7 @@ def sample(
         numbers: what keys each prompt's draws; its place in ``prompts`` when None.
         stopped: asked after every new token whether the tokens so far are enough, such as :func:`stop_at`.
         on_prompt: given a prompt's completions as soon as all of them are written.
+        draw: what turns logits and uniform numbers into tokens.
 
     Raises:
         ConfigError: no prompts, an empty prompt, or settings out of range.
@@ -102,7 +112,7 @@ def sample(
         first = session.prefill(prompts)
         jobs = [(number, one) for number in numbers or range(len(prompts)) for one in range(samples)]
         uniforms = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
-        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, uniforms, stopped, on_prompt)
+        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, uniforms, stopped, on_prompt, draw)
         return desk.run(min(rows, len(prompts) * samples))
 
 
@@ -142,8 +152,9 @@ class _Desk:
         uniforms: np.ndarray,
         stopped: Callable[[Sequence[int]], bool] | None,
         on_prompt: Callable[[list[Completion]], None] | None,
+        draw: Draw,
     ) -> None:
-        self.on_prompt = on_prompt
+        self.on_prompt, self.draw = on_prompt, draw
         self.session, self.first, self.samples, self.end = session, first, samples, end
         self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
@@ -190,7 +201,7 @@ class _Desk:
     def _choose(self, logits: Tensor, jobs: Tensor, steps: Tensor) -> Tensor:
         """Each row's next token, from the uniform number of its own sample and step."""
         uniforms = self.uniforms[jobs, steps.clamp(max=self.limit - 1)]
-        return draw(logits, uniforms, temperature=self.temperature, top_p=self.top_p)
+        return self.draw(logits, uniforms, temperature=self.temperature, top_p=self.top_p)
 
     def _note(self, job: Tensor, token: Tensor, rows: Tensor) -> None:
         """Record the rows' tokens, and free the rows that ended or ran out of room."""

@@ -1,7 +1,7 @@
 """How well does a model predict a text? Loss in nats per token: of all, of each source, of mixtures, of solutions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from scalefed.models import Model, Tensor
 from scalefed.units import bits_per_byte
 
 IGNORED = -100
+
+TokenLosses = Callable[[Model, Tensor, Sequence[np.ndarray]], Tensor]
+"""Loss of every predicted token of some rows of a text, ``(n, longest - 1)``, zero past a row's end."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ def held_out_loss(
     bytes_per_token: float,
     batch_tokens: int = 8192,
     sources: Sequence[np.ndarray] = (),
+    token_losses: TokenLosses | None = None,
 ) -> HeldOutLoss:
     """Mean next-token loss over rows of text.
 
@@ -53,6 +57,7 @@ def held_out_loss(
         bytes_per_token: of the text the rows come from.
         batch_tokens: tokens scored at once.
         sources: for each row, the number of the source of each predicted token, ``(length,)``; none if not wanted.
+        token_losses: what computes the losses; torch when None.
 
     Source: Cochran 1977, section 2.11, for the standard error of a ratio.
     """
@@ -64,7 +69,7 @@ def held_out_loss(
         while order:
             count = max(1, batch_tokens // (len(rows[order[-1]]) - 1))
             batch, order = order[-count:], order[:-count]
-            losses = _token_losses(model, weights, [rows[place] for place in batch])
+            losses = (token_losses or torch_losses)(model, weights, [rows[place] for place in batch])
             lengths = [len(rows[place]) - 1 for place in batch]
             sums.append(np.stack([losses.double().sum(1).cpu().numpy(), lengths], axis=1))
             if known:
@@ -109,6 +114,7 @@ def solution_losses(
     solutions: Sequence[Sequence[int]],
     *,
     batch_tokens: int = 8192,
+    token_losses: TokenLosses | None = None,
 ) -> list[float]:
     """Loss of each solution given its prompt, nats per token of the solution, in one forward pass a batch.
 
@@ -118,6 +124,7 @@ def solution_losses(
         prompts: token ids, at least one each.
         solutions: token ids; only these are counted, and an empty one has the loss NaN.
         batch_tokens: tokens read at once.
+        token_losses: what computes the losses; torch when None.
     """
     rows = [np.array([*prompt, *solution]) for prompt, solution in zip(prompts, solutions, strict=True)]
     order = sorted((place for place, own in enumerate(solutions) if len(own)), key=lambda place: len(rows[place]))
@@ -126,14 +133,14 @@ def solution_losses(
         while order:
             count = max(1, batch_tokens // (len(rows[order[-1]]) - 1))
             batch, order = order[-count:], order[:-count]
-            losses = _token_losses(model, weights, [rows[place] for place in batch]).double().cpu().numpy()
-            for place, own in zip(batch, losses, strict=True):
+            losses = (token_losses or torch_losses)(model, weights, [rows[place] for place in batch])
+            for place, own in zip(batch, losses.double().cpu().numpy(), strict=True):
                 first, size = len(prompts[place]) - 1, len(solutions[place])
                 found[place] = float(own[first : first + size].sum() / size)
     return found
 
 
-def _token_losses(model: Model, weights: Tensor, rows: Sequence[np.ndarray]) -> Tensor:
+def torch_losses(model: Model, weights: Tensor, rows: Sequence[np.ndarray]) -> Tensor:
     """Loss of every predicted token of each row, ``(n, longest - 1)``, zero past a row's end."""
     blocks = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     targets = np.full((len(rows), blocks.shape[1] - 1), IGNORED)

@@ -11,7 +11,9 @@ from scalefed.config import RunConfig
 from scalefed.data.problems import Problem
 from scalefed.evaluation.judge import judge
 from scalefed.evaluation.sampling import Completion, DecoderSession, Session, before_stop, sample, stop_at
-from scalefed.evaluation.scoring import HeldOutLoss, held_out_loss, mixture_losses, solution_losses
+from scalefed.evaluation.scoring import HeldOutLoss, TokenLosses, held_out_loss, mixture_losses, solution_losses
+from scalefed.evaluation.token_sampling import draw
+from scalefed.federated.native import NativeSession, native_losses
 from scalefed.federated.preparation import Task, Writer
 from scalefed.models import Decoder, Tensor
 from scalefed.passk import PassAtK, estimate_pass_at_k
@@ -69,7 +71,7 @@ def score(task: Task, weights: Tensor) -> HeldOutLoss:
     """Held-out loss on the global mixture, and of each family."""
     return held_out_loss(
         task.model, weights, task.validation, bytes_per_token=task.bytes_per_token, batch_tokens=_at_once(task),
-        sources=task.sources,
+        sources=task.sources, token_losses=_token_losses(task),
     )  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def own_text_loss(task: Task, weights: Tensor) -> float:
     """Loss on a sample of the clients' own text, nats per token, its families in the shares that are held out."""
     found = held_out_loss(
         task.model, weights, task.own_text, bytes_per_token=task.bytes_per_token, batch_tokens=_at_once(task),
-        sources=task.own_sources,
+        sources=task.own_sources, token_losses=_token_losses(task),
     )  # fmt: skip
     shares = np.bincount(np.concatenate(task.sources), minlength=len(found.by_source))[None, : len(found.by_source)]
     return float(mixture_losses(found.by_source, shares)[0])
@@ -108,7 +110,14 @@ def gold_losses(task: Writer, weights: Tensor, problems: Sequence[Problem]) -> l
         kept = whole[: len(prompt)] == prompt
         prompts.append(prompt)
         solutions.append(whole[len(prompt) :] if kept else task.tokenizer.encode(rest))
-    return solution_losses(task.model, weights, prompts, solutions, batch_tokens=_at_once(task))
+    return solution_losses(
+        task.model, weights, prompts, solutions, batch_tokens=_at_once(task), token_losses=_token_losses(task)
+    )
+
+
+def _token_losses(task: Writer) -> TokenLosses | None:
+    """Our own kernels where the task has them."""
+    return None if task.kernels.code is None else native_losses(task.kernels.code)
 
 
 def _at_once(task: Writer) -> int:
@@ -195,19 +204,23 @@ def write_programs(
         if on_problem is not None:
             on_problem(problems[written[0].prompt].task_id, [text(one) for one in written])
 
+    session = _session(task, weights, rows=rows, length=max(map(len, prompts)) + max_new_tokens)
+    temperature = config.temperature if temperature is None else temperature
+    ours = session.draw if isinstance(session, NativeSession) and config.top_p == 1 and temperature > 0 else draw
     completions = sample(
-        _session(task, weights, rows=rows, length=max(map(len, prompts)) + max_new_tokens),
+        session,
         prompts,
         samples=samples,
         end=task.tokenizer.eos,
         max_new_tokens=max_new_tokens,
-        temperature=config.temperature if temperature is None else temperature,
+        temperature=temperature,
         top_p=config.top_p,
         rows=rows,
         seed=seed,
         numbers=numbers,
         stopped=stop_at(stops, decode) if stops else None,
         on_prompt=tell,
+        draw=ours,
     )
     return [(problems[one.prompt].task_id, text(one)) for one in completions]
 
@@ -224,6 +237,8 @@ def _stops(task: Writer) -> tuple[str, ...]:
 
 def _session(task: Writer, weights: Tensor, *, rows: int, length: int) -> Session:
     if isinstance(task.model, Decoder):
+        if task.kernels.code is not None:
+            return NativeSession(task.kernels.code, task.model, weights, rows=rows, length=length)
         return DecoderSession(task.model, weights, rows=rows, length=length)
     session: Session = task.model.session(weights, rows=rows, length=length)
     return session

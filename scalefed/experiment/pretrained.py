@@ -42,6 +42,7 @@ def evaluate_checkpoint(
     seed: int = 0,
     timeout: float = 3.0,
     isolation: str = "auto",
+    allow_packages: Sequence[str] = (),
     out: str | os.PathLike[str] = "evaluation",
     on_problem: Callable[[int, int], None] | None = None,
 ) -> Counts:
@@ -59,6 +60,7 @@ def evaluate_checkpoint(
         seed: of the draws.
         timeout: CPU seconds of a sample.
         isolation: as for :func:`scalefed.evaluation.judge.judge`.
+        allow_packages: likewise.
         out: folder of the samples and results; problems that are complete in it are not sampled again.
         on_problem: called with problems done and in all.
 
@@ -94,7 +96,7 @@ def evaluate_checkpoint(
                 model, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
                 temperature=temperature, numbers=numbers, on_problem=keep,
             )  # fmt: skip
-    return _judged(folder, chosen, done, samples, settings, timeout, isolation)
+    return _judged(folder, chosen, done, samples, settings, timeout, isolation, allow_packages)
 
 
 def _scored(path: Path, problems: Sequence[Problem]) -> bool:
@@ -162,16 +164,18 @@ def _judged(
     settings: dict[str, Any],
     timeout: float,
     isolation: str,
+    packages: Sequence[str],
 ) -> Counts:
     """Verdicts of the chosen problems' samples, in their order, and the summary."""
     ordered, results = folder / f".{SAMPLES}", folder / RESULTS
     ordered.write_text("".join(line for p in chosen for line in _lines(p.task_id, done[p.task_id])), encoding="utf-8")
     results.unlink(missing_ok=True)
     try:
-        report = judge_file(ordered, chosen, out=results, timeout=timeout, isolation=isolation)
+        report = judge_file(ordered, chosen, out=results, timeout=timeout, isolation=isolation, allow_packages=packages)
     finally:
         ordered.unlink()
     found = settings | {"timeout_s": timeout, "level": report.level}
+    found |= {"packages": ",".join(packages)} if packages else {}
     known = read_json(folder / GOLD)
     gold = tuple(known.get(name, math.nan) for name in report.counts.task_ids)
     counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold, report.notes)

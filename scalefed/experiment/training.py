@@ -316,8 +316,11 @@ def _timing(progress: Progress, evaluate_s: float) -> dict[str, Any]:
 
 def _kernels(config: RunConfig, task: Task, progress: Progress) -> dict[str, str]:
     """What trained, by the records of all rounds kept, and why it was not our own."""
-    used = dict.fromkeys(record.get("kernels_used", "eager") for record in progress.records)
-    return {"kernels_used": ", ".join(used), "kernels_reason": choose(task.model, config).reason}
+    records = progress.records
+    used = dict.fromkeys(record.get("kernels_used", "eager") for record in records)
+    versions = dict.fromkeys(record["kernels_version"] for record in records if record.get("kernels_version"))
+    return {"kernels_used": ", ".join(used), "kernels_version": ", ".join(versions),
+            "kernels_reason": choose(task.model, config).reason}  # fmt: skip
 
 
 def _device_name(config: RunConfig) -> str:

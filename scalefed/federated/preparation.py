@@ -15,7 +15,7 @@ from scalefed.data.corpus import ClientStreams, cut_rows, gather, whole_rows
 from scalefed.data.partitions import partition
 from scalefed.data.sources import encode, python_source
 from scalefed.errors import ConfigError
-from scalefed.federated.native import choose
+from scalefed.federated.native import Kernels, choose
 from scalefed.federated.rounds import ClientData
 from scalefed.models import HEAD_WIDTH, Decoder, build_model, tokenizer
 
@@ -30,10 +30,12 @@ class Writer:
     Attributes:
         model: the model, without weights.
         tokenizer: turns prompts into ids and back.
+        kernels: what computes a model of the ladder's losses and samples, and trains it.
     """
 
     model: Any
     tokenizer: Any
+    kernels: Kernels = Kernels("eager")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def prepare(config: RunConfig) -> Task:
     """
     _check_device(config)
     model = build_model(config)
-    choose(model, config)  # refuses what is demanded and cannot be had, before the text is made
+    kernels = choose(model, config)  # refuses what is demanded and cannot be had, before the text is made
     words = tokenizer(config)
     text, held_out, entropy = _texts(config, words)
     dealt = partition(
@@ -102,6 +104,7 @@ def prepare(config: RunConfig) -> Task:
         mixtures=_by_family(text.families, held_out.families, dealt.histograms),
         bytes_per_token=float(held_out.text_bytes.sum() / len(held_out.tokens)),
         tokenizer=words,
+        kernels=kernels,
         skew=dealt.skew,
         skew_uncorrected=dealt.skew_uncorrected,
         unique_tokens=len(text.tokens),
@@ -212,7 +215,9 @@ def prepare_writer(config: RunConfig) -> Writer:
         DataError: the checkpoint cannot be found or read. MissingExtraError: it needs a package that is not installed.
     """
     _check_device(config)
-    return Writer(model=build_model(config), tokenizer=tokenizer(config))
+    model = build_model(config)
+    wanted = config.replace(kernels="auto") if config.kernels == "native" else config  # demanded for training alone
+    return Writer(model=model, tokenizer=tokenizer(config), kernels=choose(model, wanted))
 
 
 def _shape(model: Any) -> dict[str, int]:

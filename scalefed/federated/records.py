@@ -36,6 +36,7 @@ def round_record(
         extra_bytes: sent beside the usual vectors, such as synthetic text.
     """
     usable = [update for update in updates if update.finite]
+    kernels = choose(model, config, dtype=after.weights.dtype)
     trained = sum(update.tokens for update in usable)
     return {
         "round": after.round,
@@ -50,7 +51,8 @@ def round_record(
         "client_losses": [update.loss for update in updates],
         "client_tokens": [update.tokens for update in updates],
         "bytes_sent": bytes_of_round(config, model, down=len(sampled), up=len(updates)) + extra_bytes,
-        "kernels_used": str(choose(model, config, dtype=after.weights.dtype)),
+        "kernels_used": str(kernels),
+        "kernels_version": kernels.version,
     }
 
 

@@ -209,6 +209,7 @@ commit|str|-|commit of the project's checkout
 dirty|bool|-|whether that checkout had changes
 device_name|str|-|device that was used
 kernels_used|str|-|kernels that trained: native and the processor's level, eager, compiled; several if made in parts
+kernels_version|str|-|hash of our own step's source, compiler and flags: equal ones make equal bits; empty for torch's
 kernels_reason|str|-|why torch's kernels trained although our own were allowed; empty otherwise
 python|str|-|version of Python
 torch|str|-|version of torch
@@ -244,6 +245,7 @@ _ROUND_TIMING = """
 wall_s|float|s|wall-clock time of the round
 cpu_s|float|s|processor time of the round
 kernels_used|str|-|kernels that trained the round: native with the processor's level, eager or compiled
+kernels_version|str|-|hash of our own step's source, compiler and flags; empty for torch's
 """
 
 STATUSES = ("completed", "diverged")

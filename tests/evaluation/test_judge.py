@@ -18,8 +18,8 @@ from scalefed.data.problems import Problem
 from scalefed.errors import ConfigError, DataError, SandboxError
 from scalefed.evaluation.judge import counts, judge, judge_stream
 from scalefed.evaluation.result_file import judge_file
-from scalefed.evaluation.sandbox import LEVELS, SANDBOXES
-from scalefed.evaluation.sandbox.pool import Pool
+from scalefed.sandbox import LEVELS, SANDBOXES
+from scalefed.sandbox.pool import Pool
 
 ROOT = Path(__file__).parents[2]
 TWICE = Problem(
@@ -73,7 +73,7 @@ def test_verdicts_come_in_the_order_of_the_samples(tier: str) -> None:
     expected = ["pass", "pass", "fail", "syntax_error", "exit", "pass", "timeout"] + ["pass", "fail"] * 30 + ["pass"]
     assert [v.verdict for v in verdicts] == expected
     assert [v.task_id for v in verdicts] == [task_id for task_id, _ in samples]
-    assert verdicts[6].cpu_s == pytest.approx(2.0, abs=0.5)
+    assert verdicts[6].reason.startswith("an endless loop") and verdicts[6].cpu_s < 1.0
     assert {v.tier for v in verdicts[7:]} == {tier} and verdicts[3].tier == "none"
     assert verdicts[4].tier == "fresh"  # an exit in a shared process is judged again in one of its own
 
@@ -130,7 +130,7 @@ import json, struct, sys
 from hostile import ADD
 from scalefed.errors import SandboxError
 from scalefed.evaluation.judge import judge
-from scalefed.evaluation.sandbox import kernel
+from scalefed.sandbox import kernel
 steps, found = [(0x20, 0, 0, 0)], []
 for number, error in {calls}:
     steps += [(0x15, 0, 1, number), (6, 0, 0, 0x50000 | error)]

@@ -77,8 +77,8 @@ TRICKS = [
         "fail",
     ),
     _attack("find_the_judge", "import sys\nif any('scalefed' in name for name in sys.modules): return x + y\nreturn None", "fail"),
-    _attack("import_the_judge", "import scalefed\nreturn x + y", "fail"),
-    _attack("import_site_packages", "import numpy\nreturn int(numpy.add(x, y))", "fail"),
+    _attack("import_the_judge", "import scalefed\nreturn x + y", "missing_module"),
+    _attack("import_site_packages", "import numpy\nreturn int(numpy.add(x, y))", "missing_module"),
     _attack("caller_frames", "import sys\nf = sys._getframe()\nwhile f.f_back: f = f.f_back\nfor v in list(f.f_globals):\n    if v == 'check': return x + y\nreturn None", "fail"),
     _attack("patch_int_add", "import ctypes\nreturn None", "fail violation crash"),
     _attack("exit_at_import", "return 0\nimport os\nos._exit(0)", "fail exit"),
@@ -97,7 +97,7 @@ TIME = [
     _attack("wait_on_a_lock", "import threading\nlock = threading.Lock()\nlock.acquire()\nlock.acquire()\nreturn x + y", "timeout"),
     _attack("stop_itself", "import signal\nsignal.raise_signal(signal.SIGSTOP)\nreturn x + y", "timeout violation"),
     _attack("endless_iterator_result", "import itertools\nreturn itertools.count()", "fail timeout"),
-    _attack("trickle_a_reply", "import os, time\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\x40')\n    except OSError: pass\nwhile True: time.sleep(0.1)", "timeout"),
+    _attack("trickle_a_reply", "import os, time\nfor fd in range(3, 64):\n    try: os.write(fd, b'\\x40')\n    except OSError: pass\nwhile True: time.sleep(0.1)", "timeout exit"),
     _attack("read_the_socket_itself", "import os\nfor fd in range(3, 64):\n    try: os.read(fd, 100)\n    except OSError: pass\nreturn x + y", "timeout fail"),
 ]  # fmt: skip
 
@@ -113,7 +113,7 @@ MEMORY = [
     _attack("colliding_keys", "return {i * ((1 << 61) - 1): 0 for i in range(20_000)}", "fail timeout"),
     _attack("raise_limits", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))" + _IF_WORKS),
     _attack("null_pointer", "import ctypes\nctypes.string_at(0)" + _IF_WORKS, "crash fail violation"),
-    _attack("abort", "import os\nos.abort()", "crash violation"),
+    _attack("abort", "import os\nos.abort()", "crash"),
 ]  # fmt: skip
 
 FILES = [

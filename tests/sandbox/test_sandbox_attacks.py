@@ -146,11 +146,15 @@ def test_every_given_hostile_completion(canary: Canary, level: str, tier: str) -
     problems = load_problems("humaneval")
     try:
         verdicts = judge(
-            problems, [(c["task_id"], c["completion"]) for c in given], isolation=level, tier=tier, workers=1
-        )
+            problems, [(c["task_id"], c["completion"]) for c in given], memory_mb=400, isolation=level, tier=tier,
+            workers=1,
+        )  # fmt: skip
     except SandboxError as error:
         pytest.skip(f"this machine has no level {level}: {error}")
-    wrong = {c["name"]: v.verdict for c, v in zip(given, verdicts, strict=True) if v.verdict not in c["acceptable"]}
+    # the list is older than the verdict of a library that samples may not use; only this one asks for such a library
+    allowed = {c["name"]: {*c["acceptable"]} for c in given}
+    allowed["import_the_benchmark"].add("missing_module")
+    wrong = {c["name"]: v.verdict for c, v in zip(given, verdicts, strict=True) if v.verdict not in allowed[c["name"]]}
     assert wrong == {}
     canary.unharmed()
 

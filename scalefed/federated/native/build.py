@@ -45,6 +45,8 @@ FLAGS = (
     "-fPIC",
 )
 COMPILERS = ("cc", "gcc", "clang")
+STEP = ("step.c", "decoder.h", "products.h")  # a unit, and what it includes
+SOURCE = (*STEP, "reading.c")
 COMPILE_SECONDS = 300  # a compiler that takes longer hangs; two seconds are usual
 
 
@@ -120,12 +122,9 @@ def _compiler() -> list[str] | None:
 
 def _made(compiler: list[str], chosen: str, prove: Callable[[ctypes.CDLL], str]) -> Path:
     """The library's file; made under a lock, so that many processes that start at once compile it once."""
-    source = files("scalefed.federated.native").joinpath("step.c").read_bytes()
     flags = (*FLAGS, *LEVELS[chosen])
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
-    key = hashlib.blake2b("\0".join([*compiler, version, *flags, platform.machine()]).encode() + source, digest_size=8)
     folder = cache_directory() / "kernels"
-    path = folder / f"step-{chosen}-{key.hexdigest()}.so"
+    path = folder / f"step-{chosen}-{_hash(compiler, flags, SOURCE)}.so"
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -134,11 +133,31 @@ def _made(compiler: list[str], chosen: str, prove: Callable[[ctypes.CDLL], str])
         if not path.is_file():
             with tempfile.TemporaryDirectory(dir=folder) as room:
                 made = Path(room, path.name)
-                text = Path(room, "step.c")
-                text.write_bytes(source)
-                subprocess.run([*compiler, *flags, "-o", made, text, "-lm"], check=True, capture_output=True, text=True,
-                               timeout=COMPILE_SECONDS)  # fmt: skip
+                for name in SOURCE:
+                    Path(room, name).write_bytes(_text(name))
+                units = [str(Path(room, name)) for name in SOURCE if name.endswith(".c")]
+                command = [*compiler, *flags, "-o", str(made), *units, "-lm"]
+                subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
                 if wrong := prove(ctypes.CDLL(str(made))):
                     raise _WrongError(wrong)
                 made.replace(path)
     return path
+
+
+@cache
+def step_version(chosen: str) -> str:
+    """A hash of the step's source, its compiler and its flags at a level: equal ones make equal bits."""
+    compiler = _compiler()
+    return "" if compiler is None else _hash(compiler, (*FLAGS, *LEVELS[chosen]), STEP)[:8]
+
+
+def _hash(compiler: list[str], flags: tuple[str, ...], source: tuple[str, ...]) -> str:
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=60).stdout
+    key = hashlib.blake2b("\0".join([*compiler, version, *flags, platform.machine()]).encode(), digest_size=8)
+    for name in source:
+        key.update(_text(name))
+    return key.hexdigest()
+
+
+def _text(name: str) -> bytes:
+    return files("scalefed.federated.native").joinpath(name).read_bytes()

@@ -9,7 +9,7 @@ import torch
 
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError
-from scalefed.federated.native.build import Unavailable, level, library
+from scalefed.federated.native.build import Unavailable, level, library, step_version
 from scalefed.federated.native.library import what_is_wrong
 from scalefed.models import Decoder, Model
 
@@ -25,12 +25,14 @@ class Kernels:
     Attributes:
         name: ``native``, ``eager`` or ``compiled``.
         level: of the processor, for ``native``.
+        version: of our step (:func:`~scalefed.federated.native.build.step_version`), for ``native``.
         reason: why torch's serve although ours were to be taken where they can; empty otherwise.
         code: the loaded library of ``native``.
     """
 
     name: str
     level: str = ""
+    version: str = ""
     reason: str = ""
     code: ctypes.CDLL | None = None
 
@@ -58,7 +60,7 @@ def choose(model: Model, config: RunConfig, *, dtype: torch.dtype = torch.float3
         chosen = level()
         code = library(chosen, what_is_wrong)
         if not isinstance(code, Unavailable):
-            return Kernels("native", chosen, code=code)
+            return Kernels("native", chosen, step_version(chosen), code=code)
         reason, advice = code.reason, code.advice
         if config.kernels == "auto":
             _say_once(code)

@@ -17,15 +17,22 @@ CLOSE = 1e-4
 STEPS_A_CALL = 32  # so that a user's interrupt is heard between calls
 
 
-class _Shape(ctypes.Structure):
+class ShapeRecord(ctypes.Structure):
+    """The record ``Shape`` of decoder.h."""
+
     _fields_ = [(name, ctypes.c_long) for name in ("vocab", "width", "layers", "heads", "hidden")]
+
+    @classmethod
+    def of(cls, shape: Shape) -> "ShapeRecord":
+        """The record of a decoder's shape."""
+        return cls(shape.vocab, shape.width, shape.layers, shape.heads, shape.hidden)
 
 
 class _Visit(ctypes.Structure):
     """The record ``Visit`` of step.c, field by field."""
 
     _fields_ = [
-        ("shape", _Shape),
+        ("shape", ShapeRecord),
         *((name, ctypes.c_long) for name in ("batch", "length", "params", "adam", "centred")),
         *((name, ctypes.c_float) for name in ("beta1", "beta2", "epsilon", "clip", "momentum", "pull")),
         *(
@@ -78,7 +85,7 @@ class Step:
         code.train.restype = code.gradient_of.restype = ctypes.c_double
         self.code, self.batch, self.length = code, batch, length
         self.vocab, self.size = shape.vocab, shape.params_total
-        self._shape = _Shape(shape.vocab, shape.width, shape.layers, shape.heads, shape.hidden)
+        self._shape = ShapeRecord.of(shape)
         room = code.room_for(ctypes.byref(self._shape), ctypes.c_long(batch), ctypes.c_long(length))
         tables = rotary_tables(torch.arange(-(-length // 8) * 8), torch.empty(0, dtype=torch.float32))
         self._cosine, self._sine = (table.contiguous() for table in tables)
@@ -129,7 +136,7 @@ class Step:
 
     def _record(self, visit: Visit, pieces: Tensor, config: RunConfig) -> _Visit:
         vectors = {
-            name: _address(getattr(visit, name), self.size)
+            name: address(getattr(visit, name), self.size)
             for name in ("weights", "first", "second", "decay", "shift", "origin", "total")
         }
         return _Visit(
@@ -141,7 +148,8 @@ class Step:
         )  # fmt: skip
 
 
-def _address(vector: Tensor | None, size: int) -> int | None:
+def address(vector: Tensor | None, size: int) -> int | None:
+    """Where a flat float32 vector lies; None for none."""
     if vector is None:
         return None
     if vector.shape != (size,) or vector.dtype != torch.float32 or not vector.is_contiguous():

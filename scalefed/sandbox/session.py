@@ -11,17 +11,19 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from scalefed.evaluation.sandbox import wire
-from scalefed.evaluation.sandbox.launcher import CREDENTIALS, Zygote
-from scalefed.evaluation.sandbox.link import Usage
+from scalefed.sandbox import endless, wire
+from scalefed.sandbox.launcher import CREDENTIALS, ForkServer
+from scalefed.sandbox.messages import Usage
 
 _LARGEST_REPLY = 32 << 20
 _BATCH, _BATCH_BYTES = 64, 1 << 15  # calls sent before their answers are read; answers to them fit in a socket
 _WALL = 4  # times its limit that a sample of several threads may take on the clock to use its CPU time
+_LOOKS = (0.1, 0.4, 1.6)  # seconds of waiting after which a sample is made to look whether it can still come back
 _LONGEST = 30  # times its limit that any sample may take on the clock, however busy the machine
+_PROVED = {proof.encode(): ("timeout", reason) for proof, reason in endless.PROOFS.items()}
 
 
 class Ended(BaseException):
@@ -33,11 +35,12 @@ class Ended(BaseException):
 
 
 class Candidate:
-    """One process of a zygote that runs samples: one, or many tame ones after another."""
+    """One process of a server that runs samples: one, or many tame ones after another."""
 
-    def __init__(self, zygote: Zygote, timeout: float):
-        self._zygote, self.timeout = zygote, timeout
-        self._socket = zygote.launch()
+    def __init__(self, server: ForkServer, timeout: float, names: Iterable[str] = ()):
+        """Args: names: modules that it imports before it is locked in."""
+        self._server, self.timeout = server, timeout
+        self._socket = server.launch(names)
         self._poll = select.poll()
         self._poll.register(self._socket.fileno(), select.POLLIN)
         self.used = 0
@@ -45,16 +48,24 @@ class Candidate:
         self._pid = 0  # learned from the kernel with the first answer
         self._record: int | None = None
 
-    def load(self, code: bytes, entry: str) -> None:
-        """Give the next sample; it is run together with its first call."""
+    def load(self, code: bytes, entry: str, *, tame: bool, look: bool) -> None:
+        """Give the next sample; it is run together with its first call.
+
+        Args:
+            code: compiled.
+            entry: its function's name.
+            tame: whether all of it is on the allowlist.
+            look: whether what raises has failed, so that one that can only raise need not be waited for.
+        """
         if self.used:
             self.cpu_before = self._clock() or self.cpu_before
         self.used += 1
-        program = b"P" + marshal.dumps((code, entry))
+        program = b"P" + marshal.dumps((code, entry, tame))
         self._pending = struct.pack("I", len(program)) + program
         self._buffer = bytearray()
         self._waited = self._credit = self._looked = self._looked_cpu = 0.0
         self._queued_before = self._queued_so_far() if self.used > 1 else 0.0
+        self._looks = list(_LOOKS) if look else []
         self.outstanding = 0
         self.ended: Ended | None = None
 
@@ -89,6 +100,10 @@ class Candidate:
 
     def _result(self, reply: bytes, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         try:
+            if reply[:1] == b"?":
+                self._end("import", reply[1:].decode("utf-8", "replace"))
+            if reply[:1] == b".":
+                self._end(*_PROVED.get(reply[1:], ("fail", "an answer that is none")))
             value = wire.decode(reply[1:])
             if reply[:1] == b"!":
                 name, text = value
@@ -137,13 +152,17 @@ class Candidate:
         start = time.monotonic()
         limit = start + self.timeout + self._credit - self._waited
         while (reply := self._whole()) is None:
-            if self._poll.poll(max(0.0, limit - time.monotonic()) * 1000):
+            look = start - self._waited + self._looks[0] if self._looks else limit
+            if self._poll.poll(max(0.0, min(look, limit) - time.monotonic()) * 1000):
                 self._buffer += self._arrived()
-                continue
-            more = self._more(self._waited + time.monotonic() - start)
-            if more <= 0:
-                self._end("timeout", f"more than {self.timeout:g} s")
-            limit = time.monotonic() + more
+            elif self._looks and time.monotonic() < limit:
+                self._looks.pop(0)
+                self._server.look()
+            else:
+                more = self._more(self._waited + time.monotonic() - start)
+                if more <= 0:
+                    self._end("timeout", f"more than {self.timeout:g} s")
+                limit = time.monotonic() + more
         self._waited += time.monotonic() - start
         self.outstanding -= 1
         return reply
@@ -151,7 +170,7 @@ class Candidate:
     def _more(self, waited: float) -> float:
         """Seconds until the next look at a sample that was waited for so long, 0 if its time is up."""
         if not self._pid and CREDENTIALS:
-            self._pid = self._zygote.pid()
+            self._pid = self._server.pid()
         limit, cpu = self.timeout, self.cpu_seconds()
         self._credit = max(self._credit, self._queued() - self._queued_before)
         charged = waited - self._credit
@@ -221,7 +240,7 @@ class Candidate:
                 return time.clock_gettime((~self._pid << 3) | 2)
             except OSError:
                 return None
-        return self._zygote.cpu_seconds()
+        return self._server.cpu_seconds()
 
     def _first(self) -> bytes:
         """The first bytes that it sends, with its pid as the kernel gives it."""
@@ -231,12 +250,17 @@ class Candidate:
                 self._pid = struct.unpack("3i", value[:12])[0]
         return data
 
-    def close(self, *, kill: bool) -> tuple[int, Usage]:
-        """End the process: its wait status and what it used."""
+    def drop(self) -> None:
+        """Let go of a process that can be neither asked nor ended, its fork server being gone."""
         if self._record is not None:
             os.close(self._record)
+            self._record = None
         self._socket.close()
-        return self._zygote.reap(kill=kill)
+
+    def close(self, *, kill: bool) -> tuple[int, Usage]:
+        """End the process: its wait status and what it used."""
+        self.drop()
+        return self._server.reap(kill=kill)
 
 
 class RemoteError(Exception):

@@ -13,7 +13,11 @@ from collections.abc import Iterable
 NEW_MOUNT, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 1 << 30
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 
-_SYS_CAPSET, _SYS_PIVOT_ROOT, _SYS_MOUNT_SETATTR = 126, 155, 442
+SETGID, SETUID, DAC_OVERRIDE, DAC_READ_SEARCH, SYS_CHROOT, SYS_ADMIN = 6, 7, 1, 2, 18, 21
+"""Capabilities, capabilities(7)."""
+
+_SYS_CAPGET, _SYS_CAPSET, _SYS_MOUNT_SETATTR = 125, 126, 442
+_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)  # version 3, this process
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
 _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 1, 1 << 2, 1 << 3
 _LANDLOCK_REMOVE_DIR, _LANDLOCK_REMOVE_FILE, _LANDLOCK_MAKE_DIR = 1 << 4, 1 << 5, 1 << 7
@@ -40,19 +44,17 @@ def mount(source: str | None, target: str, kind: str | None = None, flags: int =
     _checked(libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]), f"mount {target}")
 
 
+def unmount(path: str) -> None:
+    """Take a mount away; the file system itself is gone when its last user is."""
+    _checked(libc.umount2(os.fsencode(path), 2), f"umount {path}")
+
+
 def make_read_only(path: str) -> None:
-    """A mount and all below it becomes read-only, without set-uid and devices, mount_setattr(2)."""
-    attributes = struct.pack("QQQQ", 0x1 | 0x2 | 0x4, 0, 0, 0)
+    """A mount and all below it becomes read-only, mount_setattr(2)."""
+    attributes = struct.pack("QQQQ", 0x1, 0, 0, 0)
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
     result = libc.syscall(_SYS_MOUNT_SETATTR, -100, os.fsencode(path), 0x8000, buffer, len(attributes))
     _checked(result, f"mount_setattr {path}")
-
-
-def enter_root() -> None:
-    """The current directory becomes the root; the old root is gone."""
-    _checked(libc.syscall(_SYS_PIVOT_ROOT, b".", b"."), "pivot_root")
-    _checked(libc.umount2(b".", 2), "umount of the old root")
-    os.chdir("/")
 
 
 def set_host_name(name: bytes) -> None:
@@ -70,14 +72,23 @@ def forbid_tracing() -> None:
     _checked(libc.prctl(4, 0, 0, 0, 0), "PR_SET_DUMPABLE")
 
 
-def drop_capabilities() -> None:
-    """No capability is left, nor can one come back."""
-    for capability in range(64):
-        if libc.prctl(24, capability, 0, 0, 0) < 0:
-            break
-    libc.prctl(47, 4, 0, 0, 0)
-    header = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0))
-    _checked(libc.syscall(_SYS_CAPSET, header, ctypes.create_string_buffer(24)), "capset")
+def keep_over_change_of_user() -> None:
+    """Capabilities stay permitted when root becomes another user."""
+    _checked(libc.prctl(8, 1, 0, 0, 0), "PR_SET_KEEPCAPS")
+
+
+def permitted_capabilities() -> frozenset[int]:
+    """The capabilities that this process may use."""
+    data = ctypes.create_string_buffer(24)
+    _checked(libc.syscall(_SYS_CAPGET, _CAPABILITY_HEADER, data), "capget")
+    words = struct.unpack("6I", data.raw)
+    return frozenset(n for n in range(64) if words[1 + 3 * (n // 32)] >> n % 32 & 1)
+
+
+def keep_capabilities(kept: Iterable[int]) -> None:
+    """Only these capabilities stay, permitted and in force; without new privileges no other can come back."""
+    low = sum(1 << n for n in kept)
+    _checked(libc.syscall(_SYS_CAPSET, _CAPABILITY_HEADER, struct.pack("6I", low, low, 0, 0, 0, 0)), "capset")
 
 
 def landlock_version() -> int:
@@ -86,44 +97,44 @@ def landlock_version() -> int:
     return max(0, version)
 
 
-def landlock_restrict(readable: Iterable[str], writable: Iterable[str]) -> int:
-    """From now on only these paths can be read, only those written; no TCP, no signals or sockets outward.
+def landlock_rules(readable: Iterable[str], writable: Iterable[str]) -> int:
+    """A descriptor of rules for :func:`landlock_enter`: only these paths can be read, only those written.
 
-    Returns the Landlock version in force: version 4 adds TCP, version 6 signals and abstract sockets. 0 means that
-    the kernel has none and nothing was done.
+    No TCP from version 4 on, no signals and abstract sockets outward from version 6 on. -1 where the kernel has no
+    Landlock.
     """
     version = landlock_version()
     if version == 0:
-        return 0
+        return -1
     files = (1 << 13) - 1
     for since, right in ((2, 1 << 13), (3, _LANDLOCK_TRUNCATE), (5, 1 << 15)):
         files |= right if version >= since else 0
     attributes = struct.pack("QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
     attributes = attributes[: 8 if version < 4 else 16 if version < 6 else 24]
     buffer = ctypes.create_string_buffer(attributes, len(attributes))
-    ruleset = libc.syscall(_SYS_LANDLOCK_CREATE, buffer, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
-    _checked(ruleset, "landlock_create_ruleset")
+    made = libc.syscall(_SYS_LANDLOCK_CREATE, buffer, ctypes.c_size_t(len(attributes)), ctypes.c_uint(0))
+    rules = _checked(made, "landlock_create_ruleset")
     read = _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR
     write = _LANDLOCK_WRITE_FILE | _LANDLOCK_REMOVE_DIR | _LANDLOCK_REMOVE_FILE | _LANDLOCK_MAKE_DIR
     write |= _LANDLOCK_MAKE_FILE | (_LANDLOCK_TRUNCATE if version >= 3 else 0)
     for paths, rights in ((readable, read), (writable, read | write)):
         for path in paths:
-            _landlock_allow(ruleset, path, rights)
-    allow_no_new_privileges()
-    _checked(libc.syscall(_SYS_LANDLOCK_RESTRICT, ruleset, ctypes.c_uint(0)), "landlock_restrict_self")
-    os.close(ruleset)
-    return version
+            _landlock_allow(rules, path, rights)
+    return rules
 
 
-def _landlock_allow(ruleset: int, path: str, rights: int) -> None:
-    if not os.path.exists(path):
-        return
+def _landlock_allow(rules: int, path: str, rights: int) -> None:
     if not os.path.isdir(path):
         rights &= _LANDLOCK_READ_FILE | _LANDLOCK_WRITE_FILE | _LANDLOCK_TRUNCATE
     handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
     rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, handle), 12)
-    _checked(libc.syscall(_SYS_LANDLOCK_ADD, ruleset, 1, rule, ctypes.c_uint(0)), f"landlock_add_rule {path}")
+    _checked(libc.syscall(_SYS_LANDLOCK_ADD, rules, 1, rule, ctypes.c_uint(0)), f"landlock_add_rule {path}")
     os.close(handle)
+
+
+def landlock_enter(rules: int) -> None:
+    """The rules hold for this process from now on; needs no new privileges first."""
+    _checked(libc.syscall(_SYS_LANDLOCK_RESTRICT, rules, 0), "landlock_restrict_self")
 
 
 def allow_no_new_privileges() -> None:

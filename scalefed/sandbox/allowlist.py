@@ -81,6 +81,7 @@ _REFUSED = {
 _NAMED = set(opcode.hasname)
 _EXTENDED, _CATCHES = opcode.opmap["EXTENDED_ARG"], opcode.opmap.get("PUSH_EXC_INFO", -1)
 _INTRINSIC, _IMPORT_STAR = opcode.opmap.get("CALL_INTRINSIC_1", -1), 2  # how newer versions import everything
+_IMPORT = opcode.opmap["IMPORT_NAME"]
 _GENERATOR, _COROUTINES = 0x20, 0x80 | 0x100 | 0x200
 
 
@@ -113,6 +114,26 @@ def is_tame(code: CodeType) -> bool:
         todo += [constant for constant in part.co_consts if isinstance(constant, CodeType)]
     # any other name is the code's own, or undefined: either way it leads nowhere else
     return all(name in BUILTINS or (name not in _ALL_BUILTINS and name[:2] != "__") for name in read)
+
+
+def imports(code: CodeType) -> list[str]:
+    r"""The modules that this code names in import statements, each once.
+
+    >>> imports(compile("import os.path\nfrom math import pi\ndef f(): import math", "", "exec"))
+    ['os.path', 'math']
+    """
+    found: dict[str, None] = {}
+    todo = [code]
+    while todo:
+        part = todo.pop()
+        raw, extended = part.co_code, 0
+        for op, low in zip(raw[::2], raw[1::2], strict=True):
+            argument = extended | low
+            extended = argument << 8 if op == _EXTENDED else 0
+            if op == _IMPORT and argument < len(part.co_names):
+                found[part.co_names[argument]] = None
+        todo += [constant for constant in part.co_consts if isinstance(constant, CodeType)]
+    return list(found)
 
 
 def _scan(code: CodeType, read: set[str]) -> bool:

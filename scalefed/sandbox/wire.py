@@ -7,6 +7,7 @@ ValueError. An object that is none of these arrives as :data:`OPAQUE`, which equ
 
 import collections
 import marshal
+import re
 import struct
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -194,6 +195,20 @@ def _decimal(text: Any) -> Decimal:
         raise ValueError("decimal") from error
 
 
+def _array(dtype: Any, shape: Any, data: Any) -> Any:
+    """A numpy array or number; only where the tester's own environment has numpy."""
+    if type(dtype) is not str or not _NUMBERS.fullmatch(dtype) or type(data) is not bytes or type(shape) is not list:
+        raise ValueError("array")
+    if any(type(size) is not int or size < 0 for size in shape):
+        raise ValueError("array")
+    try:
+        from numpy import frombuffer
+
+        return frombuffer(data, dtype).reshape(shape).copy()[()]
+    except (ImportError, TypeError) as error:
+        raise ValueError("array") from error
+
+
 def _of(kind: type, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def build(value: Any) -> Any:
         if type(value) is not kind:
@@ -204,7 +219,9 @@ def _of(kind: type, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 _CONTAINERS: dict[int, Callable[[list[Any]], Any]] = {91: list, 40: _tuple, 60: set, 62: frozenset}
+_NUMBERS = re.compile(r"[<>|][biufc]\d{1,2}")
 _DESCRIBED: dict[str, Callable[..., Any]] = {
+    "N": _array,
     "F": _fraction,
     "D": _decimal,
     "R": range,

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import resource
 import signal
 import socket
@@ -23,10 +24,10 @@ from types import CodeType
 from typing import Any, NoReturn
 
 from scalefed.errors import SandboxError
-from scalefed.evaluation.sandbox.compiling import TOGETHER, Compiler
-from scalefed.evaluation.sandbox.launcher import Zygote
-from scalefed.evaluation.sandbox.link import Link, Outcome, Usage
-from scalefed.evaluation.sandbox.session import Candidate, Ended, RemoteError
+from scalefed.sandbox.compiling import ATTEMPTS, TOGETHER, Compiler, Program
+from scalefed.sandbox.launcher import ForkServer, Gone
+from scalefed.sandbox.messages import Link, Outcome, Usage
+from scalefed.sandbox.session import Candidate, Ended, RemoteError
 
 _NONE = Usage(0.0, None)
 _BY_EXCEPTION = {
@@ -36,24 +37,38 @@ _BY_EXCEPTION = {
     "MemoryError": "memory",
     "SystemExit": "exit",
 }
-_BY_SIGNAL = {
+_BY_SIGNAL: dict[int, tuple[str, str]] = {
     signal.SIGSYS: ("violation", "a system call that no honest solution makes"),
     signal.SIGXCPU: ("timeout", "the CPU limit of the process"),
     signal.SIGXFSZ: ("violation", "a file larger than allowed"),
 }
+_NO_MODULE = re.compile(r"No module named '([A-Za-z_]\w*)", re.ASCII)
+_IMPORTS = 32  # modules that a candidate is told to import, and as many again that it asked for
+_LONGEST_NAME = 60  # characters of a module's name: 2 * _IMPORTS of them are below forkserver.NAMES, were they all long
 _OUT_OF_MEMORY = 101
 """Exit status by which a candidate says that it ran out of memory between calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tests:
-    """The tests of one problem, compiled once and run afresh for each sample; ``kept`` is what they keep."""
+    """The tests of one problem, compiled once and run afresh for each sample.
+
+    Attributes:
+        code: of the prompt's helpers and the tests.
+        lines: their source.
+        prompt: what stands before a completion.
+        entry: name of the tested function.
+        random: whether they draw numbers.
+        fatal: whether whatever the tested function raises is a failure.
+        kept: what they keep from one sample to the next.
+    """
 
     code: CodeType
     lines: tuple[str, ...]
     prompt: str
     entry: str
     random: bool
+    fatal: bool
     kept: dict[str, Any]
 
 
@@ -99,18 +114,34 @@ def _serve(link: Link, tester: "Tester") -> None:
 class Tester:
     """Judges one sample at a time in one sandbox."""
 
-    def __init__(self, levels: list[str], timeout: float, memory_mb: int, scratch_mb: int, shared: int):
-        """Args: shared: how many tame samples may use one process, 0 for a fresh process for every sample."""
+    def __init__(
+        self, levels: list[str], timeout: float, memory_mb: int, scratch_mb: int, shared: int, packages: list[str]
+    ):
+        """Start the sandbox's processes.
+
+        Args:
+            levels: isolation levels to try, strongest first.
+            timeout: CPU seconds of a sample.
+            memory_mb: most address space of a sample, in MB.
+            scratch_mb: private writable space of a sample, in MB.
+            shared: how many tame samples may use one process, 0 for a fresh process for every sample.
+            packages: libraries that samples may import, beside the standard one.
+        """
         _limit_self()
         self._timeout, self._share = timeout, shared
-        start = partial(Zygote, levels=tuple(levels), memory_mb=memory_mb, scratch_mb=scratch_mb)
+        self._permitted = sys.stdlib_module_names | set(packages)
+        start = partial(
+            ForkServer, levels=tuple(levels), memory_mb=memory_mb, scratch_mb=scratch_mb, packages=tuple(packages)
+        )
+        self._start_run = partial(start, "run", cpu_s=timeout)
+        self._start_shared = partial(start, "shared", cpu_s=timeout * 50)
         compiling = partial(start, "compile", cpu_s=1e6)
-        zygotes = [start("run", cpu_s=timeout), compiling()] + ([start("shared", cpu_s=timeout * 50)] if shared else [])
-        for zygote in zygotes:  # all were started at once
-            zygote.ready()
-        self._run, self._shared = zygotes[0], zygotes[2] if shared else None
-        self._compiler = Compiler(compiling, zygotes[1], max(10.0, 4 * timeout))
-        weakest = max((zygote.level for zygote in zygotes), key=levels.index)
+        servers = [self._start_run(), compiling()] + ([self._start_shared()] if shared else [])
+        for server in servers:  # all were started at once
+            server.ready()
+        self._run, self._shared = servers[0], servers[2] if shared else None
+        self._compiler = Compiler(compiling, servers[1], max(10.0, 4 * timeout))
+        weakest = max((server.level for server in servers), key=levels.index)
         self.facts = self._run.facts | {"level": weakest, "refused": self._run.refused}
         self._group: Candidate | None = None
         self._tests: dict[str, Tests] = {}
@@ -123,7 +154,8 @@ class Tester:
                 code = compile(source, f"<tests of {key}>", "exec", dont_inherit=True)
             except (SyntaxError, ValueError):
                 continue
-            self._tests[key] = Tests(code, tuple(source.split("\n")), prompt, entry, "random" in test, {})
+            lines = tuple(source.split("\n"))
+            self._tests[key] = Tests(code, lines, prompt, entry, "random" in test, not _may_catch(code, test), {})
             return
         self._tests.pop(key, None)
 
@@ -141,40 +173,83 @@ class Tester:
                         Outcome("unsupported", "the tests of this problem are not valid Python", _NONE, "none"),
                     )
                 else:
-                    code = next(compiled)
-                    yield ticket, code if isinstance(code, Outcome) else self._one(tests, code)
+                    found = next(compiled)
+                    yield ticket, found if isinstance(found, Outcome) else self._one(tests, found)
 
-    def _one(self, tests: Tests, compiled: bytes) -> Outcome:
+    def _one(self, tests: Tests, program: Program) -> Outcome:
         """The outcome of one sample that could be compiled."""
-        if self._shared is not None and compiled[:1] == b"T":
-            outcome = self._in_group(tests, compiled[1:])
+        if self._shared is not None and program.tame:
+            outcome = self._in_group(tests, program)
             if outcome is not None:
                 return outcome
-        candidate = Candidate(self._run, self._timeout)
-        verdict, reason = self._check(tests, candidate, compiled[1:])
-        status, usage = candidate.close(kill=verdict not in ("pass", "fail", "died"))
-        if verdict == "died":
-            verdict, reason = _cause(status)
-        return Outcome(verdict, reason, usage, "fresh")
+        for _ in range(ATTEMPTS):
+            try:
+                return self._alone(tests, program)
+            except Gone:
+                self._run.close()
+                self._run = self._start_run()
+                self._run.ready()
+        return Outcome("crash", f"the sandbox ended with it, {ATTEMPTS} times out of {ATTEMPTS}", _NONE, "fresh")
 
-    def _in_group(self, tests: Tests, code: bytes) -> Outcome | None:
+    def _alone(self, tests: Tests, program: Program) -> Outcome:
+        """Judge in a process of its own, which imports beforehand what the sample was found to need."""
+        names = [name for name in program.imports if self._importable(name)][:_IMPORTS]
+        while True:
+            candidate = Candidate(self._run, self._timeout, names)
+            try:
+                verdict, reason = self._check(tests, candidate, program)
+                status, usage = candidate.close(kill=verdict not in ("pass", "fail", "died"))
+            except Gone:
+                candidate.drop()
+                raise
+            if verdict == "import":
+                if reason not in names and len(names) < 2 * _IMPORTS and self._importable(reason):
+                    names.append(reason)
+                    continue
+                verdict, reason = "fail", f"it asked for the module {reason[:100]!r} out of turn"
+            if verdict == "died":
+                verdict, reason = _cause(status)
+            return Outcome(verdict, reason, usage, "fresh")
+
+    def _importable(self, name: str) -> bool:
+        """True for a module that a candidate may be told to import: the name is the sample's word."""
+        parts = name.split(".")
+        plain = len(name) <= _LONGEST_NAME and all(part.isascii() and part.isidentifier() for part in parts)
+        return plain and parts[0] in self._permitted and "__main__" not in parts
+
+    def _in_group(self, tests: Tests, program: Program) -> Outcome | None:
         """Judge in the shared process; None if only a fresh one can tell."""
         assert self._shared is not None
-        if self._group is None:
-            self._group = Candidate(self._shared, self._timeout)
-        group = self._group
-        verdict, reason = self._check(tests, group, code)
-        if verdict in ("pass", "fail") and group.reusable() and group.used < self._share:
-            return Outcome(verdict, reason, Usage(group.cpu_seconds(), None), "shared")
-        self._group = None
-        _, usage = group.close(kill=verdict not in ("pass", "fail"))
+        try:
+            if self._group is None:
+                self._group = Candidate(self._shared, self._timeout)
+            group = self._group
+            verdict, reason = self._check(tests, group, program)
+            if verdict in ("pass", "fail") and group.reusable() and group.used < self._share:
+                return Outcome(verdict, reason, Usage(group.cpu_seconds(), None), "shared")
+            self._group = None
+            _, usage = group.close(kill=verdict not in ("pass", "fail"))
+        except Gone:
+            self._end_group()
+            self._shared.close()
+            self._shared = self._start_shared()
+            self._shared.ready()
+            return None
         if verdict not in ("pass", "fail", "timeout"):
             return None
         return Outcome(verdict, reason, Usage(max(0.0, usage.cpu_s - group.cpu_before), None), "shared")
 
-    def _check(self, tests: Tests, candidate: Candidate, code: bytes) -> tuple[str, str]:
-        """Run the tests against the candidate: verdict and reason; ``died`` where only the wait status can tell."""
-        candidate.load(code, tests.entry)
+    def _end_group(self) -> None:
+        if self._group is not None:
+            self._group.drop()
+            self._group = None
+
+    def _check(self, tests: Tests, candidate: Candidate, program: Program) -> tuple[str, str]:
+        """Run the tests against the candidate: verdict and reason.
+
+        ``died`` where only the wait status can tell; ``import`` and a name where that module is needed first.
+        """
+        candidate.load(program.code, tests.entry, tame=program.tame, look=tests.fatal)
 
         def proxy(*args: Any, **keywords: Any) -> Any:
             return candidate.call(args, keywords)
@@ -192,7 +267,7 @@ class Tester:
         except Ended as ended:
             return ended.verdict, ended.reason
         except RemoteError as error:
-            found = candidate.ended or Ended(_BY_EXCEPTION.get(error.__dict__["name"], "fail"), f"it raised {error}")
+            found = candidate.ended or Ended(*_raised(error))
             return found.verdict, found.reason
         except MemoryError:
             candidate.ended = candidate.ended or Ended("memory", "what it returned is too large to be compared")
@@ -207,11 +282,30 @@ class Tester:
 
     def close(self) -> None:
         """End all processes."""
-        if self._group is not None:
-            self._group.close(kill=True)
-        for zygote in (self._run, self._compiler.zygote, self._shared):
-            if zygote is not None:
-                zygote.close()
+        self._end_group()
+        for server in (self._run, self._compiler.server, self._shared):
+            if server is not None:
+                server.close()
+
+
+def _may_catch(code: CodeType, text: str) -> bool:
+    """True if tests may catch what the tested function raises."""
+    todo = [code]
+    while todo:
+        part = todo.pop()
+        if part.co_exceptiontable:
+            return True
+        todo += [constant for constant in part.co_consts if isinstance(constant, CodeType)]
+    return "aises" in text or "suppress" in text  # assertRaises and its kind take the function as an argument
+
+
+def _raised(error: RemoteError) -> tuple[str, str]:
+    """Verdict and reason of a sample that raised an exception."""
+    name = error.__dict__["name"]
+    missing = _NO_MODULE.search(str(error)) if name == "ModuleNotFoundError" else None
+    if missing is not None and missing[1] not in sys.stdlib_module_names:
+        return "missing_module", f"No module named {missing[1]!r}"
+    return _BY_EXCEPTION.get(name, "fail"), f"it raised {error}"
 
 
 def _stop(*_: object) -> NoReturn:
@@ -247,7 +341,6 @@ def _cause(status: int) -> tuple[str, str]:
     """Verdict and reason of a candidate that ended by itself."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        known = _BY_SIGNAL.get(signal.Signals(number))
-        return known if known is not None else ("crash", f"signal {number}")
+        return _BY_SIGNAL.get(number, ("crash", f"signal {number}"))
     code = os.WEXITSTATUS(status)
     return ("memory", "out of memory") if code == _OUT_OF_MEMORY else ("exit", f"it ended itself with status {code}")

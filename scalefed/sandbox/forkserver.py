@@ -2,16 +2,19 @@
 
 It holds no tests and no samples, so a fork of it has none either. One control socket leads to the tester:
 
-* ``S`` with a descriptor: fork a candidate that serves that descriptor;
+* ``S``, names and a descriptor: fork a candidate that imports the modules named and serves the descriptor;
 * ``K``: kill the candidate; ``Q``: how much CPU time has it used? (answered ``C`` and a double);
+* ``E``: let the candidate look whether it can still come back (``endless.py``);
 * ``F``: which process is it? (answered ``F`` with a descriptor of it);
 * when a candidate ends: ``D``, its wait status, CPU seconds, peak KB.
 
 Answers are 32 bytes. In the compiling role the socket carries length-prefixed sources and code objects instead.
 """
 
+import contextlib
 import ctypes
 import gc
+import importlib
 import json
 import marshal
 import os
@@ -22,15 +25,22 @@ import socket
 import struct
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from scalefed.evaluation.sandbox import candidate, filters, kernel, rooms, tameness
+from scalefed.sandbox import allowlist, candidate, kernel
+from scalefed.sandbox.isolation import Room
 
 REPLY = 32
 """Bytes of every answer on the control socket."""
 
+NAMES = 4096
+"""Most bytes of the names of modules that a candidate is told to import."""
+
 _LINUX = sys.platform == "linux"
-_PRELOADED = "math re collections itertools functools typing heapq string random copy operator bisect".split()
+_PRELOADED = {
+    "run": "math re collections itertools functools typing heapq string random copy operator bisect".split(),
+    "compile": ["unicodedata"],  # for names that are not ASCII and characters by name
+}
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -39,21 +49,23 @@ def main(arguments: list[str]) -> NoReturn:
     config = json.loads(arguments[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller; the socket's end ends this process
     try:
-        facts = _enter(config)
+        room = _enter(config)
     except BaseException as error:
         _say(control, b"E" + f"{type(error).__name__}: {error}".encode())
         os._exit(1)
-    _say(control, b"R" + json.dumps(facts).encode())
+    if config["role"] == "compile":
+        room.lock()
+    _say(control, b"R" + json.dumps(room.facts).encode())
     _settle()
     if config["role"] == "compile":
         _compile_loop(control)
-    _fork_loop(control, config)
+    _fork_loop(control, config, room)
 
 
 def _settle() -> None:
     """All candidates start from here: the same random numbers, no module of the judge, little for fork to copy."""
-    if "random" in sys.modules:
-        sys.modules["random"].seed(0)
+    for name in {"random", "numpy.random"} & set(sys.modules):
+        sys.modules[name].seed(0)
     for name in [name for name in sys.modules if name.startswith("scalefed")]:
         del sys.modules[name]
     gc.collect()
@@ -64,32 +76,33 @@ def _say(control: socket.socket, text: bytes) -> None:
     control.sendall(struct.pack("I", len(text)) + text)
 
 
-def _enter(config: dict[str, object]) -> dict[str, object]:
-    """Preload, enter the room, set limits, install the first filter."""
-    for name in _PRELOADED if config["role"] == "run" else ():
-        __import__(name)
-    level, scratch = str(config["level"]), int(str(config["scratch_mb"]))
-    if level not in ("none", "seccomp", "landlock", "ns"):
-        raise ValueError(f"unknown level {level}")
-    if level != "none" and not filters.supported():
-        raise OSError(f"no seccomp filter for {sys.platform} {os.uname().machine}")
+def _enter(config: dict[str, Any]) -> Room:
+    """Preload, set limits, enter the room."""
+    sys.path += config["package_paths"]
+    for name in (*_PRELOADED[config["role"]], *config["packages"]):
+        importlib.import_module(name)
+    taken = _mapped() if config["packages"] else 0  # what packages take is not counted against a sample
     null = os.open("/dev/null", os.O_RDWR)
-    facts = rooms.enter(level, uid=int(str(config["uid"])), scratch_mb=scratch)
+    room = Room(config["level"], uid=config["uid"], scratch_mb=config["scratch_mb"], packages=_places(config))
     for handle in (0, 1, 2):
         os.dup2(null, handle)
     os.close(null)
-    _limit(config, scratch)
-    if level != "none":
-        kernel.allow_no_new_privileges()
-        writing = level == "ns" and scratch > 0
-        program = filters.compiler_filter() if config["role"] == "compile" else filters.zygote_filter(scratch=writing)
-        kernel.Filter(program).install()
-    return facts
+    _limit((config["memory_mb"] << 20) + taken, config["scratch_mb"] << 20)
+    return room
 
 
-def _limit(config: dict[str, object], scratch_mb: int) -> None:
-    memory = int(str(config["memory_mb"])) << 20
-    wanted = {"CORE": 0, "NOFILE": 32, "AS": memory, "DATA": memory, "FSIZE": scratch_mb << 20, "MEMLOCK": 0}
+def _places(config: dict[str, Any]) -> list[str]:
+    """Folders and files of the packages that samples may use."""
+    found = []
+    for name in config["packages"]:
+        module = sys.modules[name]
+        found += list(getattr(module, "__path__", ())) or [module.__file__]
+    return [os.path.realpath(path) for path in found if path is not None]
+
+
+def _limit(memory: int, scratch: int) -> None:
+    """Limits in bytes and counts of this process and of all candidates."""
+    wanted = {"CORE": 0, "NOFILE": 32, "AS": memory, "DATA": memory, "FSIZE": scratch, "MEMLOCK": 0}
     wanted |= {"MSGQUEUE": 0, "SIGPENDING": 64}
     for name, value in wanted.items():
         which = getattr(resource, f"RLIMIT_{name}", None)
@@ -101,58 +114,68 @@ def _limit(config: dict[str, object], scratch_mb: int) -> None:
 
 
 def _compile_loop(control: socket.socket) -> NoReturn:
-    """Never runs anything: a source in; ``T`` or ``W`` (tame or wild) and its code object, or ``X`` and why, out."""
+    """Never runs anything: a source in; ``T`` or ``W`` (tame or wild), imports and code, or ``X`` and why, out."""
     handle = control.fileno()
     frames = candidate.Frames(handle)
     while True:
         source = frames.next()
         try:
             code = compile(source.decode("utf-8", "surrogatepass"), "<sample>", "exec", dont_inherit=True)
-            answer = (b"T" if tameness.is_tame(code) else b"W") + marshal.dumps(code)
+            names = "\n".join(allowlist.imports(code)).encode()[:NAMES]
+            answer = (b"T" if allowlist.is_tame(code) else b"W") + struct.pack("H", len(names)) + names
+            answer += marshal.dumps(code)
         except BaseException as error:
             text = str(error)[:200].encode("utf-8", "replace").decode()
             answer = b"X" + json.dumps([type(error).__name__, text]).encode()
         candidate.send_frame(handle, answer)
 
 
-def _fork_loop(control: socket.socket, config: dict[str, object]) -> NoReturn:
+def _fork_loop(control: socket.socket, config: dict[str, Any], room: Room) -> NoReturn:
     """Fork, wait, report, one candidate at a time."""
-    handle, sandboxed, scratch = control.fileno(), config["level"] != "none", config["level"] == "ns"
-    second = kernel.Filter(filters.candidate_filter()) if sandboxed else None
-    orphans = sandboxed and not scratch  # where the end of this process does not end its children anyway
-    cpu = int(float(str(config["cpu_s"]))) + 1
+    handle, sandboxed, own = control.fileno(), config["level"] != "none", os.getpid()
+    permitted = frozenset([*sys.stdlib_module_names, *config["packages"]]) if sandboxed else frozenset[str]()
+    cpu = int(config["cpu_s"]) + 1
+    if _LINUX:
+        signal.signal(signal.SIGUSR1, candidate.look)
     # this process has one thread and one purpose: libc's fork, without CPython's hooks, touches 65 pages fewer
     fork = ctypes.PyDLL(None).fork
     while True:
-        message, handles, _, _ = socket.recv_fds(control, 1, 1)
+        message, extra, _, _ = control.recvmsg(NAMES + 16, socket.CMSG_SPACE(4))
         if not message:
             os._exit(0)
-        if message != b"S" or len(handles) != 1:
-            for extra in handles:
-                os.close(extra)
+        start = message.find(b"S")  # what stands before it was for a candidate that had just ended
+        if start < 0 or not extra:
             continue
+        served = struct.unpack("i", extra[0][2][:4])[0]
         child = fork()
         if child == 0:
-            _become_candidate(handle, handles[0], cpu, orphans, second)
-        os.close(handles[0])
+            names = message[start + 1 :].decode().split()
+            parent = own if sandboxed and own != 1 else 0  # process 1 of a namespace takes all others with it
+            _become_candidate(handle, served, cpu, parent, room, names, permitted)
+        os.close(served)
         control.sendall(_watch(control, child).ljust(REPLY, b"\0"))
-        if scratch:
-            _empty("/tmp")
+        room.renew()
 
 
-def _become_candidate(control: int, served: int, cpu: int, orphans: bool, second: kernel.Filter | None) -> NoReturn:
-    """In the child: lose the control socket, take the last limits and the second filter, serve."""
+def _become_candidate(
+    control: int, served: int, cpu: int, parent: int, room: Room, names: list[str], permitted: frozenset[str]
+) -> NoReturn:
+    """In the child: import what the sample will need, take the last limits, be locked in, serve."""
     try:
         os.dup2(served, control)
-        os.closerange(control + 1, 64)
-        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-        if orphans:
+        if parent:
             kernel.die_with_parent()
-        if second is not None:
-            second.install()
+            if os.getppid() != parent:
+                os._exit(0)
         elif not _LINUX:
             os.setsid()
-        candidate.serve(control)
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
+        for name in names:
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+        room.lock()
+        os.closerange(control + 1, 64)
+        candidate.serve(control, names, permitted)
     except MemoryError:
         os._exit(101)
     finally:
@@ -179,8 +202,11 @@ def _watch(control: socket.socket, child: int) -> bytes:
                 os._exit(0)
             if command == b"K":
                 os.kill(child, signal.SIGKILL)
+            elif command == b"E":
+                os.kill(child, signal.SIGUSR1)
             elif command == b"F" and ended >= 0:
-                socket.send_fds(control, [b"F".ljust(REPLY, b"\0")], [ended])
+                handles = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", ended))]
+                control.sendmsg([b"F".ljust(REPLY, b"\0")], handles)
             elif command == b"Q":
                 control.sendall((b"C" + struct.pack("d", _cpu_seconds(child))).ljust(REPLY, b"\0"))
     if ended >= 0:
@@ -197,14 +223,10 @@ def _cpu_seconds(pid: int) -> float:
         return -1.0
 
 
-def _empty(folder: str) -> None:
-    """Leave nothing of one sample to the next."""
-    with os.scandir(folder) as found:
-        if next(found, None) is None:
-            return
-    for place, folders, files in os.walk(folder, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(place, name))
-        for name in folders:
-            path = os.path.join(place, name)
-            os.unlink(path) if os.path.islink(path) else os.rmdir(path)
+def _mapped() -> int:
+    """Bytes of address space that this process has taken; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as line:
+            return int(line.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 0

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalefed.errors import SandboxError
-from scalefed.evaluation.sandbox.launcher import command
-from scalefed.evaluation.sandbox.link import Link, Outcome, Usage
+from scalefed.sandbox.launcher import command
+from scalefed.sandbox.messages import Link, Outcome, Usage
 
 _IN_FLIGHT = 32
-_ATTEMPTS = 2  # times that a sample, alone with its tester, may end it
+_ATTEMPTS = 3  # times that a sample, alone with a tester, ends it, before that is its verdict
 _TESTS_CPU, _TESTS_WALL = 8, 32  # times its limit that a sample may keep its tester computing, and busy at all
 _GRACE = 30.0  # seconds more, for tests that have much to do themselves
 _NONE = Usage(0.0, None)
@@ -68,12 +68,17 @@ class Pool:
         memory_mb: int,
         scratch_mb: int,
         shared: int,
+        packages: tuple[str, ...],
         workers: int,
     ):
         """Start the workers and wait until the first is ready; raises SandboxError if it cannot be."""
         self._problems, self._timeout, self._isolation = problems, timeout, isolation
-        self._config = {"levels": _LEVELS.get(isolation, (isolation,)), "timeout": timeout, "memory_mb": memory_mb}
-        self._config |= {"scratch_mb": scratch_mb, "shared": shared}
+        self._config: dict[str, Any] = {
+            "levels": _LEVELS.get(isolation, (isolation,)),
+            "timeout": timeout,
+            "memory_mb": memory_mb,
+        }
+        self._config |= {"scratch_mb": scratch_mb, "shared": shared, "packages": packages}
         self._again: deque[_Job] = deque()
         self._facts: dict[str, Any] = {}
         self._workers = [self._start() for _ in range(workers)]
@@ -99,7 +104,7 @@ class Pool:
         ours, theirs = socket.socketpair()
         arguments = [str(theirs.fileno()), json.dumps(self._config)]
         process = subprocess.Popen(
-            command("scalefed.evaluation.sandbox.tester", slim=False) + arguments,
+            command("scalefed.sandbox.tester", slim=False) + arguments,
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -174,10 +179,13 @@ class Pool:
         return done
 
     def _bury(self, worker: _Worker) -> list[tuple[int, Outcome]]:
-        """Replace a dead worker. Its samples are given out again one by one; one that ends it again is the cause."""
+        """Replace a dead worker. Its samples are given out again one by one; one that ends each of them is the cause.
+
+        One that ended a worker alone is tried next in the new one, which has judged nothing yet.
+        """
         _end(worker)
         jobs = list(worker.jobs.values())
-        self._workers[self._workers.index(worker)] = self._start()
+        fresh = self._workers[self._workers.index(worker)] = self._start()
         for job in jobs:
             job.deaths += job.alone
             job.alone = True
@@ -185,7 +193,10 @@ class Pool:
             return [(jobs[0].ticket, Outcome("timeout", "the tests did not finish on what it returned", _NONE, "none"))]
         if len(jobs) == 1 and jobs[0].deaths >= _ATTEMPTS:
             return [(jobs[0].ticket, Outcome("crash", "the tests broke down on what it returned", _NONE, "none"))]
-        self._again.extend(jobs)
+        if len(jobs) == 1 and jobs[0].deaths:
+            self._give(fresh, jobs[0])
+        else:
+            self._again.extend(jobs)
         return []
 
     def _end_overdue(self) -> None:

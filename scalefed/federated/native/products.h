@@ -1,0 +1,140 @@
+/* Matrix products, transposes and an exponential, on vectors of the compiler: what everything else here is made of.
+
+   LANES is the level's vector width in floats: 16 for x86-64-v4, 8 for x86-64-v3, 4 elsewhere. Every width is a multiple
+   of eight. Sums are taken lane by lane in a written order, so no flag that lets the compiler reorder sums is needed, and
+   the bits are the same on every processor of a level. */
+
+#include <math.h>
+#include <string.h>
+
+enum { HEAD = 24, DEPTH = 128, VECTOR = 8 }; /* width of a head; of a slice of a product; of a short vector */
+
+#define INLINE static inline __attribute__((always_inline))
+typedef float wide __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int eight_int __attribute__((vector_size(32), aligned(4), may_alias));
+
+INLINE long padded(long n) { return (n + 7) & ~7L; }
+INLINE eight load(const float *x) { return *(const eight *)x; }
+INLINE void store(float *x, eight value) { *(eight *)x = value; }
+INLINE eight all(float x) { return (eight){x, x, x, x, x, x, x, x}; }
+INLINE float sum(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
+INLINE eight pick(eight_int mask, eight yes, eight no) {
+    return (eight)(((eight_int)yes & mask) | ((eight_int)no & ~mask));
+}
+
+/* ------------------------------------------------------------------ matrix products
+   C (+)= A B for a tile of C that stays in registers. A is read one number at a time, so any strides do:
+   `row` from one row to the next, `step` along the depth. */
+#define TILE(NAME, TYPE, LENGTH)                                                                                     \
+    INLINE void NAME(int rows, int columns, long depth, const float *a, long row, long step, const float *b,         \
+                     long ldb, float *c, long ldc, int add) {                                                        \
+        TYPE held[8][3];                                                                                             \
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)                                                       \
+            _Pragma("GCC unroll 3") for (int j = 0; j < columns; j++)                                                \
+                held[r][j] = add ? *(TYPE *)(c + r * ldc + j * LENGTH) : (TYPE){0};                                  \
+        for (long k = 0; k < depth; k++) {                                                                           \
+            _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++) {                                                 \
+                float x = a[r * row + k * step];                                                                     \
+                _Pragma("GCC unroll 3") for (int j = 0; j < columns; j++)                                            \
+                    held[r][j] += x * *(const TYPE *)(b + k * ldb + j * LENGTH);                                     \
+            }                                                                                                        \
+        }                                                                                                            \
+        _Pragma("GCC unroll 8") for (int r = 0; r < rows; r++)                                                       \
+            _Pragma("GCC unroll 3") for (int j = 0; j < columns; j++)                                                \
+                *(TYPE *)(c + r * ldc + j * LENGTH) = held[r][j];                                                    \
+    }
+TILE(tile_wide, wide, LANES)
+TILE(tile_eight, eight, 8)
+
+#if LANES == 16 || defined(__aarch64__)
+enum { TALL = 8 }; /* rows of the widest tile: 32 registers hold 8 x 3 sums */
+#else
+enum { TALL = 4 }; /* 16 registers hold 4 x 3 sums */
+#endif
+
+/* One panel of columns, all rows. A panel of one vector takes eight rows, so that enough sums are under way. */
+#define PANEL(NAME, TILE_OF, COLUMNS, ROWS)                                                                          \
+    static void NAME(long m, long depth, const float *a, long row, long step, const float *b, long ldb, float *c,    \
+                     long ldc, int add) {                                                                            \
+        for (long r = 0; r < m; r += ROWS)                                                                           \
+            TILE_OF(ROWS, COLUMNS, depth, a + r * row, row, step, b, ldb, c + r * ldc, ldc, add);                    \
+    }
+PANEL(panel_3, tile_wide, 3, TALL)
+PANEL(panel_2, tile_wide, 2, TALL)
+PANEL(panel_1, tile_wide, 1, 8)
+PANEL(panel_head, tile_eight, 3, TALL)
+PANEL(panel_eight, tile_eight, 1, 8)
+
+/* Columns of the next panel where `left` are left. */
+INLINE long panel_width(long left) {
+    if (left >= 3 * LANES) return 3 * LANES;
+    if (LANES > 8 && left == HEAD) return HEAD;
+    if (left >= 2 * LANES) return 2 * LANES;
+    return LANES != 8 && left >= LANES ? LANES : 8;
+}
+
+/* C (m, n) (+)= A (m, depth) B (depth, n); m and n are multiples of eight. B has rows of length `ldb`, or, where that
+   is 0, is packed by panels. Deep products are taken in slices, so that a panel's slice stays in the first cache. */
+static void product(long m, long n, long depth, const float *a, long row, long step, const float *b, long ldb,
+                    float *c, long ldc, int add) {
+    long slices = (depth + DEPTH - 1) / DEPTH, slice = (depth + slices - 1) / slices;
+    for (long k = 0; k < depth; k += slice) {
+        long deep = depth - k < slice ? depth - k : slice;
+        const float *ak = a + k * step;
+        int more = add || k > 0;
+        for (long from = 0, width; from < n; from += width) {
+            width = panel_width(n - from);
+            const float *panel = ldb ? b + k * ldb + from : b + from * depth + k * width;
+            long ld = ldb ? ldb : width;
+            if (width == 3 * LANES) panel_3(m, deep, ak, row, step, panel, ld, c + from, ldc, more);
+            else if (width == HEAD) panel_head(m, deep, ak, row, step, panel, ld, c + from, ldc, more);
+            else if (width == 2 * LANES) panel_2(m, deep, ak, row, step, panel, ld, c + from, ldc, more);
+            else if (width == LANES) panel_1(m, deep, ak, row, step, panel, ld, c + from, ldc, more);
+            else panel_eight(m, deep, ak, row, step, panel, ld, c + from, ldc, more);
+        }
+    }
+}
+
+/* A weight matrix (n, depth) as the B of a product, x W^T: transposed and packed by panels, so that it is read in the
+   order in which it lies. Columns beyond `n`, up to a multiple of eight, are zero. */
+static void pack(long n, long depth, const float *w, float *out) {
+    for (long from = 0, width; from < padded(n); from += width, out += width * depth) {
+        width = panel_width(padded(n) - from);
+        for (long c = from; c < from + width; c += 4)
+            for (long k = 0; k < depth; k++)
+                for (long i = c; i < c + 4; i++) out[k * width + i - from] = i < n ? w[i * depth + k] : 0.0f;
+    }
+}
+
+/* out (columns, rows) = the transpose of in (rows, columns); a row of out is `ld` long. */
+static void transpose(long rows, long columns, const float *in, long ldin, float *out, long ld) {
+    for (long r = 0; r < rows; r += 8)
+        for (long c = 0; c < columns; c++)
+            for (long i = r; i < r + 8 && i < rows; i++) out[c * ld + i] = in[i * ldin + c];
+}
+
+/* e^x to 2e-7 relative: 2^n times a polynomial (Taylor's) in the rest, |rest| <= ln 2 / 2; NaN stays NaN. Below -87 it
+   is 1.6e-38, above 88 it is 1.7e38. */
+INLINE eight exponential(eight x) {
+    const float shift = 12582912.0f; /* 1.5 x 2^23: adding it rounds to a whole number, in the last bits */
+    x = pick(x < -87.0f, all(-87.0f), x);
+    x = pick(x > 88.0f, all(88.0f), x);
+    eight shifted = x * 1.44269504f + shift, whole = shifted - shift;
+    eight rest = x - whole * 0.693359375f + whole * 2.12194440e-4f; /* ln 2 in two parts (Cody and Waite) */
+    eight power = rest * 1.3888889e-3f + 8.3333333e-3f;
+    power = power * rest + 4.1666667e-2f;
+    power = power * rest + 1.6666667e-1f;
+    power = power * rest + 0.5f;
+    power = power * rest + 1.0f;
+    power = power * rest + 1.0f;
+    return power * (eight)(((eight_int)shifted << 23) + 0x3f800000);
+}
+
+INLINE float largest(const float *x, long n) {
+    eight most = load(x);
+    for (long k = 8; k < n; k += 8) most = pick(load(x + k) > most, load(x + k), most);
+    float one = most[0];
+    for (int k = 1; k < 8; k++) one = most[k] > one ? most[k] : one;
+    return one;
+}
