@@ -21,7 +21,6 @@ from scalefed.fitting.data import FitData
 from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.weights import decades, scale_columns
 
 _CUTS = (0.5, 1.0)
 _FEWEST_SPARE = 2
@@ -57,6 +56,21 @@ class BackTest:
     high: float
     ranges: tuple[tuple[float, float], ...] = ()
     aside: tuple[float, ...] = ()
+
+
+def scale_columns(columns: Mapping[str, object] | pd.DataFrame, needed: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns whose product says how large a run is: params and tokens where the law has them.
+
+    >>> scale_columns({"params": 1, "tokens": 1, "skew": 0}, ("params", "tokens", "skew"))
+    ('params', 'tokens')
+    """
+    both = tuple(c for c in ("params", "tokens") if c in needed and c in columns)
+    return both or tuple(c for c in needed if c != "skew")[:1]
+
+
+def decades(columns: Mapping[str, np.ndarray] | pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    """Log10 of the product of the scale columns."""
+    return np.asarray(sum(np.log10(np.asarray(columns[name], dtype=float)) for name in names))
 
 
 def axes(columns: Mapping[str, np.ndarray] | pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:

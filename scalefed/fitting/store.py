@@ -14,25 +14,21 @@ import pandas as pd
 from scalefed.errors import DataError, RunLogWarning, ScalefedError
 from scalefed.fitting.backtest import BackTest
 from scalefed.fitting.data import hash_runs, prepare
+from scalefed.fitting.fitted import Fit
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
 from scalefed.runs.reading import read_text, shown, understanding
 
 FORMAT = 1
 _KEPT_RUNS = 20_000
-_PLAIN = (
-    "target", "params", "message", "huber_delta", "seed", "source", "cluster", "runs_hash", "alternative", "noise",
-    "degrees_of_freedom", "scale_weight",
-)  # fmt: skip
-"""Fields that JSON holds as they are."""
 
 
-def write(values: Mapping[str, Any], path: "str | os.PathLike[str]") -> Path:
-    """Write a fit's fields to a JSON file, whole or not at all; folders are made as needed."""
+def write_fit(fit: Fit, path: "str | os.PathLike[str]") -> Path:
+    """Write a fit to a JSON file, whole or not at all; folders are made as needed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(encode(values), indent=1, allow_nan=True)
+    text = json.dumps(to_json(fit), indent=1, allow_nan=True)
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text + "\n")
         file.flush()
@@ -41,24 +37,10 @@ def write(values: Mapping[str, Any], path: "str | os.PathLike[str]") -> Path:
     return path
 
 
-def read(path: "str | os.PathLike[str]") -> dict[str, Any]:
-    """The fields of a stored fit, checked; runs that have changed since are warned about, where they can be found.
-
-    Raises:
-        DataError: no such file, or it holds no fit.
-    """
-    content = _read(Path(path))
-    with understanding(path, "fit and save again"):
-        values = decode(content)
-        _check(values)
-    _warn_if_changed(values, Path(path))
-    return values
-
-
-def encode(values: Mapping[str, Any]) -> dict[str, Any]:
+def to_json(fit: Fit) -> dict[str, Any]:
     """Everything that a fit needs to answer again, as plain numbers and words."""
-    law, runs, replicates = values["law"], values["runs"], values["replicates"]
-    kept = runs if len(runs) <= _KEPT_RUNS else runs.iloc[:0]
+    law = fit.law
+    kept = fit.runs if len(fit.runs) <= _KEPT_RUNS else fit.runs.iloc[:0]
     return {
         "format": FORMAT,
         "law": {
@@ -69,42 +51,43 @@ def encode(values: Mapping[str, Any]) -> dict[str, Any]:
             "bounds": {p: list(v) for p, v in law.bounds.items()},
             "extra_columns": list(law.extra_columns),
         },
-        **{name: values[name] for name in _PLAIN},
-        "status": values["status"].name,
-        "notes": list(values["notes"]),
-        "certificate": asdict(values["certificate"]),
-        "columns": dict(values["columns"]),
-        "run_ids": list(values["run_ids"]),
-        "backtest": asdict(values["backtest"]),
-        "noise_by_loss": [list(x) for x in values["noise_by_loss"]],
-        "link": None if values["link"] is None else values["link"].to_json(),
-        "replicates": {p: [float(f"{x:.12g}") for x in replicates[p]] for p in replicates.columns},
+        "target": fit.target,
+        "params": fit.params,
+        "status": fit.status.name,
+        "message": fit.message,
+        "notes": list(fit.notes),
+        "certificate": asdict(fit.certificate),
+        "huber_delta": fit.huber_delta,
+        "seed": fit.seed,
+        "source": fit.source,
+        "cluster": fit.cluster,
+        "columns": dict(fit.columns),
+        "runs_hash": fit.runs_hash,
+        "run_ids": list(fit.run_ids),
+        "backtest": asdict(fit.backtest),
+        "alternative": fit.alternative,
+        "noise": fit.noise,
+        "noise_by_loss": [list(x) for x in fit.noise_by_loss],
+        "degrees_of_freedom": fit.degrees_of_freedom,
+        "scale_weight": fit.scale_weight,
+        "link": None if fit.link is None else fit.link.to_json(),
+        "replicates": {p: [float(f"{x:.12g}") for x in fit.replicates[p]] for p in fit.replicates.columns},
         "runs": {str(c): [_plain(x) for x in kept[c]] for c in kept.columns if _is_short(kept[c])},
     }
 
 
-def decode(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a fit from what :func:`encode` made of them."""
-    if content["status"] not in FitStatus.__members__:
-        raise ValueError(f"a fit's status is one of {', '.join(FitStatus.__members__)}, got {content['status']!r:.40}")
-    law = _law(content["law"])
-    replicates = pd.DataFrame(content["replicates"], columns=list(law.free), dtype=float)
-    centres, noise = content["noise_by_loss"]
-    return {
-        **{name: content[name] for name in _PLAIN},
-        "law": law,
-        "covariance": replicates.cov(),
-        "status": FitStatus[content["status"]],
-        "certificate": Certificate(**content["certificate"]),
-        "run_ids": tuple(content["run_ids"]),
-        "runs": pd.DataFrame(content["runs"]),
-        "replicates": replicates,
-        "noise_by_loss": (tuple(centres), tuple(noise)),
-        "backtest": _backtest(content["backtest"]),
-        "notes": tuple(content["notes"]),
-        "columns": content.get("columns", {}),
-        "link": _link(content["link"]),
-    }
+def load_fit(path: "str | os.PathLike[str]") -> Fit:
+    """Read a fit back and check that its runs have not changed, where they can be found.
+
+    Raises:
+        DataError: no such file, or it holds no fit.
+    """
+    content = _read(Path(path))
+    with understanding(path, "fit and save again"):
+        fit = _fit(content)
+        _check(fit)
+    _warn_if_changed(fit, Path(path))
+    return fit
 
 
 def is_fit(path: Path) -> bool:
@@ -116,28 +99,60 @@ def is_fit(path: Path) -> bool:
     return isinstance(content, dict) and "law" in content
 
 
-def _check(values: Mapping[str, Any]) -> None:
+def _fit(content: Mapping[str, Any]) -> Fit:
+    if content["status"] not in FitStatus.__members__:
+        raise ValueError(f"a fit's status is one of {', '.join(FitStatus.__members__)}, got {content['status']!r:.40}")
+    law = _law(content["law"])
+    runs = pd.DataFrame(content["runs"])
+    replicates = pd.DataFrame(content["replicates"], columns=list(law.free), dtype=float)
+    return Fit(
+        law=law,
+        params=content["params"],
+        covariance=replicates.cov(),
+        status=FitStatus[content["status"]],
+        message=content["message"],
+        certificate=Certificate(**content["certificate"]),
+        run_ids=tuple(content["run_ids"]),
+        runs=runs,
+        replicates=replicates,
+        target=content["target"],
+        huber_delta=content["huber_delta"],
+        scale_weight=content["scale_weight"],
+        noise=content["noise"],
+        noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
+        degrees_of_freedom=content["degrees_of_freedom"],
+        backtest=_backtest(content["backtest"]),
+        alternative=content["alternative"],
+        notes=tuple(content["notes"]),
+        runs_hash=content["runs_hash"],
+        source=content["source"],
+        cluster=content["cluster"],
+        columns=content.get("columns", {}),
+        seed=content["seed"],
+        link=_link(content["link"]),
+    )
+
+
+def _check(fit: Fit) -> None:
     """Refuse numbers that no fit has.
 
     Raises:
         ValueError: naming what is wrong.
     """
-    law, params, replicates = values["law"], values["params"], values["replicates"]
-    if set(params) != set(law.parameters):
-        raise ValueError(f"the law's parameters are {', '.join(law.parameters)}, those stored {list(params)}")
-    told = {**params, **{f"a replicate of {name}": replicates[name] for name in replicates.columns}}
-    for name, numbers in told.items():
+    if set(fit.params) != set(fit.law.parameters):
+        raise ValueError(f"the law's parameters are {', '.join(fit.law.parameters)}, those stored {list(fit.params)}")
+    values = {**fit.params, **{f"a replicate of {name}": fit.replicates[name] for name in fit.replicates.columns}}
+    for name, numbers in values.items():
         array = np.asarray(numbers)
-        low = 0.0 if name.removeprefix("a replicate of ") in law.positive else -np.inf
+        low = 0.0 if name.removeprefix("a replicate of ") in fit.law.positive else -np.inf
         if array.dtype.kind not in "iuf" or not (np.isfinite(array) & (array >= low)).all():
             raise ValueError(f"{name} must be {'positive and ' if low == 0.0 else ''}finite")
     for name in ("noise", "huber_delta", "scale_weight"):
-        number = values[name]
+        number = getattr(fit, name)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 or number != number):
             raise ValueError(f"{name} must be a number from 0 up, got {number!r:.40}")
-    centres, noise = values["noise_by_loss"]
-    if not values["degrees_of_freedom"] >= 1 or not len(centres) == len(noise) > 0:
-        raise ValueError("degrees_of_freedom and noise_by_loss do not belong to a fit")
+    if not fit.degrees_of_freedom >= 1 or not len(fit.noise_by_loss[0]) == len(fit.noise_by_loss[1]) > 0:
+        raise ValueError("degrees and noise_by_loss do not belong to a fit")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -178,21 +193,20 @@ def _link(stored: Mapping[str, Any] | None) -> Any:
     return Link.from_json(stored)
 
 
-def _warn_if_changed(values: Mapping[str, Any], path: Path) -> None:
+def _warn_if_changed(fit: Fit, path: Path) -> None:
     """Compare with the runs on disk: the path that was fitted, as given or next to the fit's own folder."""
-    if values["source"] is None:
+    if fit.source is None:
         return
-    law, target, source = values["law"], values["target"], values["source"]
-    places = [Path(source), path.parent / source, path.parent.parent / source]
+    places = [Path(fit.source), path.parent / fit.source, path.parent.parent / fit.source]
     found = next((p for p in places if p.exists()), None)
     if found is None:
         return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            data = prepare(found, law, target=target, columns=values["columns"], cluster=values["cluster"], warn=False)
-        same = hash_runs(data.frame, law.columns, target) == values["runs_hash"]
-        what = f"{len(values['run_ids'])} runs were fitted, {data.n} are there now"
+            data = prepare(found, fit.law, target=fit.target, columns=fit.columns, cluster=fit.cluster, warn=False)
+        same = hash_runs(data.frame, fit.law.columns, fit.target) == fit.runs_hash
+        what = f"{len(fit.run_ids)} runs were fitted, {data.n} are there now"
     except ScalefedError as error:
         same, what = False, f"they can no longer be read: {error}"
     if not same:

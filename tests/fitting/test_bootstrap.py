@@ -12,7 +12,7 @@ from law_truths import TRUTHS
 
 from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.alternative import disagreement, rival_of
-from scalefed.fitting.backtest import BackTest, distance, model_error
+from scalefed.fitting.backtest import BackTest, distance, model_error, scale_columns
 from scalefed.fitting.bootstrap import bootstrap, local_noise, noise_scale, robust_covariance
 from scalefed.fitting.heteroscedasticity import unevenness
 from scalefed.fitting.initialisation import global_fit
@@ -20,7 +20,6 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.profile import profile, region
 from scalefed.fitting.result import Fit, fit
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.weights import scale_columns
 from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs
 from scalefed.seeds import rng
