@@ -5,7 +5,7 @@ most of them). Else clients are taken to be alike (skew 0), and all clients that
 round. Every answer tells in a note what was taken so; what none of this settles is refused by name.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,20 +32,27 @@ _IID = 0.02
 """Skews that differ by less are chance: iid clients measure a skew near zero, each deal another."""
 
 
-def check_words(words: Iterable[str], *more: str) -> None:
+OF_A_SIZE = ("compute", "sampled_tokens", *(
+    name for name in SETTING if name not in ("bytes_per_value", "trained_share", "vocab", "width_per_layer")
+))  # fmt: skip
+"""What the question for a best size may hold; the other words are for a plan."""
+OF_NEXT_RUNS = tuple(name for name in OF_A_SIZE if name not in ("compute", "sampled_tokens"))
+
+
+def check_words(words: Iterable[str], allowed: Sequence[str] = (*LIMITS, *SETTING)) -> None:
     """Refuse words that no question has, such as a person may write them in a shell.
 
     Args:
         words: names of limits and settings.
-        more: others that are allowed here.
+        allowed: those that the question at hand may have.
 
     Raises:
         ConfigError: naming the nearest word.
     """
-    allowed = (*LIMITS, *SETTING, *more)
     for name in words:
         if name not in allowed:
-            raise ConfigError(f"no limit or setting {name!r}; {nearest(name, allowed)}")
+            kind = "this question takes" if name in (*LIMITS, *SETTING) else "there is"
+            raise ConfigError(f"{kind} no limit or setting {name!r}; {nearest(name, allowed)}")
 
 
 def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Budget, Setting, tuple[str, ...]]:

@@ -1,5 +1,6 @@
 """Commands that ask a fit: optimum (a size, a plan, a sweep, the least compute), next."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -44,9 +45,11 @@ def optimum(
     bytes_per_client, memory, seconds with flops_per_second and bandwidth, rounds, tokens, params,
     unique_tokens_per_client, and sampled_tokens (answers to be paid from the compute).
     """
+    from scalefed.allocation.defaults import LIMITS, SETTING
     from scalefed.errors import ConfigError
 
-    words = _words(settings)
+    limits = LIMITS if loss is None and passes is None else [name for name in LIMITS if name != "compute"]
+    words = _words(settings, (*limits, *SETTING))
     budgets = _budgets(compute)
     if (len(budgets) > 0) + (loss is not None) + (passes is not None) > 1:
         raise ConfigError("give --compute, --loss or --pass, one of them")
@@ -74,9 +77,11 @@ def next_(
     as_json: Json = False,
 ) -> None:
     """Choose the next runs that narrow the optimal size most."""
+    from scalefed.allocation.defaults import OF_NEXT_RUNS
     from scalefed.allocation.design import next_runs
 
-    table = next_runs(fit_of(source, law, column), compute=compute, count=count, **_words(settings))
+    words = _words(settings, OF_NEXT_RUNS)
+    table = next_runs(fit_of(source, law, column), compute=compute, count=count, **words)
     tell_frame(table, as_json=as_json)
 
 
@@ -90,15 +95,15 @@ def _answer(
         return found.least_compute(pass_at_k=passes, k=k, **question)
     if budgets:
         question["compute"] = budgets[0]
-    return found.plan(**question) if _limits(question) else found.optimal_size(**question)
+    return found.plan(**question)
 
 
-def _words(settings: list[str] | None) -> dict[str, Any]:
-    """Limits and settings as they were written."""
+def _words(settings: list[str] | None, allowed: Sequence[str]) -> dict[str, Any]:
+    """Limits and settings as they were written, each one of those allowed."""
     from scalefed.allocation.defaults import check_words
 
     words = options_from(settings or [])
-    check_words(words)
+    check_words(words, allowed)
     return words
 
 

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from scalefed.allocation import planning, region, sizes
 from scalefed.errors import ConfigError, refuses_old_words
-from scalefed.fitting import profile, store
+from scalefed.fitting import profile
 from scalefed.fitting.alternative import disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
 from scalefed.fitting.inputs import check_level, columns_for
@@ -215,7 +215,9 @@ class Fit:
     # -- kept and shown ----------------------------------------------------------------------------------------------
     def save(self, path: "str | PathLike[str]") -> Path:
         """Write the fit to a JSON file with the ids and a hash of its runs; :func:`load_fit` reads it back."""
-        return store.write({item.name: getattr(self, item.name) for item in fields(self)}, path)
+        from scalefed.fitting.store import write_fit
+
+        return write_fit(self, path)
 
     def equation(self) -> str:
         """The law's formula with the estimates put in."""
@@ -251,12 +253,3 @@ class Fit:
         lines = "".join(f"<p>{html.escape(line)}</p>" for line in self._footer())
         table = self.summary().to_html(float_format=lambda x: f"{x:.4g}", border=0)
         return f"<div><p><code>{html.escape(self.equation())}</code></p>{table}{lines}</div>"
-
-
-def load_fit(path: "str | PathLike[str]") -> Fit:
-    """Read a fit back and check that its runs have not changed, where they can be found.
-
-    Raises:
-        DataError: no such file, or it holds no fit.
-    """
-    return Fit(**store.read(path))

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.holdout import missed
 from scalefed.fitting.inputs import check_level
-from scalefed.fitting.weights import decades, scale_columns
 
 _CUTS = (0.25, 0.5, 0.75, 1.0)
 _SUM_TO_ONE = 1e3

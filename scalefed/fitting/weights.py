@@ -1,4 +1,4 @@
-"""How large is a run, how much does it weigh, and what is minimised over the runs of a fit?"""
+"""How much does a run weigh, and what is minimised over the runs of a fit?"""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -6,25 +6,11 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
+from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.problem import Problem
 from scalefed.laws import Law
 
 Columns: TypeAlias = Mapping[str, np.ndarray] | pd.DataFrame
-
-
-def scale_columns(columns: Mapping[str, object] | pd.DataFrame, needed: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns whose product says how large a run is: params and tokens where the law has them.
-
-    >>> scale_columns({"params": 1, "tokens": 1, "skew": 0}, ("params", "tokens", "skew"))
-    ('params', 'tokens')
-    """
-    both = tuple(c for c in ("params", "tokens") if c in needed and c in columns)
-    return both or tuple(c for c in needed if c != "skew")[:1]
-
-
-def decades(columns: Columns, names: tuple[str, ...]) -> np.ndarray:
-    """Log10 of the product of the scale columns."""
-    return np.asarray(sum(np.log10(np.asarray(columns[name], dtype=float)) for name in names))
 
 
 def weights_for(columns: Columns, law: Law, scale_weight: float) -> np.ndarray | None:

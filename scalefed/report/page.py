@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
-from scalefed.allocation.defaults import check_words
+from scalefed.allocation.defaults import OF_A_SIZE, check_words
 from scalefed.charts import chart
 from scalefed.charts.theme import config, power, si
 from scalefed.errors import ConfigError, DataError, FitError
@@ -58,7 +58,7 @@ def write_report(
         raise ConfigError(f"a report needs a fit, got {type(fit).__name__}; make one with scalefed.fit(runs)")
     if question is not None and question.get("compute") is None:
         raise ConfigError("the question of a report needs a compute budget in FLOPs, such as {'compute': 1e15}")
-    check_words(question or ())
+    check_words(question or (), OF_A_SIZE)
     frame = load_runs(fit.runs if runs is None else runs)
     drawn, data, refused = _charts(fit, frame, question, kinds)
     parts = [
