@@ -177,7 +177,7 @@ class RunConfig:
         """
         for name in settings:
             if name not in (*cls.fields(), "participation"):
-                raise ConfigError(f"unknown setting {name!r}; {nearest(name, cls.fields())}")
+                raise ConfigError(f"unknown setting {name!r:.60}; {nearest(name, cls.fields())}")
         return cls(**_without_participation(settings))
 
     @classmethod
@@ -295,7 +295,7 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise ConfigError(f"expected key=value, got {word!r}; for example clients=16")
         if name not in kinds:
-            raise ConfigError(f"unknown setting {name!r}; {nearest(name, kinds)}")
+            raise ConfigError(f"unknown setting {name!r:.60}; {nearest(name, kinds)}")
         settings[name] = coerce(name, text.strip(), kinds[name], from_text=True)
     return settings
 

@@ -80,7 +80,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     if RENAMED.get(word) in names:
         return f"{word!r} is called {RENAMED[word]!r} now"
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else "allowed: " + ", ".join(names)
+    return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names):.1200}"
 
 
 def refuses_old_words(function: Callable[_P, _T]) -> Callable[_P, _T]:

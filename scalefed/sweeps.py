@@ -68,7 +68,7 @@ def load_sweep(path: str | os.PathLike[str]) -> list[RunConfig]:
     content = read_toml(path)
     if unknown := set(content) - {"base", "grid"}:
         raise ConfigError(
-            f"{path}: unknown table {sorted(unknown)[0]!r}; a sweep file holds [base] and [[grid]] tables"
+            f"{path}: unknown table {sorted(unknown)[0]!r:.60}; a sweep file holds [base] and [[grid]] tables"
         )
     if not isinstance(content.get("base", {}), Mapping):
         raise ConfigError(f"{path}: write the settings that all runs share as one table [base]")

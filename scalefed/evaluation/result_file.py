@@ -6,13 +6,14 @@ verdicts arrive; after Ctrl-C or a crash a second call completes it. Memory does
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from scalefed.data.problems import Problem
 from scalefed.errors import ConfigError, DataError, nearest
@@ -24,6 +25,8 @@ from scalefed.evaluation.references import References, check_references
 from scalefed.evaluation.sample_files import SampleFile, open_samples
 
 _VERDICT_FIELDS = ("passed", "result", "verdict", "reason", "cpu_s", "peak_mb", "level", "tier", "sample_hash")
+_RESULT = {"task_id": str, "passed": bool, "verdict": str, "reason": str, "level": str}
+"""What a result line must have, by type, for its sample to be counted."""
 _NAMED = 20  # unusable lines, and problems, named in the report
 
 
@@ -99,9 +102,9 @@ def judge_file(
     own = check_references(problems, timeout=timeout, **judging) if references else References({}, {})  # type: ignore[arg-type]
     work = _Work(found, own, timeout, extract)
     tally = _Tally()
-    done = _resume(work, target, limits, tally) if target.exists() else 0
     made_by, judged = versions(), 0
-    with ExitStack() as stack, open(target, "a", encoding="utf-8") as results:
+    with ExitStack() as stack, _opened(target) as results:
+        done = _resume(work, target, limits, tally)
         streams = {}
         for limit in work.limits(problems):
             todo = work.with_limit(limit, done)
@@ -198,7 +201,7 @@ class _Tally:
         if record["verdict"] == "broken_test":
             return
         if record["verdict"] == "missing_module":
-            self.missing[record["reason"].split("'")[1]] += 1
+            self.missing[record["reason"].partition("'")[2].partition("'")[0]] += 1
         self.samples[record["task_id"]] += 1
         self.correct[record["task_id"]] += record["passed"]
         self.level = record["level"]
@@ -254,6 +257,18 @@ def _in_order(
         position[limit] += 1
 
 
+def _opened(target: Path) -> TextIO:
+    """The result file, to be added to."""
+    try:
+        if os.path.lexists(target) and not target.is_file():
+            raise DataError(f"{target} is there and is no file: choose another file for the results")
+        return open(target, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise DataError(
+            f"{target} cannot be written ({error.strerror}): choose another file for the results"
+        ) from error
+
+
 def _resume(work: _Work, target: Path, limits: Mapping[str, float | str], tally: _Tally) -> int:
     """How many result lines there are already, all checked to belong here; a line cut short is dropped."""
     count = size = 0
@@ -273,9 +288,13 @@ def _checked(raw: bytes, sample: Sample | None, limits: Mapping[str, float | str
     """A result line that is there already, if it is of this sample under these limits."""
     try:
         record = dict(json.loads(raw))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{where} is not a result ({error}): choose another file for the results") from error
-    if sample is None or record.get("sample_hash") != _digest(sample):
+    wrong = [name for name, kind in _RESULT.items() if type(record.get(name)) is not kind]
+    if wrong or record["passed"] != (record["verdict"] == "pass"):
+        name = wrong[0] if wrong else "passed"
+        raise DataError(f"{where} is not a result ({name} is {record.get(name)!r:.60}): choose another file")
+    if sample is None or record.get("sample_hash") != _digest(sample) or record["task_id"] != sample.task_id:
         raise DataError(f"{where} is the result of another sample: choose another file, or remove this one")
     for name, value in ({"packages": ""} | dict(limits)).items():
         if record.get(name, "") != value:

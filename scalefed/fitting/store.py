@@ -21,6 +21,7 @@ from scalefed.runs.reading import read_text, shown, understanding
 
 FORMAT = 1
 _KEPT_RUNS = 20_000
+_TRIED = 50  # runs that a fit is asked of when it is read
 
 
 def write_fit(fit: Fit, path: "str | os.PathLike[str]") -> Path:
@@ -86,7 +87,8 @@ def load_fit(path: "str | os.PathLike[str]") -> Fit:
     with understanding(path, "fit and save again"):
         fit = _fit(content)
         _check(fit)
-    _warn_if_changed(fit, Path(path))
+        _try(fit)
+        _warn_if_changed(fit, Path(path))
     return fit
 
 
@@ -147,12 +149,26 @@ def _check(fit: Fit) -> None:
         low = 0.0 if name.removeprefix("a replicate of ") in fit.law.positive else -np.inf
         if array.dtype.kind not in "iuf" or not (np.isfinite(array) & (array >= low)).all():
             raise ValueError(f"{name} must be {'positive and ' if low == 0.0 else ''}finite")
+    for name in ("source", "cluster"):
+        if not isinstance(getattr(fit, name), (str, type(None))):
+            raise ValueError(f"{name} must be a text, got {getattr(fit, name)!r:.40}")
     for name in ("noise", "huber_delta", "scale_weight"):
         number = getattr(fit, name)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 or number != number):
             raise ValueError(f"{name} must be a number from 0 up, got {number!r:.40}")
     if not fit.degrees_of_freedom >= 1 or not len(fit.noise_by_loss[0]) == len(fit.noise_by_loss[1]) > 0:
         raise ValueError("degrees and noise_by_loss do not belong to a fit")
+
+
+def _try(fit: Fit) -> None:
+    """Ask the fit of its own runs: what cannot answer that is damaged."""
+    if len(fit.runs) and set(fit.law.columns) <= set(fit.runs.columns):
+        few = fit.runs.iloc[:: max(1, len(fit.runs) // _TRIED)]
+        band = fit.predict(few).to_numpy(dtype=float)
+        wrong = ~(np.isfinite(band) & (band > 0)).all(axis=1)
+        if wrong.any():
+            raise ValueError(f"it predicts {band[wrong][0].tolist()} for a run of its own")
+    str(fit), fit.summary()
 
 
 def _read(path: Path) -> dict[str, Any]:

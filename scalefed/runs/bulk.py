@@ -58,7 +58,10 @@ class PlainRuns:
         if not set(sizes) <= set(runs.column_names):
             return cls(pack, np.zeros(len(plain), dtype=bool))
         cohort, clients = (_values(runs[name]).astype(float) for name in sizes)
-        return cls(pack, plain & (cohort <= clients))
+        _, row, count = np.unique(
+            np.asarray(runs["run_id"].to_pylist(), dtype=str), return_inverse=True, return_counts=True
+        )
+        return cls(pack, plain & (cohort <= clients) & (count[row] == 1))
 
     def rows(self, defaults: Mapping[str, Any]) -> dict[str, Array]:
         """Column -> (plain runs,) as a run's row holds it, but for what follows from its other columns.
@@ -129,7 +132,8 @@ class PlainRuns:
         for name in rounds.column_names:
             wrong |= _faulty(rounds[name], ROUND_COLUMNS.get(name), infinite=np.True_)
         if rounds.num_rows:
-            numbers = np.nan_to_num(_values(rounds["round"]).astype(float), nan=-1.0)
+            numbers = _values(rounds["round"]).astype(float)
+            wrong |= np.isnan(numbers)
             order = np.lexsort((numbers, run))
             twice = (np.diff(numbers[order]) == 0) & (np.diff(run[order]) == 0)
             wrong[order[1:][twice]] = True
@@ -259,8 +263,8 @@ def _faulty(column: Any, known: Column | None, *, infinite: Any) -> Array:
     wrong = (values <= end.low if end.above else values < end.low) | (values > end.high)
     allowed = infinite | ((values > 0) & end.infinite)
     wrong = np.where(np.isinf(values), ~allowed, wrong)
-    if known.dtype == "int" and is_type.is_floating(column.type):
-        wrong |= np.isfinite(values) & (values % 1 != 0)
+    if known.dtype == "int":
+        wrong |= ~np.isnan(values) & (values % 1 != 0)  # and no infinity
     return np.asarray(wrong, dtype=bool)
 
 

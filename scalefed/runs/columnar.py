@@ -51,6 +51,33 @@ def encode(records: Sequence[Record]) -> "pa.Table":
     return pa.table(columns)
 
 
+def column_encodings(table: "pa.Table") -> dict[str, Any]:
+    """Parquet's encodings by column, as ``pyarrow.parquet.write_table`` takes them; runs/grid is a quarter smaller.
+
+    Numbers of full precision hardly repeat, so a dictionary of them only costs; their bytes do, place by place
+    (BYTE_STREAM_SPLIT). Whole numbers mostly count up (DELTA_BINARY_PACKED). Words and lists of whole numbers repeat.
+
+    >>> import pyarrow as pa
+    >>> column_encodings(pa.table({"round": [1, 2], "loss": [0.5, 0.25], "word": ["a", "a"]}))
+    {'use_dictionary': ['word'], 'column_encoding': {'round': 'DELTA_BINARY_PACKED', 'loss': 'BYTE_STREAM_SPLIT'}}
+    """
+    import pyarrow as pa
+
+    encodings: dict[str, str] = {}
+    for field in table.schema:
+        if pa.types.is_floating(field.type):
+            encodings[field.name] = "BYTE_STREAM_SPLIT"
+        elif pa.types.is_integer(field.type):
+            encodings[field.name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_list(field.type) and pa.types.is_floating(field.type.value_type):
+            encodings[f"{field.name}.list.element"] = "BYTE_STREAM_SPLIT"
+    written = {name.removesuffix(".list.element") for name in encodings}
+    return {
+        "use_dictionary": [name for name in table.column_names if name not in written],
+        "column_encoding": encodings,
+    }
+
+
 def decode(table: "pa.Table") -> Iterator[dict[str, Any]]:
     """The records of a table that :func:`encode` made, equal to those it was given.
 

@@ -185,9 +185,11 @@ def read_rounds(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     seen: set[Any] = set()
     for line, record in enumerate(records, start=1):
         check_record(record, ROUND_COLUMNS, f"{path}, record {line}", diverged=True)
-        if record.get("round") in seen:
+        if record.get("round") is None or record["round"] != record["round"]:
+            raise DataError(f"{path}, record {line}: it has no round; train the run again")
+        if record["round"] in seen:
             raise DataError(f"{path}, record {line}: round {record['round']} stands twice; train the run again")
-        seen.add(record.get("round"))
+        seen.add(record["round"])
     return records
 
 
@@ -224,9 +226,10 @@ def check_record(
         DataError: naming the place, the column, the value and what is allowed.
     """
     for name, value in record.items():
-        if diverged and isinstance(value, float) and math.isinf(value):
+        known = name in columns
+        if known and diverged and columns[name].dtype == "float" and isinstance(value, float) and math.isinf(value):
             continue
-        if name in columns and (fault := columns[name].fault(value)):
+        if known and (fault := columns[name].fault(value)):
             raise DataError(f"{where}: {name} {fault}; train the run again, or correct it")
 
 

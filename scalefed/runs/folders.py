@@ -3,9 +3,9 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -126,15 +126,19 @@ def table_of(found: "list[Place]", root: Path, *, rounds: bool) -> "pd.DataFrame
     import pandas as pd
 
     frames: list[pd.DataFrame] = []
+    seen = _Seen()
     for place in found:
         alone, table = place.folders, None
         with skip_damaged(place.folder):
-            alone, table = _plain_runs(place, rounds=rounds)
+            alone, table = by_columns(place, partial(_plain_runs, rounds=rounds))
         frames += [] if table is None else [table]
-        if rounds:
-            frames += [frame for frame in map(_rounds_or_none, alone) if frame is not None]
-        elif rows := [row for row in map(_row_or_none, alone) if row is not None]:
-            frames.append(pd.DataFrame(rows))
+        if table is not None:
+            seen.names.setdefault(place.folder, {}).update(dict.fromkeys(table["run_id"], "one in the pack"))
+        made = [
+            one for one in (seen.read(folder, _rounds_of if rounds else _row) for folder in alone) if one is not None
+        ]
+        if made:
+            frames += made if rounds else [pd.DataFrame(made)]
     if not frames:
         count = sum(len(place.folders) for place in found)
         raise DataError(f"none of the {count} runs in {root} can be read; train them again, or give another folder")
@@ -144,30 +148,40 @@ def table_of(found: "list[Place]", root: Path, *, rounds: bool) -> "pd.DataFrame
     return typed(whole, COLUMNS).sort_values("run_id", kind="stable", ignore_index=True)
 
 
-def _row_or_none(folder: Path) -> dict[str, Any] | None:
-    with skip_damaged(folder):
-        return row_of(folder)
-    return None
+class _Seen:
+    """The runs that were read: folder of the sweep -> run_id -> name of the run's folder."""
+
+    def __init__(self) -> None:
+        self.names: dict[Path, dict[str, str]] = {}
+
+    def read(self, folder: Path, reader: Callable[[Path, Mapping[str, Any]], Any]) -> Any:
+        """What the reader makes of a run; None where it is damaged, or another of the sweep has its name."""
+        with skip_damaged(folder):
+            row = row_of(folder)
+            first = self.names.setdefault(folder.parent, {}).setdefault(row["run_id"], folder.name)
+            if first != folder.name:
+                raise DataError(f"its run_id {row['run_id']!r:.60} is that of {first} too; keep one of them")
+            return reader(folder, row)
+        return None
 
 
-def _rounds_or_none(folder: Path) -> "pd.DataFrame | None":
+def _row(folder: Path, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return row
+
+
+def _rounds_of(folder: Path, row: Mapping[str, Any]) -> "pd.DataFrame":
     import pandas as pd
 
-    with skip_damaged(folder):
-        row = row_of(folder)
-        history = typed_table(read_rounds(folder), ROUND_COLUMNS)
-        of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN if k not in history}] * len(history))
-        return pd.concat([of_run, history], axis=1)
-    return None
+    history = typed_table(read_rounds(folder), ROUND_COLUMNS)
+    history = history.drop(columns=[k for k in _OF_THE_RUN if k in history and k not in ROUND_COLUMNS])
+    of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN if k not in history}] * len(history))
+    return pd.concat([of_run, history], axis=1)
 
 
-def _plain_runs(place: "Place", *, rounds: bool) -> "tuple[list[Path], pd.DataFrame | None]":
+def _plain_runs(place: Place, plain: PlainRuns, *, rounds: bool) -> "tuple[list[Path], pd.DataFrame | None]":
     """The runs of a place that must be read alone, and the table of those that were read by columns."""
     import pandas as pd
 
-    if not place.packed:
-        return place.folders, None
-    plain = PlainRuns.of(open_pack(place.folder))
     if rounds:
         plain = plain.with_plain_rounds()
     alone = [folder for folder, is_plain in zip(place.folders, plain.plain, strict=True) if not is_plain]
@@ -186,18 +200,33 @@ def _plain_runs(place: "Place", *, rounds: bool) -> "tuple[list[Path], pd.DataFr
         return alone, frame
     history, run = plain.rounds()
     table = typed(pd.DataFrame(history), ROUND_COLUMNS)
+    table = table.drop(columns=[k for k in _OF_THE_RUN if k in table and k not in ROUND_COLUMNS])
     of_run = frame[[name for name in _OF_THE_RUN if name not in table]]
     at = np.cumsum(plain.plain)[run] - 1
     return alone, pd.concat([of_run.iloc[at].reset_index(drop=True), table], axis=1)
 
 
-def plain_counts(place: Place, file: str) -> "tuple[list[Path], pd.DataFrame | None]":
+def by_columns(
+    place: Place, read: "Callable[[Place, PlainRuns], tuple[list[Path], pd.DataFrame | None]]"
+) -> "tuple[list[Path], pd.DataFrame | None]":
+    """The runs of a place that must be read alone, and the table of those that were read by columns.
+
+    Of a place that is not packed these are all runs; of damaged tables too, so that each run tells what is wrong.
+    """
+    if not place.packed:
+        return place.folders, None
+    packed = open_pack(place.folder)
+    try:
+        return read(place, PlainRuns.of(packed))
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError):  # pyarrow's errors are among them
+        return place.folders, None
+
+
+def plain_counts(place: Place, plain: PlainRuns, *, file: str) -> "tuple[list[Path], pd.DataFrame | None]":
     """The runs of a place whose counts must be read alone, and the counts of those that were read by columns."""
     import pandas as pd
 
-    if not place.packed:
-        return place.folders, None
-    plain = PlainRuns.of(open_pack(place.folder)).with_plain_counts(file)
+    plain = plain.with_plain_counts(file)
     alone = [folder for folder, is_plain in zip(place.folders, plain.plain, strict=True) if not is_plain]
     columns = plain.counts(file)
     return alone, pd.DataFrame(columns) if len(columns["run_id"]) else None

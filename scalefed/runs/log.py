@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -27,7 +28,17 @@ from scalefed.runs.files import (
     read_run,
     write_run,
 )
-from scalefed.runs.folders import is_log, places, plain_counts, row_of, run_folders, skip_damaged, table_of, typed_table
+from scalefed.runs.folders import (
+    by_columns,
+    is_log,
+    places,
+    plain_counts,
+    row_of,
+    run_folders,
+    skip_damaged,
+    table_of,
+    typed_table,
+)
 from scalefed.runs.importers.tools import of_folder, read_runs
 from scalefed.runs.ranges import check_table
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
@@ -172,7 +183,7 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
         for place in places(source):
             alone, found = place.folders, None
             with skip_damaged(place.folder):
-                alone, found = plain_counts(place, file)
+                alone, found = by_columns(place, partial(plain_counts, file=file))
             parts += [] if found is None else [found]
             for folder in alone:
                 with skip_damaged(folder):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError
-from scalefed.runs.columnar import encode, misfits
+from scalefed.runs.columnar import column_encodings, encode, misfits
 from scalefed.runs.jsontext import loads
 from scalefed.runs.packed import ROUNDS, RUN, TABLES, Pack, files_hash, is_evaluation, is_packed, stored_files
 
@@ -166,7 +166,14 @@ def _write(root: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
         raw |= wrong
     for part, name in TABLES.items():
         temporary = root / f".{name}.tmp"
-        pq.write_table(tables[part], temporary, compression="zstd", compression_level=19, write_page_checksum=True)
+        pq.write_table(
+            tables[part],
+            temporary,
+            compression="zstd",
+            compression_level=19,
+            write_page_checksum=True,
+            **column_encodings(tables[part]),
+        )
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
     for name in TABLES.values():

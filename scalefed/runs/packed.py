@@ -1,5 +1,6 @@
 """What does a packed sweep hold? The tables that :mod:`scalefed.runs.pack` wrote, asked run by run."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scalefed.errors import DataError
 from scalefed.runs.columnar import decode
 from scalefed.runs.jsontext import dumps, loads
+from scalefed.runs.reading import opened, understanding
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +43,8 @@ class Pack:
     @property
     def run_ids(self) -> list[str]:
         """The packed runs, in order."""
-        return [str(name) for name in self.runs.column("pack_id").to_pylist()]
+        with self._understanding():
+            return [str(name) for name in self.runs.column("pack_id").to_pylist()]
 
     def holds(self, run_id: str) -> bool:
         """Whether the pack has this run."""
@@ -56,13 +59,14 @@ class Pack:
         position = self._positions.get(run_id)
         if position is None:
             raise DataError(f"no run {run_id} in {self.folder / PACK}; `scalefed runs {self.folder}` lists those there")
-        row = self.runs.slice(position, 1)
-        raw = row.column("raw")[0].as_py()
-        if raw is not None:
-            return dict(json.loads(raw))
-        found = {RUN: dumps(next(_records(row)), indent=1) + "\n"}
-        found[ROUNDS] = "".join(dumps(record) + "\n" for record in _records(self._part("rounds", run_id)))
-        return found | {name: dumps(record) + "\n" for name, record in self._evaluations(run_id).items()}
+        with self._understanding():
+            row = self.runs.slice(position, 1)
+            raw = row.column("raw")[0].as_py()
+            if raw is not None:
+                return {str(name): str(text) for name, text in json.loads(raw).items()}
+            found = {RUN: dumps(next(_records(row)), indent=1) + "\n"}
+            found[ROUNDS] = "".join(dumps(record) + "\n" for record in _records(self._part("rounds", run_id)))
+            return found | {name: dumps(record) + "\n" for name, record in self._evaluations(run_id).items()}
 
     def read(self, run_id: str, name: str) -> Any:
         """What one file of a run holds: a dict, a list of dicts for ``rounds.jsonl``, None where it has no such file.
@@ -70,19 +74,23 @@ class Pack:
         Raises:
             DataError: there is no such run in the pack.
         """
-        position = self._positions.get(run_id)
-        if position is None or self.runs.column("raw")[position].as_py() is not None:
-            text = self.files(run_id).get(name)
-            if text is None:
-                return None
-            return [loads(line) for line in text.splitlines()] if name == ROUNDS else loads(text)
-        if name == ROUNDS:
-            return list(_records(self._part("rounds", run_id)))
-        return next(_records(self.runs.slice(position, 1))) if name == RUN else self._evaluations(run_id).get(name)
+        with self._understanding():
+            position = self._positions.get(run_id)
+            if position is None or self.runs.column("raw")[position].as_py() is not None:
+                text = self.files(run_id).get(name)
+                if text is None:
+                    return None
+                return [loads(line) for line in text.splitlines()] if name == ROUNDS else loads(text)
+            if name == ROUNDS:
+                return list(_records(self._part("rounds", run_id)))
+            return next(_records(self.runs.slice(position, 1))) if name == RUN else self._evaluations(run_id).get(name)
 
     def evaluations(self, run_id: str) -> list[str]:
         """The names of a run's evaluation files."""
         return [name for name in self.files(run_id) if is_evaluation(name)]
+
+    def _understanding(self) -> "contextlib.AbstractContextManager[None]":
+        return understanding(self.folder / PACK, "restore the pack, from git for example")
 
     def _evaluations(self, run_id: str) -> dict[str, dict[str, Any]]:
         part = self._part("counts", run_id)
@@ -159,7 +167,8 @@ def stored_files(root: Path) -> dict[str, dict[str, str]]:
         DataError: the pack is damaged, or names what would lie outside a run's folder.
     """
     packed = open_pack(root)
-    hashes = packed.runs.column("pack_hash").to_pylist()
+    with understanding(root / PACK, "restore the pack"):
+        hashes = packed.runs.column("pack_hash").to_pylist()
     found = {}
     for run_id, told in zip(packed.run_ids, hashes, strict=True):
         files = packed.files(run_id)
@@ -196,8 +205,9 @@ def _read_table(path: Path) -> "pa.Table":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True).read()
-    except (ValueError, OSError) as error:  # pyarrow's errors are both
+        with opened(path) as stream:
+            return pq.ParquetFile(stream, page_checksum_verification=True).read()
+    except (ValueError, OSError, KeyError) as error:  # pyarrow's errors are these
         raise DataError(f"{path} cannot be read ({error}); restore it, from git for example") from error
 
 

@@ -31,11 +31,12 @@ def opened(path: "str | os.PathLike[str]") -> Iterator[BinaryIO]:
         raise DataError(f"no file at {path}; check the path") from None
     except (OSError, ValueError) as error:  # too long a name; a zero byte or a lone surrogate in it
         raise DataError(f"{shown(path)} cannot be opened ({_reason(error)}); check the path") from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        what = next((words for is_kind, words in _KINDS if is_kind(mode)), "a device")
+        raise DataError(f"{path} is {what}, not a file; give a file")
     with os.fdopen(handle, "rb") as stream:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            what = next((words for is_kind, words in _KINDS if is_kind(mode)), "a device")
-            raise DataError(f"{path} is {what}, not a file; give a file")
         yield stream
 
 

@@ -59,6 +59,12 @@ cast""".split()
 )
 """Attributes that may be taken, from anything. None of them hands out or changes state that other code sees."""
 
+
+def is_standard(module: str) -> bool:
+    """True for a top-level module of the standard library; one holds facts of the build, under a name of its own."""
+    return module in sys.stdlib_module_names or module.startswith("_sysconfigdata_")
+
+
 _ALL_BUILTINS = frozenset(dir(builtins))
 _SHIFTS = {"LOAD_GLOBAL": 1, "LOAD_ATTR": 1}  # low bits of the argument that are flags, since the versions below
 _SINCE = {"LOAD_GLOBAL": (3, 11), "LOAD_ATTR": (3, 12)}
@@ -127,7 +133,7 @@ def imports(code: CodeType) -> list[str]:
     while todo:
         part = todo.pop()
         raw, extended = part.co_code, 0
-        for op, low in zip(raw[::2], raw[1::2], strict=True):
+        for op, low in zip(raw[::2], raw[1::2], strict=True) if _IMPORT in raw else ():
             argument = extended | low
             extended = argument << 8 if op == _EXTENDED else 0
             if op == _IMPORT and argument < len(part.co_names):

@@ -4,15 +4,18 @@ Nothing here is secret and nothing here decides. The process holds the sample's 
 calls so far, never tests or expected values. What comes back over the socket is checked by the tester.
 """
 
+import contextlib
 import marshal
 import os
 import struct
 import sys
 import types
 from builtins import bool, bytes, dict, float, int, isinstance, len, list, slice, str, tuple, type  # noqa: UP029
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from scalefed.sandbox import endless
+from scalefed.sandbox.allowlist import is_standard
 
 # The builtins above are bound here so that a sample that overwrites them hurts its own code only.
 
@@ -21,21 +24,12 @@ _DEPTH = 100  # deepest result
 _CHUNK = 1 << 13
 
 
-def serve(handle: int, imported: list[str], permitted: frozenset[str]) -> NoReturn:
-    """Answer frames from ``handle`` until it closes; see ``session.py`` for what they hold.
-
-    Args:
-        handle: of a stream socket.
-        imported: modules that were asked for and are here, or cannot be had.
-        permitted: top-level modules that may be asked for; none where files can be read.
-    """
+def serve(handle: int) -> NoReturn:
+    """Answer frames from ``handle``, a stream socket, until it closes; see ``session.py`` for what they hold."""
     function: Any = None
     trouble: BaseException | None = None
     frames = Frames(handle)
-    if permitted:
-        sys.meta_path.insert(-1, _Library(handle, imported, permitted))  # before the one that looks for files
-        sys.path[:] = ["/tmp"]
-    _State.handle = handle
+    _state.handle = handle
     while True:
         frame = frames.next()
         if frame[:1] == b"P":
@@ -46,24 +40,65 @@ def serve(handle: int, imported: list[str], permitted: frozenset[str]) -> NoRetu
         send_frame(handle, _failure(trouble) if trouble is not None else _answer(function, watched, call))
 
 
-class _Library:
-    """Finds no module, for files are out of sight here; asks for one to be imported beforehand in another process."""
+def rehearse() -> None:
+    """Do what every candidate does, in the process that it is forked from: a child then changes fewer pages of it.
 
-    def __init__(self, handle: int, imported: list[str], permitted: frozenset[str]):
-        self._handle, self._imported, self._permitted = handle, frozenset(imported), permitted
+    50 times: from about 8 on the interpreter has adapted its instructions, and the rest fills what it sets aside.
+    """
+    source, sink = os.pipe()
+    frames = Frames(source)
+    code = marshal.dumps(compile("def f(x):\n    return x\n", "<rehearsal>", "exec"))
+    program, call = marshal.dumps((code, "f", False)), marshal.dumps(((1,), {}), 2)
+    for _ in range(50):
+        send_frame(sink, program)
+        function, _trouble = _load(frames.next())
+        send_frame(sink, call)
+        send_frame(sink, _answer(function, True, frames.next()))
+        frames.next()
+    os.close(source)
+    os.close(sink)
+    del sys.modules["candidate"]
+
+
+class Library:
+    """Finds no module, for files are out of sight; asks for one to be imported beforehand in another process.
+
+    It is in its place before the candidate is forked, so that this costs a candidate nothing.
+    """
+
+    def __init__(self, packages: Iterable[str]):
+        """Args: packages: libraries that may be asked for beside the standard one."""
+        self._packages, self._path = frozenset(packages), list(sys.path)
+        self.handle = -1  # of the candidate's socket, once there is one
+        self.asked = frozenset[str]()  # modules that are here, or cannot be had
+        sys.meta_path.insert(-1, self)  # before the one that looks for files
+        sys.path[:] = ["/tmp"]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Within it modules are found in files."""
+        sys.path[:] = self._path
+        yield
+        sys.path[:] = ["/tmp"]
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """See importlib.abc.MetaPathFinder. The tester judges the sample again, with this module at hand."""
-        if name not in self._imported and name.partition(".")[0] in self._permitted:
-            send_frame(self._handle, b"?" + name.encode())
+        top = name.partition(".")[0]
+        if self.handle >= 0 and name not in self.asked and (top in self._packages or is_standard(top)):
+            send_frame(self.handle, b"?" + name.encode())
             os._exit(0)
 
 
 class _State:
     """What a look at the running code needs to know."""
 
-    handle = -1
-    tame = False
+    __slots__ = ("handle", "tame")
+
+    def __init__(self) -> None:
+        self.handle, self.tame = -1, False
+
+
+_state = _State()
 
 
 def look(number: int, frame: types.FrameType | None) -> None:
@@ -76,19 +111,19 @@ def look(number: int, frame: types.FrameType | None) -> None:
         called = frame.f_back.f_locals.get("function")
         if frame.f_back.f_code is _answer.__code__ and getattr(called, "__code__", None) is not frame.f_code:
             return  # something stands between, which may catch what it raises
-        endless.examine(frame, tame=_State.tame, proved=_give_up)
+        endless.examine(frame, tame=_state.tame, proved=_give_up)
     except Exception:  # no proof; the sample must not notice
         return
 
 
 def _give_up(proof: str) -> NoReturn:
-    send_frame(_State.handle, b"." + proof.encode())
+    send_frame(_state.handle, b"." + proof.encode())
     os._exit(0)
 
 
 def _load(program: bytes) -> tuple[Any, BaseException | None]:
     """Run the sample's module and find its function; what it raises is kept for the first call."""
-    code, entry, _State.tame = marshal.loads(program)
+    code, entry, _state.tame = marshal.loads(program)
     module = types.ModuleType("candidate")
     sys.modules["candidate"] = module
     try:

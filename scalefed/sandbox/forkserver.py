@@ -51,7 +51,8 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         room = _enter(config)
     except BaseException as error:
-        _say(control, b"E" + f"{type(error).__name__}: {error}".encode())
+        with contextlib.suppress(OSError):  # the tester may have given up already
+            _say(control, b"E" + f"{type(error).__name__}: {error}".encode())
         os._exit(1)
     if config["role"] == "compile":
         room.lock()
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 def _settle() -> None:
     """All candidates start from here: the same random numbers, no module of the judge, little for fork to copy."""
+    candidate.rehearse()
     for name in {"random", "numpy.random"} & set(sys.modules):
         sys.modules[name].seed(0)
     for name in [name for name in sys.modules if name.startswith("scalefed")]:
@@ -133,7 +135,7 @@ def _compile_loop(control: socket.socket) -> NoReturn:
 def _fork_loop(control: socket.socket, config: dict[str, Any], room: Room) -> NoReturn:
     """Fork, wait, report, one candidate at a time."""
     handle, sandboxed, own = control.fileno(), config["level"] != "none", os.getpid()
-    permitted = frozenset([*sys.stdlib_module_names, *config["packages"]]) if sandboxed else frozenset[str]()
+    library = candidate.Library(config["packages"]) if sandboxed else None
     cpu = int(config["cpu_s"]) + 1
     if _LINUX:
         signal.signal(signal.SIGUSR1, candidate.look)
@@ -149,16 +151,15 @@ def _fork_loop(control: socket.socket, config: dict[str, Any], room: Room) -> No
         served = struct.unpack("i", extra[0][2][:4])[0]
         child = fork()
         if child == 0:
-            names = message[start + 1 :].decode().split()
             parent = own if sandboxed and own != 1 else 0  # process 1 of a namespace takes all others with it
-            _become_candidate(handle, served, cpu, parent, room, names, permitted)
+            _become_candidate(handle, served, cpu, parent, room, message[start + 1 :], library)
         os.close(served)
         control.sendall(_watch(control, child).ljust(REPLY, b"\0"))
         room.renew()
 
 
 def _become_candidate(
-    control: int, served: int, cpu: int, parent: int, room: Room, names: list[str], permitted: frozenset[str]
+    control: int, served: int, cpu: int, parent: int, room: Room, names: bytes, library: candidate.Library | None
 ) -> NoReturn:
     """In the child: import what the sample will need, take the last limits, be locked in, serve."""
     try:
@@ -170,16 +171,30 @@ def _become_candidate(
         elif not _LINUX:
             os.setsid()
         resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-        for name in names:
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
+        if library is not None:
+            if names:
+                _import(names.decode().split(), room, library)
+            library.handle = control
         room.lock()
         os.closerange(control + 1, 64)
-        candidate.serve(control, names, permitted)
+        candidate.serve(control)
     except MemoryError:
         os._exit(101)
     finally:
         os._exit(100)
+
+
+def _import(names: list[str], room: Room, library: candidate.Library) -> None:
+    """Import these modules, or find that they cannot be had: all that the sample will learn of files."""
+    library.asked = frozenset(names)
+    missing = [name for name in names if name not in sys.modules]
+    if missing:
+        room.leave()
+        with library.open():
+            for name in missing:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+        room.come_back()
 
 
 def _watch(control: socket.socket, child: int) -> bytes:
@@ -199,6 +214,7 @@ def _watch(control: socket.socket, child: int) -> bytes:
             command = control.recv(1)
             if not command:
                 os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)  # whoever would inherit it might not
                 os._exit(0)
             if command == b"K":
                 os.kill(child, signal.SIGKILL)

@@ -5,8 +5,9 @@ and a private ``/tmp``, of which each sample gets a fresh one. Then Landlock, th
 seccomp, where namespaces are not allowed (inside a default container, for example); nothing that names a path works.
 ``seccomp``: the same without Landlock; not a sandbox, because one wall is not enough. ``none``: resource limits only.
 
-The fork server sees the machine, read-only, to import what a sample will need. Each candidate is locked in by
-:meth:`Room.lock` before any of its code runs, and from then on has no file of the machine in sight.
+In ``ns`` the fork server is in that root as well; a candidate that has modules to import goes out to the machine for
+that, read-only. Each is locked in by :meth:`Room.lock` before any of its code runs, and from then on has no file of the
+machine in sight.
 """
 
 import os
@@ -39,9 +40,9 @@ class Room:
             OSError: the kernel does not allow this level.
         """
         self.facts: dict[str, object] = {"level": level}
-        self._root = self._rules = -1
+        self._root = self._machine = -1
         self._keeper: socket.socket | None = None
-        self._filter: kernel.Filter | None = None
+        self._locks: list[kernel.Call] = []
         if level == "none":
             return
         if not seccomp.supported():
@@ -49,14 +50,17 @@ class Room:
         writes = level == "ns" and scratch_mb > 0
         if level == "ns":
             self._keeper = _enter_namespaces(uid, packages, scratch_mb)
-            self._root = os.open(_ROOT, os.O_PATH | os.O_CLOEXEC)
+            self._root, self._machine = (os.open(path, os.O_PATH | os.O_CLOEXEC) for path in (_ROOT, "/"))
         else:
             _become(uid if _can_become(uid) else None, {kernel.DAC_READ_SEARCH, kernel.DAC_OVERRIDE})
             os.chdir("/")
+        self._locks.append(kernel.without_capabilities())
         if level != "seccomp":
-            self._rules = kernel.landlock_rules(*(((), [_ROOT]) if level == "ns" else (packages, ())))
-            if level == "landlock" and self._rules < 0:
+            rules = kernel.landlock_rules(*(((), [_ROOT]) if level == "ns" else (packages, ())))
+            if level == "landlock" and rules < 0:
                 raise OSError("this kernel has no Landlock")
+            if rules >= 0:
+                self._locks.append(kernel.landlock(rules))
             self.facts["landlock"] = kernel.landlock_version()
         self.facts["uid"] = os.getuid()
         self._renews = writes
@@ -64,25 +68,34 @@ class Room:
         kernel.forbid_tracing()
         kernel.allow_no_new_privileges()
         reads = level == "ns" or (level == "landlock" and bool(packages))
-        self._filter = kernel.Filter(seccomp.candidate_filter(paths=reads))
-        kernel.Filter(seccomp.server_filter(writes=writes)).install()
+        self._locks.append(kernel.seccomp(seccomp.candidate_filter(paths=reads)))
+        self._change_root(self._root)
+        kernel.seccomp(seccomp.server_filter(writes=writes))()
+
+    def _change_root(self, handle: int) -> None:
+        """Between the two roots of ``ns``; elsewhere there is only one."""
+        if handle >= 0:
+            os.fchdir(handle)
+            os.chroot(".")
+
+    def leave(self) -> None:
+        """Called in a candidate that has modules to import: it sees the machine until :meth:`come_back`."""
+        self._change_root(self._machine)
+
+    def come_back(self) -> None:
+        """Called in a candidate after :meth:`leave`."""
+        self._change_root(self._root)
 
     def lock(self) -> None:
         """Called in a candidate, last before its code runs: no file, process or socket of the machine is in reach."""
-        if self._filter is None:
-            return
         if self._root >= 0:
-            os.fchdir(self._root)
-            os.chroot(".")
             os.chdir("/tmp")
-        kernel.keep_capabilities(())
-        if self._rules >= 0:
-            kernel.landlock_enter(self._rules)
-        self._filter.install()
+        for lock in self._locks:
+            lock()
 
     def renew(self) -> None:
         """Called in the fork server when a candidate has ended: what it left in its file system goes with all of it."""
-        if self._keeper is None or not self._renews or os.stat(_SCRATCH).st_mtime_ns == _UNTOUCHED:
+        if self._keeper is None or not self._renews or os.stat("/tmp").st_mtime_ns == _UNTOUCHED:
             return
         self._keeper.sendall(b"N")
         if not self._keeper.recv(1):

@@ -8,7 +8,7 @@ process that becomes the sandbox.
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 NEW_MOUNT, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 1 << 30
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
@@ -98,7 +98,7 @@ def landlock_version() -> int:
 
 
 def landlock_rules(readable: Iterable[str], writable: Iterable[str]) -> int:
-    """A descriptor of rules for :func:`landlock_enter`: only these paths can be read, only those written.
+    """A descriptor of rules for :func:`landlock`: only these paths can be read, only those written.
 
     No TCP from version 4 on, no signals and abstract sockets outward from version 6 on. -1 where the kernel has no
     Landlock.
@@ -132,30 +132,41 @@ def _landlock_allow(rules: int, path: str, rights: int) -> None:
     os.close(handle)
 
 
-def landlock_enter(rules: int) -> None:
-    """The rules hold for this process from now on; needs no new privileges first."""
-    _checked(libc.syscall(_SYS_LANDLOCK_RESTRICT, rules, 0), "landlock_restrict_self")
-
-
 def allow_no_new_privileges() -> None:
     """Set-uid programs gain nothing from here on; needed before Landlock and seccomp."""
     _checked(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
+
+
+class Call:
+    """A system call whose arguments are made once, and which then costs a child as little as can be."""
+
+    def __init__(self, what: str, function: Callable[..., int], *arguments: object):
+        """Args: what: it is for. function: of libc. arguments: of it, as ctypes has them."""
+        self._what, self._function, self._arguments = what, function, arguments
+
+    def __call__(self) -> None:
+        """Raises OSError where the kernel refuses."""
+        if self._function(*self._arguments) < 0:
+            _checked(-1, self._what)
+
+
+def without_capabilities() -> Call:
+    """No capability is left, for ever."""
+    none = ctypes.create_string_buffer(24)
+    return Call("capset", libc.capset, ctypes.create_string_buffer(_CAPABILITY_HEADER), none)
+
+
+def landlock(rules: int) -> Call:
+    """The rules hold from now on; needs no new privileges first."""
+    return Call("landlock_restrict_self", libc.syscall, ctypes.c_long(_SYS_LANDLOCK_RESTRICT), ctypes.c_int(rules), 0)
 
 
 class _FilterProgram(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
 
-class Filter:
-    """A seccomp program, packed once and installed in as many children as wanted."""
-
-    def __init__(self, program: bytes):
-        """Args: program: instructions of 8 bytes each (struct sock_filter)."""
-        self._buffer = ctypes.create_string_buffer(program, len(program))
-        self._program = _FilterProgram(len(program) // 8, ctypes.cast(self._buffer, ctypes.c_void_p))
-        self._pointer = ctypes.byref(self._program)
-        self._prctl = libc.prctl
-
-    def install(self) -> None:
-        """From now on every system call of this process passes the filter, for ever; needs no new privileges first."""
-        _checked(self._prctl(22, 2, self._pointer, 0, 0), "seccomp")
+def seccomp(program: bytes) -> Call:
+    """From now on every system call passes this filter, instructions of 8 bytes each; no new privileges first."""
+    code = ctypes.create_string_buffer(program, len(program))
+    whole = _FilterProgram(len(program) // 8, ctypes.cast(code, ctypes.c_void_p))
+    return Call("seccomp", libc.prctl, ctypes.c_int(22), ctypes.c_long(2), ctypes.byref(whole), 0, 0)

@@ -24,6 +24,7 @@ from types import CodeType
 from typing import Any, NoReturn
 
 from scalefed.errors import SandboxError
+from scalefed.sandbox.allowlist import is_standard
 from scalefed.sandbox.compiling import ATTEMPTS, TOGETHER, Compiler, Program
 from scalefed.sandbox.launcher import ForkServer, Gone
 from scalefed.sandbox.messages import Link, Outcome, Usage
@@ -129,7 +130,7 @@ class Tester:
         """
         _limit_self()
         self._timeout, self._share = timeout, shared
-        self._permitted = sys.stdlib_module_names | set(packages)
+        self._packages = frozenset(packages)
         start = partial(
             ForkServer, levels=tuple(levels), memory_mb=memory_mb, scratch_mb=scratch_mb, packages=tuple(packages)
         )
@@ -214,8 +215,10 @@ class Tester:
     def _importable(self, name: str) -> bool:
         """True for a module that a candidate may be told to import: the name is the sample's word."""
         parts = name.split(".")
-        plain = len(name) <= _LONGEST_NAME and all(part.isascii() and part.isidentifier() for part in parts)
-        return plain and parts[0] in self._permitted and "__main__" not in parts
+        plain = len(name) <= _LONGEST_NAME and all(
+            part.isascii() and part.replace("-", "_").isidentifier() for part in parts
+        )
+        return plain and (parts[0] in self._packages or is_standard(parts[0])) and "__main__" not in parts
 
     def _in_group(self, tests: Tests, program: Program) -> Outcome | None:
         """Judge in the shared process; None if only a fresh one can tell."""
@@ -303,7 +306,7 @@ def _raised(error: RemoteError) -> tuple[str, str]:
     """Verdict and reason of a sample that raised an exception."""
     name = error.__dict__["name"]
     missing = _NO_MODULE.search(str(error)) if name == "ModuleNotFoundError" else None
-    if missing is not None and missing[1] not in sys.stdlib_module_names:
+    if missing is not None and not is_standard(missing[1]):
         return "missing_module", f"No module named {missing[1]!r}"
     return _BY_EXCEPTION.get(name, "fail"), f"it raised {error}"
 

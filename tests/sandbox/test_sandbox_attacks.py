@@ -1,16 +1,17 @@
-"""No attack passes, none harms the host, and honest code is judged right, at both levels that are called a sandbox."""
+"""No attack passes, harms the machine or spoils a neighbour's verdict, and honest code is judged right."""
 
-import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import attack_table
 import hostile
 import pytest
+from attack_table import Canary
+from hostile_kinds import KINDS
 
 from scalefed.data.problems import load_problems
 from scalefed.errors import SandboxError
@@ -18,44 +19,8 @@ from scalefed.evaluation.judge import Verdict, judge
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 SANDBOXES = ("ns", "landlock")
-
-
-@dataclasses.dataclass(frozen=True)
-class Canary:
-    """What must stay as it is."""
-
-    folder: Path
-    port: int
-    listeners: tuple[socket.socket, ...]
-
-    def unharmed(self) -> None:
-        """Assert that nothing was read out, changed, planted or connected to."""
-        assert sorted(p.name for p in self.folder.iterdir()) == ["secret", "socket", "victim"]
-        assert (self.folder / "victim").read_text() == "alive"
-        for listener in self.listeners:
-            with pytest.raises(BlockingIOError):
-                listener.recv(1) if listener.type == socket.SOCK_DGRAM else listener.accept()
-        for planted in ("/dev/shm/planted", "/root/planted", "/tmp/d"):
-            assert not os.path.lexists(planted)
-        assert sandbox_processes() == []
-
-
-def sandbox_processes() -> list[str]:
-    """Command lines of living processes with a uid that only the sandbox uses, or that run its modules."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            uid = folder.stat().st_uid
-            text = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, ValueError):
-            continue
-        if text and uid >= 1_500_000_000 and (uid - 1_500_000_000) // 4 in _TESTERS | {parent}:
-            found.append(text)
-    return found
-
-
-_TESTERS: set[int] = set()
+FAST = [("ns", "shared"), ("landlock", "fresh")]
+ALL = [*FAST, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("ns", "fresh"), ("landlock", "shared")))]
 
 
 @pytest.fixture
@@ -63,56 +28,47 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Canary]:
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if folder.owner() == tmp_path.owner() and str(folder).startswith("/tmp/"):
             folder.chmod(0o777)  # only the sandbox may be in the way
-    folder = tmp_path / "canary"
-    folder.mkdir()
-    folder.chmod(0o777)
-    for name, text in (("secret", "open sesame"), ("victim", "alive")):
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o666)
     monkeypatch.setenv("CANARY", "sings")
-    tcp, unix, udp = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX), socket.socket(type=2)
-    unix.bind(str(folder / "socket"))
-    unix.listen()
-    udp.bind(("127.0.0.1", tcp.getsockname()[1]))
-    (folder / "socket").chmod(0o777)
-    for listener in (tcp, unix, udp):
-        listener.setblocking(False)
-    yield Canary(folder, tcp.getsockname()[1], (tcp, unix, udp))
-    for listener in (tcp, unix, udp):
-        listener.close()
+    with attack_table.canary(tmp_path / "canary") as canary:
+        yield canary
 
 
 def run(cases: list[hostile.Case], canary: Canary, level: str, tier: str) -> list[Verdict]:
     """Judge the cases; skip where this machine does not allow the level."""
-    filled = [c.completion.replace("{canary}", str(canary.folder)).replace("{port}", str(canary.port)) for c in cases]
+    pairs = [("t/add", canary.filled(case.completion)) for case in cases]
     try:
-        return judge(
-            [hostile.ADD], [("t/add", text) for text in filled], timeout=0.7, memory_mb=400, isolation=level, tier=tier,
-            workers=1,
-        )  # fmt: skip
+        return judge([hostile.ADD], pairs, timeout=0.7, memory_mb=400, isolation=level, tier=tier, workers=1)
     except SandboxError as error:
         pytest.skip(f"this machine has no level {level}: {error}")
 
 
-@pytest.mark.parametrize(
-    ("level", "tier"),
-    [
-        ("ns", "shared"),
-        ("landlock", "fresh"),
-        pytest.param("ns", "fresh", marks=pytest.mark.slow),
-        pytest.param("landlock", "shared", marks=pytest.mark.slow),
-    ],
-)
-def test_no_attack_passes_or_harms(canary: Canary, level: str, tier: str) -> None:
-    verdicts = run(hostile.ATTACKS, canary, level, tier)
-    wrong = {
-        c.name: (v.verdict, v.reason)
-        for c, v in zip(hostile.ATTACKS, verdicts, strict=True)
-        if v.verdict not in c.allowed
-    }
-    assert wrong == {}
-    assert {v.level for v in verdicts} == {level}
-    canary.unharmed()
+@pytest.mark.parametrize(("level", "tier"), ALL)
+@pytest.mark.parametrize("kind", KINDS)
+def test_attacks_come_to_nothing_and_their_neighbours_are_judged_right(
+    canary: Canary, kind: str, level: str, tier: str
+) -> None:
+    try:
+        row = attack_table.try_kind(kind, KINDS[kind], canary, level=level, tier=tier)
+    except SandboxError as error:
+        pytest.skip(f"this machine has no level {level}: {error}")
+    assert row == attack_table.Row(kind, len(KINDS[kind]), (), (), (), ())
+
+
+def test_harm_neighbours_and_remains_are_seen(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    (canary.folder / "victim").write_text("dead")
+    (canary.folder / "new").touch()
+    assert canary.harm() == ["new is there", "victim was changed"]
+    before = attack_table.children()
+    os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
+    assert len(attack_table.left_behind(before)) == 1
+    monkeypatch.setattr(attack_table, "NEIGHBOURS", [("lost", "    return x - y + 0 * {i}\n", "pass")])
+    solves = hostile.Case("solves", "    return x + y\n", frozenset({"fail"}))
+    try:
+        row = attack_table.try_kind("none", [solves], canary, level="landlock", tier="fresh")
+    except SandboxError as error:
+        pytest.skip(f"this machine has no Landlock: {error}")
+    assert [text.partition(" ")[0] for text in (*row.wrong, *row.neighbours)] == ["solves:", "lost:", "lost:"]
+    assert not row.clean
 
 
 @pytest.mark.parametrize(("level", "tier"), [("ns", "shared"), ("landlock", "fresh")])
@@ -124,7 +80,7 @@ def test_honest_code_is_judged_right(canary: Canary, level: str, tier: str) -> N
         if v.verdict not in c.allowed
     }
     assert wrong == {}
-    canary.unharmed()
+    assert canary.harm() == []
 
 
 def test_temporary_files_work_where_there_is_a_private_place(canary: Canary) -> None:
@@ -156,7 +112,7 @@ def test_every_given_hostile_completion(canary: Canary, level: str, tier: str) -
     allowed["import_the_benchmark"].add("missing_module")
     wrong = {c["name"]: v.verdict for c, v in zip(given, verdicts, strict=True) if v.verdict not in allowed[c["name"]]}
     assert wrong == {}
-    canary.unharmed()
+    assert canary.harm() == []
 
 
 def test_nothing_reaches_standard_output() -> None:

@@ -114,9 +114,9 @@ def _block(lines: Iterable[str], *, losses: bool) -> Any:
         found: list[tuple[int, float]] = []
         for line in lines:
             match = _ROUND.match(line)
-            if match is None:
+            if match is None or not isinstance(loss := _number(match[2]), float):
                 break
-            found.append((int(match[1]), float(match[2])))
+            found.append((int(match[1]), loss))
         return found
     text = ""
     for line in lines:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError, RunLogWarning, nearest
-from scalefed.runs.amounts import NOTHING
+from scalefed.runs.amounts import NOTHING, is_lost
+from scalefed.runs.amounts import number as number_in
 from scalefed.runs.ranges import outside, refuse
 from scalefed.runs.schema import ROUND_COLUMNS
 from scalefed.runs.tables import numbers, some_names
@@ -58,7 +59,7 @@ def rounds_table(records: Iterable[Record], columns: Mapping[str, str] | None, w
     import pandas as pd
 
     found = [_named(record) for record in records]
-    found = _renamed(found, dict(columns or {}), what)
+    found = [_numbered(record, what) for record in _renamed(found, dict(columns or {}), what)]
     rows: dict[int, list[dict[str, Any]]] = {}
     for record in found:
         if "round" in record:
@@ -109,6 +110,25 @@ def _renamed(records: list[dict[str, Any]], columns: dict[str, str], what: str) 
     back = {theirs: ours for ours, theirs in columns.items()}
     return [{back.get(key, key): value for key, value in record.items() if key in back or key not in columns}
             for record in records]  # fmt: skip
+
+
+def _numbered(record: dict[str, Any], what: str) -> dict[str, Any]:
+    """The record with texts in our columns as the numbers they stand for."""
+    for name, value in list(record.items()):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63:
+            record[name] = value = float(value) if abs(value) < 10**300 else math.inf  # more than any count
+        if isinstance(value, str) and name in ROUND_COLUMNS and ROUND_COLUMNS[name].is_number and name != "round":
+            number = number_in(value, ROUND_COLUMNS[name].unit)
+            if number is None and not is_lost(value):
+                where = f" in round {record['round']!r:.20}" if "round" in record else ""
+                raise DataError(
+                    f"{what}: {name} must be a number ({ROUND_COLUMNS[name].unit}), got {value!r:.60}{where}"
+                )
+            if number is None or math.isnan(number):
+                del record[name]
+            else:
+                record[name] = number
+    return record
 
 
 def _like(ours: str, seen: Sequence[str], columns: Mapping[str, str]) -> str | None:
@@ -195,7 +215,7 @@ def _of_clients(records: Sequence[dict[str, Any]], client: str, number: int, wha
                 found[name] = sum(float(value) * weight for value, weight in told) / total
         elif all(_same(value, told[0][0]) for value, _ in told):
             found[key] = told[0][0]
-    if "loss" in rows[0]:
+    if all(isinstance(row.get("loss", 0.0), abstract.Real) for row in rows) and "loss" in rows[0]:
         found["client_losses"] = [float(row["loss"]) for row in rows if "loss" in row]
     return found | server
 
