@@ -1,5 +1,6 @@
 """What do the runs and the fitted law look like? Every kind of chart is a function that returns an Altair chart."""
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -100,7 +101,8 @@ def chart(
         headline: the title.
 
     Returns:
-        The chart, cut into panels where settings vary, in the theme of :mod:`scalefed.charts.theme`.
+        The chart, cut into panels where settings vary, in the theme of :mod:`scalefed.charts.theme`; a page that it is
+        saved to needs no network, and no text of the runs can run in it.
 
     Raises:
         ConfigError: an unknown kind, or an option that this kind does not take.
@@ -115,8 +117,7 @@ def chart(
         if value is not None and name not in ("fit_or_runs", "kind", "width", "headline")
     }
     check_options(kind, options)
-    draw: Callable[..., alt.LayerChart | alt.FacetChart] = getattr(importlib.import_module(KINDS[kind].module), kind)
-    return draw(fit_or_runs, **options, width=width, headline=headline)
+    return _finished(kind)(fit_or_runs, **options, width=width, headline=headline)
 
 
 def check_options(kind: str, names: Iterable[str]) -> None:
@@ -131,8 +132,26 @@ def check_options(kind: str, names: Iterable[str]) -> None:
             raise ConfigError(f"the chart {kind!r} takes no {name!r}; {nearest(name, allowed)}")
 
 
+def _finished(kind: str) -> "Callable[..., alt.LayerChart | alt.FacetChart]":
+    """The function of a kind, whose charts have the theme and in whose pages no text of the runs can run."""
+    import altair as alt
+
+    from scalefed.charts.guarded import guarded
+    from scalefed.charts.theme import config
+
+    draw = getattr(importlib.import_module(KINDS[kind].module), kind)
+
+    @functools.wraps(draw)
+    def finished(*args: Any, **options: Any) -> Any:
+        drawn = draw(*args, **options)
+        drawn.config = alt.Config(**config())
+        return guarded(drawn)
+
+    return finished
+
+
 def __getattr__(name: str) -> Any:
     """The function of a kind of chart, imported when it is first asked for."""
     if name not in KINDS:
         raise AttributeError(f"module 'scalefed.charts' has no attribute {name!r}")
-    return getattr(importlib.import_module(KINDS[name].module), name)
+    return _finished(name)

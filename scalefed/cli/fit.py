@@ -276,9 +276,7 @@ def report(
 def save_chart(drawn: Any, target: Path) -> None:
     """A chart as a file; pictures at twice the resolution of the screen, pages with their script inside."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".html":
-        drawn.save(str(target), inline=True)
-    elif target.suffix == ".png":
+    if target.suffix == ".png":
         drawn.save(str(target), scale_factor=2)
     else:
         drawn.save(str(target))

@@ -1,7 +1,6 @@
 """What should a person read? One offline page: the answer first, how sure and why, charts, law, runs, provenance."""
 
 import html
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalefed.allocation.defaults import OF_A_SIZE, check_words
 from scalefed.charts import chart
+from scalefed.charts.inert import embedded
 from scalefed.charts.theme import config, power, si
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.runs.log import load_runs, provenance
@@ -76,7 +76,7 @@ def write_report(
         body="\n".join(parts),
         footer="Made by scalefed. This page needs no network.",
         library=_library(),
-        charts=_embedded(
+        charts=embedded(
             {"items": drawn, "datasets": data, "config": {"light": _bare(config()), "dark": config(dark=True)}}
         ),
     )
@@ -195,10 +195,6 @@ def _library() -> str:
     exported = "window.vegaEmbed=vegaEmbed;"
     script = str(vl_convert.javascript_bundle(exported, vl_version=version if version in known else known[-1]))
     return script.replace("</script", "<\\/script")
-
-
-def _embedded(value: Any) -> str:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
 
 
 # ---------------------------------------------------------------------- law, runs, provenance
