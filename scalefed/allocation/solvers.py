@@ -64,11 +64,12 @@ def along_limits(law: Posynomial, limits: Sequence[Posynomial]) -> Minimum:
         good = (part_n + step > part_low) & (part_n + step < part_high) & (np.abs(step) < 0.5 * before[0])
         # at a corner between two limits Newton bounces: there, go where the two limits cross
         corner = _crossing(part_low, part_high, lines)
-        there = np.abs(corner - part_n) < fine
+        pinned = (np.abs(corner - part_n) < fine) & _rises_both_ways(part, part_n, tokens, lines)
         other = np.where((corner > part_low) & (corner < part_high), corner, (part_low + part_high) / 2)
-        target = np.where(good | small, np.clip(part_n + step, part_low, part_high), np.where(there, part_n, other))
+        target = np.where(good | small, np.clip(part_n + step, part_low, part_high), other)
+        target = np.where(pinned, part_n, target)
         before = np.stack([before[1], np.abs(target - part_n)])
-        done = small | there | (part_high - part_low < fine)
+        done = small | pinned | (part_high - part_low < fine)
         n[rows], converged[rows], part_n = target, done, target
         if done.all():
             break
@@ -87,6 +88,13 @@ def _crossing(low: Array, high: Array, lines: Array) -> Array:
     apart = np.abs(kink) > 1e-9
     crossing = (lines[2] - lines[3] * high - lines[0] + lines[1] * low) / np.where(apart, kink, 1.0)
     return np.where(apart, crossing, np.nan)
+
+
+def _rises_both_ways(law: Posynomial, n: Array, tokens: Array, lines: Array) -> NDArray[np.bool_]:
+    """Whether the law rises to the left along one ceiling and to the right along the other: the corner is best."""
+    pull = law.evaluate(np.stack([n, tokens], axis=1), np.eye(2))[1]
+    left, right = (pull[:, 0] + slope * pull[:, 1] for slope in (lines[1], lines[3]))
+    return np.asarray((left <= 0) & (right >= 0), dtype=np.bool_)
 
 
 def _ceiling(caps: Sequence[Posynomial], n: Array) -> tuple[Array, Array, Array]:

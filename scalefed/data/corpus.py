@@ -73,6 +73,9 @@ def cut_rows(tokens: NDArray[np.uint16], *, length: int, start: int) -> list[NDA
     return [whole[first : first + length + 1] for first in range(0, len(tokens), length)]
 
 
+KEPT_VISITS = 4  # of an epoch; of a shorter one most visits begin the next, and thousands of clients hold short ones
+
+
 class ClientStreams:
     """The token streams of all clients."""
 
@@ -124,11 +127,14 @@ class ClientStreams:
         return rows.reshape(steps, self._batch, self._length + 1)
 
     def _epoch(self, client: int, epoch: int) -> NDArray[np.uint16]:
-        """All blocks of one epoch; the last one arranged is kept for each client."""
-        if client not in self._arranged or self._arranged[client][0] != epoch:
-            order = rng(self._seed, "batches", client, epoch).permutation(self._indices[client])
-            self._arranged[client] = (epoch, blocks(gather(self._tokens, self._offsets, order), self._length))
-        return self._arranged[client][1]
+        """All blocks of one epoch; the last one arranged is kept for each client that comes back to it often."""
+        if client in self._arranged and self._arranged[client][0] == epoch:
+            return self._arranged[client][1]
+        order = rng(self._seed, "batches", client, epoch).permutation(self._indices[client])
+        arranged = blocks(gather(self._tokens, self._offsets, order), self._length)
+        if len(arranged) >= KEPT_VISITS * self._visit_steps * self._batch:
+            self._arranged[client] = (epoch, arranged)
+        return arranged
 
 
 def gather(tokens: NDArray[np.uint16], offsets: NDArray[np.int64], documents: NDArray[np.int64]) -> NDArray[np.uint16]:

@@ -114,7 +114,7 @@ def partition(
     histograms = np.zeros((clients, len(kinds)))
     np.add.at(histograms, (owner, label), mass)
     return Partition(
-        indices=tuple(np.flatnonzero(owner == client) for client in range(clients)),
+        indices=tuple(np.split(np.argsort(owner, kind="stable"), np.bincount(owner, minlength=clients).cumsum()[:-1])),
         histograms=histograms,
         skew=round(measured_skew(histograms if plan is None else plan), 12),
         skew_uncorrected=measured_skew(histograms),

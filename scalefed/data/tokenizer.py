@@ -7,6 +7,7 @@ from typing import Any
 from scalefed.errors import ConfigError, DataError
 
 END = "<|end|>"
+ENCODED_AT_ONCE = 1_024  # texts; the backend's records of them take a hundred times the room of their ids
 SMALLEST_VOCABULARY = 257  # the 256 bytes and the end of a document
 
 
@@ -34,7 +35,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of many texts at once, without ends of documents."""
-        return [encoding.ids for encoding in self._backend.encode_batch(list(texts))]
+        return [
+            encoding.ids
+            for first in range(0, len(texts), ENCODED_AT_ONCE)
+            for encoding in self._backend.encode_batch(list(texts[first : first + ENCODED_AT_ONCE]))
+        ]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; ends of documents are left out, broken characters become U+FFFD."""

@@ -73,7 +73,7 @@ def train_together(
         configs: one bundle of :func:`bundles`.
         runs: folder of the run log.
         on_round: called after every round of every run with its record.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: time between checkpoints; more where they are so large that they would slow the runs.
 
     Raises:
         ConfigError: settings that do not go together. CheckpointError: a checkpoint that is damaged.

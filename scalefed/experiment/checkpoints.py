@@ -11,17 +11,25 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from scalefed.config import RunConfig, cache_directory
 from scalefed.errors import CheckpointError
+from scalefed.federated.client_memory import leave_memory
 from scalefed.federated.server import ServerState
 from scalefed.models import Tensor
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
 logger = logging.getLogger(__name__)
+
+LEAVE_AFTER = 2**24  # bytes of a checkpoint that may be in memory beside the run
+MAPPED = 2**28  # bytes from which on a checkpoint, mostly of idle clients' moments, is mapped rather than read
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def save_checkpoint(config: RunConfig, progress: Progress) -> bool:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with _Out(FileIO(temporary, "wb")) as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
@@ -114,7 +122,8 @@ def load_checkpoint(config: RunConfig) -> Progress | None:
     if not path.is_file():
         return None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        large = path.stat().st_size > MAPPED
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=large)
         theirs = content["config"]
         progress = Progress(
             ServerState(content["weights"], content["round"], content["slots"], content["memory"],
@@ -141,6 +150,19 @@ def _participants(content: Mapping[str, Any]) -> int:
 def delete_checkpoint(config: RunConfig) -> None:
     """Forget the run's checkpoint; the run is in the log now."""
     checkpoint_path(config).unlink(missing_ok=True)
+
+
+class _Out(BufferedWriter):
+    """A file to write to; what was read to be written leaves memory again, idle clients' moments above all."""
+
+    since = 0
+
+    def write(self, data: "ReadableBuffer") -> int:
+        self.since += memoryview(data).nbytes
+        if self.since > LEAVE_AFTER:
+            leave_memory()
+            self.since = 0
+        return super().write(data)
 
 
 @contextlib.contextmanager

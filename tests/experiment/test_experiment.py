@@ -212,6 +212,13 @@ def test_a_run_that_cannot_be_made_is_named_and_the_rest_is_stored(tmp_path):
     assert load_runs(tmp_path / "runs")["run_id"].tolist() == [TINY.run_id]
 
 
+def test_a_run_log_that_cannot_be_written_is_told_and_is_no_crash(tmp_path, capfd):
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    with pytest.raises(ScalefedError, match=r"1 of 1 runs failed.*(File exists|Not a directory)"):
+        train_all([TINY], runs=tmp_path / "runs", workers=1)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_bad_calls_are_refused():
     with pytest.raises(ConfigError, match="at least one config"):
         train_all([])

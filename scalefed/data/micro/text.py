@@ -5,7 +5,7 @@ pieces (header, phrases, end of docstring, code, return) that all begin and end 
 its tokens are the pieces' tokens, one after the other: a corpus is assembled by indexing, without running the BPE.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scalefed.data.micro.grammar import DEEPEST, Draws, draw, grammar
+from scalefed.data.micro.grammar import CHUNK, DEEPEST, Draws, draw, grammar
 from scalefed.data.micro.primitives import TYPES, table
 from scalefed.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from scalefed.errors import ConfigError
@@ -193,19 +193,19 @@ def encode_draws(draws: Draws) -> Corpus:
 def _stream(tokens: int, seed: int, purpose: str) -> Corpus:
     if tokens < 1:
         raise ConfigError(f"tokens must be at least 1, got {tokens}")
+    longest = CHUNK * (2 * DEEPEST + 3) * int(pieces().lengths.max())  # tokens of a chunk of documents, at most
+    row, have = np.empty(tokens + longest, dtype=np.uint16), 0
     parts: list[Corpus] = []
-    have = done = 0
     while have < tokens:
-        count = 4096 if not parts else min(max(4096, int(1.02 * (tokens - have) / (have / done))), 1 << 17)
-        count = -(-count // 4096) * 4096
-        parts.append(encode_draws(draw(count, seed=seed, purpose=purpose, start=done)))
-        done += count
-        have += len(parts[-1].tokens)
+        part = encode_draws(draw(CHUNK, seed=seed, purpose=purpose, start=CHUNK * len(parts)))
+        row[have : have + len(part.tokens)] = part.tokens
+        have += len(part.tokens)
+        parts.append(replace(part, tokens=row[:0]))
     sizes = np.concatenate([np.diff(part.offsets) for part in parts])
     keep = int(np.searchsorted(np.cumsum(sizes), tokens)) + 1
     offsets = np.concatenate([[0], np.cumsum(sizes[:keep])]).astype(np.int64)
     return Corpus(
-        tokens=np.concatenate([part.tokens for part in parts])[: offsets[-1]],
+        tokens=row[: offsets[-1]],
         offsets=offsets,
         families=np.concatenate([part.families for part in parts])[:keep],
         text_bytes=np.concatenate([part.text_bytes for part in parts])[:keep],
