@@ -237,7 +237,7 @@ def chart(
     column: Columns = None,
 ) -> None:
     """Draw a chart of a fit or of runs into a file."""
-    from scalefed.charts import KINDS
+    from scalefed.charts import KINDS, check_options
     from scalefed.charts import chart as draw
 
     choice("kind of chart", kind, KINDS)
@@ -248,7 +248,9 @@ def chart(
         what = _saved(source)
     elif kind != "rounds":
         what, _ = table_of(source, column, sweep)
-    drawn = draw(what, kind, **options_from(options or []))
+    said = options_from(options or [])
+    check_options(kind, said)
+    drawn = draw(what, kind, **said)
     save_chart(drawn, target)
     tell(str(target))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from scalefed.allocation.defaults import OF_A_SIZE, check_words
 from scalefed.charts import chart
-from scalefed.charts.frames import ask, with_iid
 from scalefed.charts.inert import embedded
 from scalefed.charts.theme import config, power, si
 from scalefed.errors import ConfigError, DataError, FitError
@@ -58,6 +58,7 @@ def write_report(
         raise ConfigError(f"a report needs a fit, got {type(fit).__name__}; make one with scalefed.fit(runs)")
     if question is not None and question.get("compute") is None:
         raise ConfigError("the question of a report needs a compute budget in FLOPs, such as {'compute': 1e15}")
+    check_words(question or (), OF_A_SIZE)
     frame = load_runs(fit.runs if runs is None else runs)
     drawn, data, refused = _charts(fit, frame, question, kinds)
     parts = [
@@ -91,7 +92,7 @@ def _answer(fit: Any, question: Mapping[str, Any] | None) -> list[str]:
         return []
     asked = f'<p class="asked">{_text(_in_words(question))}</p>'
     try:
-        best = ask(fit, question)
+        best = fit.optimal_size(**question)
     except FitError as error:
         return [asked, f'<div class="card none"><p><b>No size can be recommended.</b> {_text(error)}</p></div>']
     sure = f"{best.level:.0%} interval {si(best.params_low)} to {si(best.params_high)}"
@@ -162,7 +163,7 @@ def _charts(
     """Every chart as two specifications, the data they share, and what cannot be drawn with the reason."""
     wanted: list[tuple[str, dict[str, Any]]] = [(kind, {}) for kind in kinds]
     if question is not None:
-        wanted.insert(0, ("budget", with_iid(fit, question)))
+        wanted.insert(0, ("budget", dict(question)))
     drawn: list[dict[str, Any]] = []
     data: dict[str, Any] = {}
     refused: list[tuple[str, str]] = []
