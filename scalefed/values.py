@@ -9,8 +9,8 @@ from typing import Any
 from scalefed.errors import ConfigError, nearest
 
 ALGORITHMS = (
-    "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "feddyn", "diloco",
-    "gc-local", "gc-global", "gc-fed", "synthetic-sharing", "local", "central",
+    "fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "scaffold", "fednova", "feddyn", "fedvarp",
+    "diloco", "gc-local", "gc-global", "gc-fed", "synthetic-sharing", "local", "central",
 )  # fmt: skip
 PARTITIONS = ("dirichlet", "iid", "pathological", "quantity", "natural")
 PARTICIPATION = ("fixed", "uniform", "bernoulli", "weighted", "cyclic")

@@ -7,18 +7,17 @@ pass@k from the link. One dimension, scanned and refined for every pair of law a
 Source: T2 scaling (arXiv 2604.01411), section on joint budgets; k = C_inf / (2 N) there per token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scalefed.allocation import optimum
+from scalefed.allocation.answers import FitLike, attached_link, must_be_determined, stacked_curves, values_of
 from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question
 from scalefed.allocation.optimum import Optimum
-from scalefed.allocation.planning import FitLike, attached_link, stacked_curves, values_of
 from scalefed.downstream.link import pass_at_k
 from scalefed.errors import ConfigError, FitError
 from scalefed.units import sampling_flops
@@ -35,8 +34,17 @@ def optimal_size_with_attempts(
     compute: float,
     compute_per_problem: float,
     tokens_per_attempt: float,
+    clients: float | None = None,
+    participation: float | None = None,
+    clients_per_round: float | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    flops: str | None = None,
     level: float = 0.95,
-    **setting_words: Any,
+    columns: Mapping[str, float] | None = None,
 ) -> Optimum:
     """The size with the best pass@k where k is what a fixed compute for use buys.
 
@@ -45,20 +53,35 @@ def optimal_size_with_attempts(
         compute: training FLOPs of all clients and rounds.
         compute_per_problem: FLOPs that one problem may cost at use.
         tokens_per_attempt: tokens generated in one attempt, the prompt's included if it is not cached.
+        clients: clients that hold data.
+        participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
+        clients_per_round: clients that train in a round.
+        concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round.
+        batch_tokens: tokens of a client's step.
+        unique_tokens: different tokens over all clients.
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
         level: coverage of the intervals.
-        setting_words: as in ``optimal_size``.
+        columns: values of other columns that the law needs.
 
     Returns:
         An optimum whose ``pass_at_k`` holds the chosen k; the notes name it.
 
     Raises:
-        FitError: no link, or not even one attempt is affordable for any size at which the law can be asked.
+        FitError: as :func:`planning.optimal_size`; there is no link; or not even one attempt is affordable for any
+            size at which the law can be asked.
     """
+    asked = locals().copy()
+    for known in ("fit", "compute_per_problem", "tokens_per_attempt", "level"):
+        del asked[known]
     for name, value in (("compute_per_problem", compute_per_problem), ("tokens_per_attempt", tokens_per_attempt)):
         if not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be positive and finite, got {value}")
+    must_be_determined(fit, "an optimal size")
     link = attached_link(fit)
-    _, setting, notes = question(fit.law, fit.runs, {**setting_words, "compute": compute})
+    _, setting, notes = question(fit.law, fit.runs, asked)
     values = values_of(fit)
     rows = max(len(next(iter(values.values()))), len(link.replicates) + 1)
     values = {

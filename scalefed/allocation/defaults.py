@@ -1,10 +1,11 @@
-"""What does a question leave out, and what do the runs say about it?
+"""What does a question leave out, and what do the runs say about it? One rule, for Python, shell, charts and page.
 
-Fills the setting of a plan (clients per round, skew, local steps, tokens of a step) from keywords and from the runs
-behind a fit, and refuses by name what neither settles.
+What a question needs and does not say is as in the runs, where they agree (for local steps and tokens of a step, as in
+most of them). Else clients are taken to be alike (skew 0), and all clients that the question names to train in every
+round. Every answer tells in a note what was taken so; what none of this settles is refused by name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,39 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
+LIMITS = Budget.__slots__
+"""What limits a run; see :class:`scalefed.allocation.budgets.Budget`."""
+SETTING = ("participation", "concentration", "flops", *(
+    name for name in Setting.__slots__ if name not in ("cost", "exact", "total")
+))  # fmt: skip
+"""What is held fixed; see :class:`scalefed.allocation.budgets.Setting` and :func:`planning.optimal_size`."""
 _LIMITED_BY_ROUNDS = {"bytes_sent", "bytes_per_client", "seconds", "rounds"}
+_LIMITED_BY_CLIENTS = {"compute_per_client", "bytes_per_client", "unique_tokens_per_client"}
+_IID = 0.02
+"""Skews that differ by less are chance: iid clients measure a skew near zero, each deal another."""
+
+
+OF_A_SIZE = ("compute", "sampled_tokens", *(
+    name for name in SETTING if name not in ("bytes_per_value", "trained_share", "vocab", "width_per_layer")
+))  # fmt: skip
+"""What the question for a best size may hold; the other words are for a plan."""
+OF_NEXT_RUNS = tuple(name for name in OF_A_SIZE if name not in ("compute", "sampled_tokens"))
+
+
+def check_words(words: Iterable[str], allowed: Sequence[str] = (*LIMITS, *SETTING)) -> None:
+    """Refuse words that no question has, such as a person may write them in a shell.
+
+    Args:
+        words: names of limits and settings.
+        allowed: those that the question at hand may have.
+
+    Raises:
+        ConfigError: naming the nearest word.
+    """
+    for name in words:
+        if name not in allowed:
+            kind = "this question takes" if name in (*LIMITS, *SETTING) else "there is"
+            raise ConfigError(f"{kind} no limit or setting {name!r}; {nearest(name, allowed)}")
 
 
 def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Budget, Setting, tuple[str, ...]]:
@@ -33,17 +66,11 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
         FitError: something is missing that the runs do not settle.
     """
     words = {name: value for name, value in words.items() if value is not None}
-    limit_names, setting_names = set(Budget.__slots__), set(Setting.__slots__) - {"cost", "exact", "total"}
-    own = {"participation", "concentration", "flops"}
-    unknown = set(words) - limit_names - setting_names - own
-    if unknown:
-        name = sorted(unknown)[0]
-        raise ConfigError(f"no limit or setting {name!r}; {nearest(name, limit_names | setting_names | own)}")
-    budget = Budget(**{name: value for name, value in words.items() if name in limit_names})
-    known = {name: value for name, value in words.items() if name in setting_names}
-    needed, notes = set(law.columns), []
-    _participants(known, words, runs, needed, budget)
-    _skew(known, words, runs, needed)
+    check_words(words)
+    budget = Budget(**{name: value for name, value in words.items() if name in LIMITS})
+    known = {name: value for name, value in words.items() if name in Setting.__slots__}
+    needed = set(law.columns)
+    notes = [*_participants(known, words, runs, needed, budget), *_skew(known, words, runs, needed)]
     in_rounds = bool(needed & ROUND_COLUMNS or set(budget.names) & _LIMITED_BY_ROUNDS)
     if known.get("local_steps") == "free":
         del known["local_steps"]
@@ -54,6 +81,8 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
     notes += _relations(known, words, law, runs)
     if "batch_tokens" not in known and (usual := _batch_tokens(runs)) is not None:
         known["batch_tokens"] = usual
+        if in_rounds or "memory" in budget.names:
+            notes.append(f"batch_tokens = {usual:g}, as in the runs")
     return budget, Setting(**known), tuple(notes)
 
 
@@ -95,10 +124,15 @@ def _pair(runs: pd.DataFrame, first: str, second: str) -> tuple[Array, Array]:
 
 def _participants(
     known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, needed: set[str], budget: Budget
-) -> None:
-    share = words.get("participation")
-    if share is not None and "clients" not in known and (only := _only(runs, "clients")) is not None:
-        known["clients"] = only
+) -> list[str]:
+    """Fill in clients and clients per round, in words where they were not given."""
+    share, limits, notes = words.get("participation"), set(budget.names), []
+    by_clients = bool(needed & {"clients", "participation"} or limits & _LIMITED_BY_CLIENTS or share is not None)
+    by_cohort = bool(needed & {"clients_per_round", "participation"} or limits & _LIMITED_BY_ROUNDS)
+    if "clients" not in known and (only := _only(runs, "clients")) is not None:
+        if not np.any(np.asarray(known.get("clients_per_round", 0.0)) > only):
+            known["clients"] = only
+            notes += [f"clients = {only:g}, as in the runs"] if by_clients else []
     if share is not None:
         if not np.all((np.asarray(share) > 0) & (np.asarray(share) <= 1)):
             raise ConfigError(f"participation must be in (0, 1], got {share}")
@@ -111,13 +145,18 @@ def _participants(
             raise ConfigError(
                 f"participation {share} of {known['clients']} clients is less than one client a round; raise either"
             )
-    for name in ("clients", "clients_per_round"):
-        if name not in known and (only := _only(runs, name)) is not None:
-            if name == "clients" and np.any(np.asarray(known.get("clients_per_round", 0.0)) > only):
-                continue
-            known[name] = only
-    asked = "clients_per_round" in needed or bool(set(budget.names) & _LIMITED_BY_ROUNDS)
-    if asked and "clients_per_round" not in known:
+    if "clients_per_round" in known:
+        return notes
+    only = _only(runs, "clients_per_round")
+    if only is not None and np.all(np.asarray(known.get("clients", only)) >= only):
+        known["clients_per_round"] = only
+        notes += [f"clients_per_round = {only:g}, as in the runs"] if by_cohort else []
+    elif not by_cohort:
+        return notes
+    elif words.get("clients") is not None:
+        known["clients_per_round"] = known["clients"]
+        notes.append("clients_per_round = clients: all of them train in every round, as no participation is given")
+    else:
         seen = (
             sorted(map(float, runs["clients_per_round"].unique())) if "clients_per_round" in runs else "none recorded"
         )
@@ -125,22 +164,24 @@ def _participants(
             "this question depends on how many clients train in a round; give clients_per_round=..., or clients=... "
             f"and participation=... (runs: {seen})"
         )
+    return notes
 
 
-def _skew(known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, needed: set[str]) -> None:
+def _skew(known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, needed: set[str]) -> list[str]:
+    """Fill in skew, in words where it was not given."""
     concentration = words.get("concentration")
     if concentration is not None and "skew" in known:
         raise ConfigError("give concentration or skew, not both")
     if "skew" in known or "skew" not in needed:
-        return
+        return []
     if concentration is not None:
         known["skew"] = skew_of(concentration, runs)
-    elif (only := _only(runs, "skew", tolerance=0.02)) is not None:
+        return []
+    if (only := _only(runs, "skew", tolerance=_IID)) is not None:
         known["skew"] = only
-    else:
-        raise FitError(
-            "the law depends on how different the clients are; give skew=... (0 iid .. 1) or concentration=..."
-        )
+        return [f"skew = {only:.3g}, as in the runs"]
+    known["skew"] = 0.0
+    return ["skew = 0: the clients are taken to be alike (iid), as neither skew nor concentration is given"]
 
 
 def skew_of(concentration: float, runs: pd.DataFrame) -> float:

@@ -20,10 +20,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalefed.allocation import optimum
+from scalefed.allocation.answers import FitLike
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question, skew_of
-from scalefed.allocation.planning import FitLike
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 from scalefed.seeds import rng
@@ -60,11 +60,23 @@ def next_runs(
     count: int,
     at: float | None = None,
     candidates: pd.DataFrame | None = None,
+    clients: float | None = None,
+    participation: float | None = None,
+    clients_per_round: float | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    flops: str | None = None,
     level: float = 0.95,
     seed: int = 0,
-    **setting_words: Any,
+    columns: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The runs that narrow the optimal size most for their compute.
+
+    What the law needs of the setting and is not given is the median of the runs: new runs should narrow the answer in
+    the middle of what was measured.
 
     Args:
         fit: a fit of a law in params and tokens; one that is not identified is allowed.
@@ -73,10 +85,19 @@ def next_runs(
         at: the compute at which the best size is wanted; by default ten times the largest of the runs.
         candidates: settings to choose from, one row each with the law's columns; by default a grid over the range of
             the runs (a factor 4 beyond for params and tokens) with the clients per round and the skews that occur.
+        clients: clients that hold data.
+        participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
+        clients_per_round: clients that train in a round.
+        concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round.
+        batch_tokens: tokens of a client's step.
+        unique_tokens: different tokens over all clients.
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
         level: coverage of the interval whose width is reported.
         seed: of the replicates that are averaged over.
-        setting_words: the setting of the question, as in ``optimal_size`` (clients_per_round, skew ...); by default
-            the median of the runs for what the law needs.
+        columns: values of other columns that the law needs.
 
     Returns:
         One row a run to make, best first: the candidates' columns, compute, ``seed`` (new for repeated settings),
@@ -89,6 +110,9 @@ def next_runs(
 
     The result is a plan for runs, not a promise: widths hold if the law does and the noise stays as it was.
     """
+    words = locals().copy()
+    for name in ("fit", "compute", "count", "at", "candidates", "level", "seed"):
+        del words[name]
     if not (np.isfinite(compute) and compute > 0) or int(count) != count or count < 1:
         raise ConfigError(f"compute must be positive FLOPs and count a whole number from 1, got {compute}, {count}")
     table = grid(fit, compute) if candidates is None else candidates.reset_index(drop=True).copy()
@@ -96,10 +120,10 @@ def next_runs(
     table = table[table["compute"] <= compute].reset_index(drop=True)
     if not len(table):
         raise ConfigError(f"no candidate run costs at most compute = {compute:.3g} FLOPs; raise it or give candidates=")
-    design = _design(fit, table, at, setting_words, seed)
+    design = _design(fit, table, at, words, seed)
     chosen = _choose(design, compute, int(count))
     order, widths, now = _order(design, chosen, level)
-    scale = _calibration(fit, now, at, setting_words, level)
+    scale = _calibration(fit, now, at, words, level)
     rows = table.iloc[order].reset_index(drop=True)
     rows["seed"] = _new_seeds(fit.runs, rows)
     rows["expected_width"] = widths * scale
@@ -148,7 +172,7 @@ def _skews(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _defaults(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> dict[str, Any]:
     """The question's setting: as given, else the median of the runs for what the law needs."""
-    full = dict(words)
+    full = {name: value for name, value in words.items() if value is not None}
     said = {"clients_per_round": {"participation"}, "skew": {"concentration"}}
     for name in law.columns:
         if name in Setting.__slots__ and name not in full and not said.get(name, set()) & set(full) and name in runs:

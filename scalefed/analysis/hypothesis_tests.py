@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.answers import values_of
 from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question
 from scalefed.allocation.optimum import ends, minimise
-from scalefed.allocation.planning import values_of
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.data import clusters_of
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.result import weights_for
 from scalefed.fitting.solver import Solver
+from scalefed.fitting.weights import problem_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,7 @@ def _labels(fit: Fit, clusters: Sequence[object] | None) -> np.ndarray:
 
 
 def _at_optimum(fit: Fit) -> tuple[Problem, np.ndarray]:
-    columns = {c: fit.runs[c].to_numpy(dtype=float) for c in fit.law.columns}
-    log = np.log(fit.runs[fit.target].to_numpy(dtype=float))
-    problem = Problem(fit.law, columns, log, weights_for(columns, fit.law, fit.scale_weight))
+    problem = problem_of(fit.runs, fit.law, fit.runs[fit.target].to_numpy(), fit.scale_weight)
     return problem, problem.to_coordinates(np.array([[fit.params[p] for p in problem.names]]))[0]
 
 
@@ -137,8 +135,14 @@ def average_compute_test(
     *,
     clients: str = "clients_per_round",
     clusters: Sequence[object] | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    flops: str | None = None,
     level: float = 0.95,
-    **setting: object,
+    columns: Mapping[str, float] | None = None,
 ) -> AverageComputeTest:
     """Does the optimal size depend on compute and clients through compute per client only?
 
@@ -149,8 +153,16 @@ def average_compute_test(
             every replicate). With one discount g this gives p = b/(a+b) and q = g p at every budget.
         clients: name of the clients column.
         clusters: one label a row for cluster-robust errors; by default heteroscedasticity-robust ones (HC3).
+        concentration: for a fit, this and what follows as in ``fit.optimal_size``: Dirichlet concentration, turned into
+            skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round.
+        batch_tokens: tokens of a client's step.
+        unique_tokens: different tokens over all clients.
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
         level: coverage of the intervals.
-        setting: for a fit, what else is held fixed, as ``fit.optimal_size`` takes it; iid clients if left out.
+        columns: values of other columns that the law needs.
 
     Raises:
         DataError: a column is missing, or there are fewer than four optima.
@@ -158,13 +170,17 @@ def average_compute_test(
 
     Source: Chen et al. 2025 (arXiv 2511.12188), corollaries 1 and 3; q = p is what they imply together.
     """
+    words = {
+        "concentration": concentration, "skew": skew, "local_steps": local_steps, "batch_tokens": batch_tokens,
+        "unique_tokens": unique_tokens, "flops": flops, "columns": columns,
+    }  # fmt: skip
+    setting = {name: value for name, value in words.items() if value is not None}
     if isinstance(optima, Fit):
         return _from_fit(optima, level, setting)
     import statsmodels.api as sm
 
     if setting:
         raise ConfigError(f"a table of optima takes no setting, got {', '.join(setting)}; give it with a fit")
-
     missing = [c for c in ("params", "compute", clients) if c not in optima.columns]
     if missing:
         raise DataError(f"the table of optima has no column {', '.join(missing)}")
@@ -192,8 +208,6 @@ def _from_fit(fit: Fit, level: float, words: Mapping[str, object]) -> AverageCom
             f"the law {law.name!r} has no optimal size that depends on clients per round; fit 'federated', or another "
             "law of params, tokens and clients_per_round"
         )
-    if "skew" in law.columns and not {"skew", "concentration"} & set(words):
-        words = {**words, "skew": 0.0}
     flops = spent(fit.runs)
     computes = np.geomspace(flops.min(), flops.max(), 3)
     counts = np.unique(fit.runs[count]) if fit.runs[count].nunique() > 1 else np.array([1.0, 2.0])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, DataError, nearest
-from scalefed.fitting.fitted import check_level
+from scalefed.fitting.inputs import check_level
 from scalefed.runs.derived import flops_per_token
 from scalefed.seeds import rng
 

@@ -1,7 +1,7 @@
 """How far can the law be trusted? What it misses run by run, and which law predicts larger runs best."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +11,13 @@ from scalefed.charts.theme import MAIN, QUIET
 from scalefed.errors import ConfigError
 from scalefed.runs.log import require
 
+if TYPE_CHECKING:
+    import altair as alt
 
-def residuals(fit: Any, *, x: str = "params", width: int = 680, headline: str | None = None) -> Any:
+
+def residuals(
+    fit: Any, *, x: str = "params", width: int = 680, headline: str | None = None
+) -> "alt.LayerChart | alt.FacetChart":
     """By how many percent each run lies above or below the law, one colour a number of clients per round.
 
     Args:
@@ -73,7 +78,7 @@ def residuals(fit: Any, *, x: str = "params", width: int = 680, headline: str | 
     )
 
 
-def comparison(table: Any, *, width: int = 680, headline: str | None = None) -> Any:
+def comparison(table: Any, *, width: int = 680, headline: str | None = None) -> "alt.LayerChart | alt.FacetChart":
     """Which law predicts larger runs best: the error on held-out runs, one row a law, best first.
 
     Args:

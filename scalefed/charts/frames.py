@@ -1,6 +1,5 @@
 """What goes into a chart? Runs that can be drawn, names for their settings, and the lines of a fit through them."""
 
-import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.errors import ConfigError, DataError
+from scalefed.runs.derived import flops_per_token
 from scalefed.runs.log import COLUMNS, load_runs, require
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ SHORT: Mapping[str, str] = {
 }
 TINY: Mapping[str, str] = {"params": "Parameters", "tokens": "Tokens", "compute": "FLOPs"}
 """Titles for narrow panels, and for very narrow ones."""
+HELD = (
+    "clients", "concentration", "skew", "local_steps", "batch_tokens", "unique_tokens", "sampled_tokens", "flops",
+    "columns",
+)  # fmt: skip
+"""What charts of an advice hold fixed beside clients per round, as ``fit.optimal_size`` takes it."""
 _SAME_SIZE, _MOST_SIZES, _BINS = 0.05, 9, 7
 _MOST_ROWS = 2500
 """A chart of more runs than this draws every n-th of them, and says so."""
@@ -157,13 +162,14 @@ def mixtures(frame: "pd.DataFrame") -> list[str]:
 def predicted(view: Shown, rows: "pd.DataFrame") -> "pd.DataFrame":
     """Rows with the fit's ``estimate, low, high`` beside them.
 
-    Of ``tokens`` and ``compute`` the one that is missing follows from ``params``; ``rounds`` follow from tokens as in
-    the runs; any other column that the law needs is held at its median over the runs.
+    Of ``tokens`` and ``compute`` the one that is missing follows from ``params``, as the runs count compute; ``rounds``
+    follow from tokens as in the runs; any other column that the law needs is held at its median over the runs.
     """
     rows = rows.reset_index(drop=True).copy()
+    cost = flops_per_token(view.runs, "compute")(rows["params"])
     if "tokens" not in rows:
-        rows["tokens"] = rows["compute"] / (6.0 * rows["params"])
-    rows["compute"] = 6.0 * rows["params"] * rows["tokens"]
+        rows["tokens"] = rows["compute"] / cost
+    rows["compute"] = cost * rows["tokens"]
     for name in view.columns:
         if name in rows:
             continue
@@ -178,29 +184,6 @@ def predicted(view: Shown, rows: "pd.DataFrame") -> "pd.DataFrame":
     for name in ("estimate", "low", "high"):
         rows[name] = np.asarray(bands[name], dtype=float)
     return rows
-
-
-def ask(fit: Any, question: Mapping[str, Any]) -> Any:
-    """The fit's optimal size for a question, iid clients where the law asks for skew and nothing is said.
-
-    Raises:
-        ConfigError: the question has a word that ``optimal_size`` does not know.
-        FitError: the fit cannot answer.
-    """
-    from scalefed.allocation.budgets import Budget
-    from scalefed.allocation.planning import optimal_size
-
-    allowed = [name for name in inspect.signature(optimal_size).parameters if name != "fit"]
-    for name in question:
-        if name not in allowed:
-            raise ConfigError(f"a question has no {name!r}; {nearest(name, [*allowed, *Budget.__slots__])}")
-    return fit.optimal_size(**with_iid(fit, question))
-
-
-def with_iid(fit: Any, question: Mapping[str, Any]) -> dict[str, Any]:
-    """The question, with skew 0 where the law asks for skew and nothing is said."""
-    iid = {"skew": 0.0} if "skew" in fit.law.columns and not {"skew", "concentration"} & set(question) else {}
-    return {**question, **iid}
 
 
 def spread(low: float, high: float, count: int = 60) -> np.ndarray:

@@ -36,7 +36,9 @@ _DATA = "Clients' data"
 _MOST_ROUNDS = 4000
 
 
-def loss(source: Any, *, x: str | None = None, width: int = 680, headline: str | None = None) -> Any:
+def loss(
+    source: Any, *, x: str | None = None, width: int = 680, headline: str | None = None
+) -> "alt.LayerChart | alt.FacetChart":
     """Loss against tokens, compute or size, panels by clients per round and the clients' data.
 
     One colour is a model size; against size, a token budget.
@@ -75,7 +77,9 @@ def loss(source: Any, *, x: str | None = None, width: int = 680, headline: str |
     )
 
 
-def participation(source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None) -> Any:
+def participation(
+    source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None
+) -> "alt.LayerChart | alt.FacetChart":
     """Loss or pass@1 against clients per round at equal total tokens, one colour a mixture of the clients' data.
 
     Panels are model sizes; of several token budgets the one with most runs is drawn.
@@ -124,7 +128,9 @@ def participation(source: Any, *, y: str = "loss", width: int = 680, headline: s
     )
 
 
-def passk(source: Any, *, x: str = "loss", width: int = 680, headline: str | None = None) -> Any:
+def passk(
+    source: Any, *, x: str = "loss", width: int = 680, headline: str | None = None
+) -> "alt.LayerChart | alt.FacetChart":
     """pass@1 and pass@10 with their intervals, against loss, size, tokens or compute.
 
     Args:
@@ -168,7 +174,9 @@ def passk(source: Any, *, x: str = "loss", width: int = 680, headline: str | Non
     )
 
 
-def rounds(source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None) -> Any:
+def rounds(
+    source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None
+) -> "alt.LayerChart | alt.FacetChart":
     """How loss fell while runs were trained: one line a run, against the tokens so far.
 
     Args:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scalefed.charts.frames import SHORT, TINY, TITLES, mixtures
-from scalefed.charts.theme import CATEGORIES, LABELS, log_axis, log_domain, log_scale, ramp, si
+from scalefed.charts.theme import CATEGORIES, LABELS, config, log_axis, log_domain, log_scale, ramp, si
 
 if TYPE_CHECKING:
     import altair as alt
@@ -75,8 +75,10 @@ def panels(frame: "pd.DataFrame", *, column: str, row: str, width: int) -> Panel
     return Panels(column if across > 1 else None, row if down > 1 else None, each, height, wrap)
 
 
-def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, **properties: Any) -> Any:
-    """The layers over one frame, cut into panels, with title and size."""
+def assemble(
+    layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, *, title: "alt.TitleParams"
+) -> "alt.LayerChart | alt.FacetChart":
+    """The layers over one frame, cut into panels, with title and size, in the theme."""
     import altair as alt
 
     slim = _slim(frame, layers, [name for name in (cut.column, cut.row) if name])
@@ -94,7 +96,9 @@ def assemble(layers: Sequence["alt.Chart"], frame: "pd.DataFrame", cut: Panels, 
         chart = chart.facet(facet, columns=cut.wrap, spacing=20)
         if frame[cut.column].nunique() > cut.wrap:
             chart = chart.resolve_axis(x="independent")
-    return chart.properties(**properties)
+    chart = chart.properties(title=title)
+    chart.config = alt.Config(**config())
+    return chart  # type: ignore[no-any-return]
 
 
 def _every_panel(frame: "pd.DataFrame", column: str, row: str) -> "pd.DataFrame":

@@ -1,19 +1,17 @@
-"""What does the law advise? Loss over size at equal compute, and the best size over compute or clients per round."""
+"""What does the law advise? The best size over compute or clients per round, and what each size reaches on a budget."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scalefed.charts.frames import (
+    HELD,
     TITLES,
     Shown,
-    ask,
     check_choice,
     interval,
     is_fit,
-    predicted,
-    same_size,
     shown,
     spread,
 )
@@ -21,96 +19,20 @@ from scalefed.charts.parts import (
     Panels,
     assemble,
     color_by,
-    panels,
     same_axis,
-    size_names,
     title,
     tooltips,
     x_log,
     y_log,
 )
 from scalefed.charts.theme import MAIN, MARK, QUIET, power, si
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError
 from scalefed.runs.derived import flops_per_token
+from scalefed.units import sampling_flops
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-_AXES = {"compute": "Training compute (FLOPs)", "compute_exact": "Training compute, exact count (FLOPs)"}
-_NEAR = 0.13
-"""Runs within this of a level, in log compute, are drawn with it."""
-
-
-def isoflop(
-    source: Any,
-    *,
-    computes: Iterable[float] | None = None,
-    axis: str = "compute",
-    width: int = 680,
-    headline: str | None = None,
-) -> Any:
-    """Loss against model size at equal compute: one curve a compute level, its lowest point marked.
-
-    Args:
-        source: runs with params, tokens and loss, or a fit: then curves are drawn, and runs near a level as points.
-        computes: the levels in FLOPs; chosen from the runs when None.
-        axis: how compute is counted: ``compute`` (6 x params x tokens), or ``compute_exact`` as the runs have it.
-        width: pixels in all.
-        headline: the title.
-
-    Raises:
-        DataError: without a fit, fewer than three runs share a level; the runs have no ``compute_exact``.
-    """
     import altair as alt
     import pandas as pd
-
-    target = str(getattr(source, "target", "loss")) if is_fit(source) else "loss"
-    view = shown(source, ["params", "tokens", target])
-    runs = view.runs.assign(y=view.runs[target], part="run")
-    cost = flops_per_token(runs, axis)
-    runs["compute"] = cost(runs["params"]) * runs["tokens"] if axis == "compute" else runs[axis]
-    size_names(runs)
-    chosen = levels(runs["compute"], computes, fitted=view.fit is not None)
-    runs = _near(runs, chosen)
-    if view.fit is None and runs.groupby("group")["size"].nunique().max() < 3:
-        raise DataError("no compute level has runs of three sizes; give a fit, or make runs at equal params x tokens")
-    cut = panels(view.runs, column="clients_per_round", row="mixture", width=width)
-    frame = runs
-    if view.fit is not None:
-        frame = pd.concat([runs, _curves(view, chosen, cost, [name for name in (cut.column, cut.row) if name])])
-    frame = frame.reset_index(drop=True)
-    names = [power(level) for level in chosen]
-    base = alt.Chart().encode(
-        x=x_log("params", frame["params"], width=cut.width),
-        color=color_by("group", names, _AXES[axis], width=width),
-    )
-    reach = runs["y"].tolist() + frame.loc[frame["part"] == "best", "y"].tolist()
-    up = y_log("y", [*reach, max(reach) * 1.1], height=cut.height, name=TITLES.get(target, target))
-    points = base.transform_filter(alt.datum.part == "run").encode(y=up)
-    layers = [
-        points.mark_circle(size=40, opacity=1).encode(
-            tooltip=tooltips(frame, ["run_id", "size_name", "tokens", "loss"])
-        )
-    ]
-    if view.fit is not None:
-        curve = base.transform_filter(alt.datum.part == "line").encode(y=up)
-        best = base.transform_filter(alt.datum.part == "best").encode(y=up)
-        layers.insert(0, curve.mark_line(strokeWidth=1.8, clip=True, interpolate="monotone"))
-        layers.append(
-            best.mark_point(
-                shape="diamond", size=90, filled=True, stroke="white", strokeWidth=1, opacity=1, clip=True
-            ).encode(tooltip=tooltips(frame, ["params", "tokens", "compute", "estimate"]))
-        )
-        words = "Curves: fitted law. Diamonds: best size. Points: runs within 13% of a level"
-    else:
-        layers.insert(0, points.mark_line(strokeWidth=1.2, opacity=0.5))
-        words = "Points: runs of equal compute"
-    return assemble(
-        layers,
-        frame,
-        cut,
-        title=title(headline or "Loss by model size at equal compute", view.note(words), width=width),
-    )
 
 
 def optimum(
@@ -120,10 +42,18 @@ def optimum(
     values: Iterable[float] | None = None,
     compute: float | None = None,
     clients_per_round: Iterable[float] | None = None,
+    clients: float | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    sampled_tokens: float | None = None,
+    flops: str | None = None,
+    columns: Mapping[str, float] | None = None,
     width: int = 680,
     headline: str | None = None,
-    **setting: Any,
-) -> Any:
+) -> "alt.LayerChart | alt.FacetChart":
     """The best model size against compute, one line a number of clients per round, or against clients per round.
 
     Args:
@@ -132,60 +62,99 @@ def optimum(
         values: where on x; from the runs' range up to ten times its end when None.
         compute: with ``x="clients_per_round"``: the budget in FLOPs; the largest of the runs when None.
         clients_per_round: with ``x="compute"``: one line each; those of the runs when None.
+        clients: clients that hold data.
+        concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round.
+        batch_tokens: tokens of a client's step.
+        unique_tokens: different tokens over all clients.
+        sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from the compute.
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
+        columns: values of other columns that the law needs.
         width: pixels in all.
         headline: the title.
-        setting: what else is held fixed, as ``fit.optimal_size`` takes it (clients, skew, local_steps ...).
 
     Raises:
         FitError: the fit cannot determine an optimal size.
     """
+    asked = locals().copy()
+    setting = {name: asked[name] for name in HELD}
     check_choice("x", x, ("compute", "clients_per_round"))
     _need_fit(fit, "optimum")
     view = shown(fit, ["params", "tokens"])
-    spent = 6.0 * view.runs["params"] * view.runs["tokens"]
+    flops_spent = _spent(view)
     known = sorted(view.runs["clients_per_round"].unique()) if "clients_per_round" in view.runs else [1.0]
     lines = [float(count) for count in (clients_per_round or known)]
-    setting = _setting(view, setting)
     if x == "clients_per_round":
-        budget = float(compute or spent.max())
+        budget = float(compute or flops_spent.max())
         counts = [float(count) for count in (values or known)]
         frame = _optima(fit, [budget], counts, setting)
         return _over_clients(frame, budget, view, width, headline)
     budgets = (
-        [float(value) for value in values] if values is not None else list(spread(spent.min(), 10 * spent.max(), 17))
+        [float(value) for value in values]
+        if values is not None
+        else list(spread(flops_spent.min(), 10 * flops_spent.max(), 17))
     )
     frame = _optima(fit, budgets, lines, setting)
-    return _over_compute(frame, float(spent.max()), view, width, headline)
+    return _over_compute(frame, float(flops_spent.max()), view, width, headline)
 
 
-def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None = None, **setting: Any) -> Any:
+def budget(
+    fit: Any,
+    *,
+    compute: float,
+    clients: float | None = None,
+    participation: float | None = None,
+    clients_per_round: float | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    sampled_tokens: float | None = None,
+    flops: str | None = None,
+    columns: Mapping[str, float] | None = None,
+    width: int = 680,
+    headline: str | None = None,
+) -> "alt.LayerChart | alt.FacetChart":
     """What each model size would reach on one budget: the curve, its band, the best size with its interval.
 
     Args:
         fit: a fit whose law has an optimal size.
         compute: FLOPs of all clients.
+        clients: clients that hold data.
+        participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
+        clients_per_round: clients that train in a round.
+        concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round.
+        batch_tokens: tokens of a client's step.
+        unique_tokens: different tokens over all clients.
+        sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from the compute.
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
+        columns: values of other columns that the law needs.
         width: pixels in all.
         headline: the title.
-        setting: what else is held fixed, as ``fit.optimal_size`` takes it (clients, participation, skew ...).
 
     Raises:
         FitError: the fit cannot determine an optimal size.
     """
+    asked = locals().copy()
     import altair as alt
     import pandas as pd
 
+    said = {name: asked[name] for name in ("compute", "participation", "clients_per_round", *HELD)}
     _need_fit(fit, "budget")
     view = shown(fit, ["params", "tokens"])
-    setting = _setting(view, setting)
-    best = ask(fit, {"compute": compute, **setting})
+    best = fit.optimal_size(**said)
     size, low, high = interval(best, "params")
-    rows = pd.DataFrame({"params": spread(min(low, size) / 12, max(high, size) * 12, 81), "compute": float(compute)})
-    for name, value in _columns(setting).items():
-        rows[name] = value
-    line = predicted(view, rows).assign(part="line", y=lambda frame: frame["estimate"])
+    line = _along(view, said, spread(min(low, size) / 12, max(high, size) * 12, 81))
+    line = line.assign(part="line", y=line["estimate"])
     line = line.assign(y_low=line["low"].fillna(line["y"]), y_high=line["high"].fillna(line["y"]))
     told = si(size) if low == high else f"{si(size)} ({si(low)} to {si(high)})"
-    at = predicted(view, rows.iloc[:1].assign(params=size))["estimate"].iloc[0]
+    at = _along(view, said, np.array([size]))["estimate"].iloc[0]
     mark = pd.DataFrame({"part": ["best"], "params": [size], "x_low": [low], "x_high": [high], "y": [at],
                          "measure": [told]})  # fmt: skip
     measured = pd.DataFrame({"part": "run", "params": view.runs["params"].unique()})
@@ -223,6 +192,11 @@ def budget(fit: Any, *, compute: float, width: int = 680, headline: str | None =
 
 
 # ---------------------------------------------------------------------- helpers
+def _spent(view: Shown) -> np.ndarray:
+    """Training FLOPs of the runs, counted as they count it."""
+    return np.asarray(flops_per_token(view.runs, "compute")(view.runs["params"]) * view.runs["tokens"], dtype=float)
+
+
 def _need_fit(source: Any, kind: str) -> None:
     if not is_fit(source):
         raise ConfigError(
@@ -230,99 +204,32 @@ def _need_fit(source: Any, kind: str) -> None:
         )
 
 
-def levels(spent: Iterable[float], computes: Iterable[float] | None = None, *, fitted: bool = True) -> list[float]:
-    """Compute levels: those given, those that at least three runs share, or five spread over the runs.
-
-    Args:
-        spent: FLOPs of the runs.
-        computes: the levels wanted, if any.
-        fitted: whether a law draws curves, so that levels may lie between the runs.
-    """
-    spent = np.asarray(list(spent), dtype=float)
-    if computes is not None:
-        return sorted(float(value) for value in computes)
-    groups, counts = np.unique(same_size(spent), return_counts=True)
-    shared = groups[counts >= 3]
-    if not fitted or 3 <= len(shared) <= 7:
-        chosen = shared if len(shared) else groups
-        return [float(value) for value in chosen[np.unique(np.linspace(0, len(chosen) - 1, 7).round().astype(int))]]
-    low, high = np.quantile(spent, [0.1, 1.0])
-    return [float(f"{value:.1g}") for value in spread(low, high, 5)]
-
-
-def _near(runs: "pd.DataFrame", levels: list[float]) -> "pd.DataFrame":
-    """The runs that lie near a level, with its name as ``group``."""
-    away = np.abs(np.log(runs["compute"].to_numpy(dtype=float))[:, None] - np.log(levels)[None, :])
-    nearest = away.argmin(axis=1)
-    runs = runs.assign(group=[power(levels[index]) for index in nearest])
-    return runs[away.min(axis=1) < _NEAR]
-
-
-def _curves(view: Shown, levels: list[float], cost: Callable[[Any], Any], cuts: list[str]) -> "pd.DataFrame":
-    """Points of the law's curves (``line``) and their lowest points (``best``), for every level and panel."""
+def _along(view: Shown, words: Mapping[str, Any], sizes: np.ndarray) -> "pd.DataFrame":
+    """What runs of these sizes reach that spend the whole budget of a question; sizes too large for it are left out."""
     import pandas as pd
 
-    names = [
-        name
-        for name in ("clients_per_round", "mixture", "skew", "concentration", "local_steps", "clients")
-        if name in view.runs
-    ]
-    sizes = spread(view.runs["params"].min() / 3, view.runs["params"].max() * 3, 31)
-    rows = []
-    for _, group in view.runs.groupby(cuts, sort=False) if cuts else [((), view.runs)]:
-        held = {name: group[name].iloc[0] if name == "mixture" else float(group[name].median()) for name in names}
-        rows += [pd.DataFrame({"params": sizes, "level": level, "group": power(level)} | held) for level in levels]
-    asked = pd.concat(rows, ignore_index=True)
-    lines = predicted(view, asked.assign(tokens=asked["level"] / cost(asked["params"]))).assign(part="line")
-    lines["compute"] = lines["level"]
-    lines["y"] = lines["estimate"]
-    lowest = lines["y"].to_numpy().reshape(-1, len(sizes)).argmin(axis=1)
-    inside = (lowest > 0) & (lowest < len(sizes) - 1)
-    places = (np.arange(len(lowest)) * len(sizes) + lowest)[inside]
-    return pd.concat([lines, _lowest(lines, cost, places).assign(part="best")], ignore_index=True)
+    from scalefed.allocation.defaults import question
+    from scalefed.allocation.optimum import columns_of_runs
 
-
-def _lowest(lines: "pd.DataFrame", cost: Callable[[Any], Any], places: np.ndarray) -> "pd.DataFrame":
-    """The lowest points of curves, between the points drawn: the vertex of the parabola through three of them."""
-    best = lines.iloc[places].copy()
-    x, y = np.log(lines["params"].to_numpy()), lines["y"].to_numpy()
-    before, after = y[places - 1] - y[places], y[places + 1] - y[places]
-    shift = 0.5 * (before - after) / (before + after)
-    best["params"] = np.exp(x[places] + shift * (x[places + 1] - x[places]))
-    best["y"] = y[places] + 0.5 * shift * (after - before) / 2
-    best["tokens"] = best["compute"] / cost(best["params"])
-    return best
-
-
-def _setting(view: Shown, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """The setting with what the law needs filled in: iid clients, and the median of the runs for the rest."""
-    filled = dict(setting)
-    if "skew" in view.columns and not {"skew", "concentration"} & set(filled):
-        filled["skew"] = 0.0
-    for name in ("local_steps", "clients"):
-        if name in view.columns and name not in filled and name in view.runs:
-            filled[name] = float(view.runs[name].median())
-    return filled
-
-
-def _columns(setting: Mapping[str, Any]) -> dict[str, float]:
-    """A setting as columns that the law may need."""
-    columns = {name: float(value) for name, value in setting.items() if isinstance(value, (int, float))}
-    if "clients_per_round" not in columns and {"clients", "participation"} <= set(columns):
-        columns["clients_per_round"] = max(1.0, round(columns["clients"] * columns["participation"]))
-    return columns
+    law, runs = view.fit.law, view.fit.runs
+    budget, setting, _ = question(law, runs, words)
+    left = float(budget.compute) - sampling_flops(sizes, budget.sampled_tokens or 0.0)  # type: ignore[arg-type]
+    sizes, left = sizes[left > 0], left[left > 0]
+    tokens = left / setting.per_token(sizes)
+    columns = {"params": sizes, "tokens": tokens} | columns_of_runs(law, setting, params=sizes, tokens=tokens)
+    rows = pd.DataFrame({name: np.broadcast_to(value, sizes.shape) for name, value in columns.items()})
+    bands = view.fit.predict(rows)
+    return rows.assign(**{name: np.asarray(bands[name], dtype=float) for name in ("estimate", "low", "high")})
 
 
 def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mapping[str, Any]) -> "pd.DataFrame":
     """The best size for every budget and number of clients per round, with its interval."""
     import pandas as pd
 
-    from scalefed.allocation.planning import optimal_sizes
-
     tables = []
     for count in counts:
         words: dict[str, Any] = {"clients_per_round": count} if "clients_per_round" in fit.law.columns else {}
-        table = optimal_sizes(fit, compute=budgets, **setting, **words).assign(clients_per_round=count)
+        table = fit.optimal_sizes(compute=budgets, **setting, **words).assign(clients_per_round=count)
         tables.append(table)
     frame = pd.concat(tables, ignore_index=True)
     low, high = (frame[f"params_{end}"].fillna(frame["params"]) for end in ("low", "high"))
@@ -334,7 +241,9 @@ def _with_intervals(frame: "pd.DataFrame") -> bool:
     return bool(frame["params_low"].notna().any())
 
 
-def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, headline: str | None) -> Any:
+def _over_compute(
+    frame: "pd.DataFrame", last: float, view: Shown, width: int, headline: str | None
+) -> "alt.LayerChart | alt.FacetChart":
     import altair as alt
     import pandas as pd
 
@@ -368,7 +277,9 @@ def _over_compute(frame: "pd.DataFrame", last: float, view: Shown, width: int, h
     )
 
 
-def _over_clients(frame: "pd.DataFrame", budget: float, view: Shown, width: int, headline: str | None) -> Any:
+def _over_clients(
+    frame: "pd.DataFrame", budget: float, view: Shown, width: int, headline: str | None
+) -> "alt.LayerChart | alt.FacetChart":
     import altair as alt
 
     cut = Panels(None, None, max(width - 70, 200), 300, 1)

@@ -43,7 +43,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Do it all: pilot runs, law, optimal size, charts and a page."""
-    from scalefed.charts.frames import ask
+    from scalefed.allocation.cost import spent
     from scalefed.errors import ConfigError, FitError
 
     if not 0 < participation <= 1:
@@ -52,12 +52,11 @@ def demo(
         raise ConfigError(f"participation {participation:g} of {clients} clients is less than one client per round")
     runs = _pilot(minutes, folder(out / "runs"), workers)
     fitted = _fit(runs, law, out / "fit.json")
-    spent = float((6.0 * fitted.runs["params"] * fitted.runs["tokens"]).max())
-    budget = compute or float(f"{10 * spent:.1g}")
-    question = {"compute": budget, "clients": clients, "participation": participation}
+    budget = compute or float(f"{10 * spent(fitted.runs).max():.1g}")
+    question: dict[str, Any] = {"compute": budget, "clients": clients, "participation": participation}
     page = _page(fitted, question, out)
     try:
-        answer = ask(fitted, question)
+        answer = fitted.optimal_size(**question)
     except FitError as error:
         raise FitError(
             f"{error} What was measured is on {page}; a longer demo may tell: --minutes {3 * minutes:g}"
@@ -131,7 +130,7 @@ def _page(fitted: "Fit", question: dict[str, Any], out: Path) -> Path:
             continue
         for suffix in (".png", ".json"):
             save_chart(drawn, out / "charts" / f"{kind}{suffix}")
-    return write_report(fitted, out=out / "index.html", question=question)
+    return write_report(fitted, out=out / "index.html", question=question, saved_as=str(out / "fit.json"))
 
 
 def _answer(answer: "Optimum", question: dict[str, Any]) -> None:

@@ -237,7 +237,7 @@ def chart(
     column: Columns = None,
 ) -> None:
     """Draw a chart of a fit or of runs into a file."""
-    from scalefed.charts import KINDS
+    from scalefed.charts import KINDS, check_options
     from scalefed.charts import chart as draw
 
     choice("kind of chart", kind, KINDS)
@@ -248,7 +248,9 @@ def chart(
         what = _saved(source)
     elif kind != "rounds":
         what, _ = table_of(source, column, sweep)
-    drawn = draw(what, kind, **options_from(options or []))
+    said = options_from(options or [])
+    check_options(kind, said)
+    drawn = draw(what, kind, **said)
     save_chart(drawn, target)
     tell(str(target))
 
@@ -262,12 +264,20 @@ def report(
     law: Law = "federated",
     column: Columns = None,
 ) -> None:
-    """Write one offline page: the answer, how sure, charts, runs."""
+    """Write one offline page: answer, sliders, charts, runs.
+
+    Without --compute it asks for ten times the compute of the largest run.
+    """
+    from scalefed.errors import ConfigError
     from scalefed.report.page import write_report
 
-    words = {} if title is None else {"title": title}
-    question = options_from(settings or []) | ({} if compute is None else {"compute": compute})
-    tell(str(write_report(fit_of(source, law, column), out=out, question=question, **words)))
+    question = options_from(settings or [])
+    if compute is None and question:
+        raise ConfigError(f"give --compute with {' '.join(settings or [])}; for example --compute 1e15")
+    asked = None if compute is None else question | {"compute": compute}
+    found = fit_of(source, law, column)
+    saved = str(source) if source.suffix == ".json" else None
+    tell(str(write_report(found, out=out, question=asked, title=title, saved_as=saved)))
 
 
 # ---------------------------------------------------------------------- helpers

@@ -1,5 +1,6 @@
 """Commands that ask a fit: optimum (a size, a plan, a sweep, the least compute), next."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -44,17 +45,18 @@ def optimum(
     bytes_per_client, memory, seconds with flops_per_second and bandwidth, rounds, tokens, params,
     unique_tokens_per_client, and sampled_tokens (answers to be paid from the compute).
     """
-    from scalefed.charts.frames import with_iid
+    from scalefed.allocation.defaults import LIMITS, SETTING
     from scalefed.errors import ConfigError
 
-    words = options_from(settings or [])
+    limits = LIMITS if loss is None and passes is None else [name for name in LIMITS if name != "compute"]
+    words = _words(settings, (*limits, *SETTING))
     budgets = _budgets(compute)
     if (len(budgets) > 0) + (loss is not None) + (passes is not None) > 1:
         raise ConfigError("give --compute, --loss or --pass, one of them")
     if not budgets and loss is None and passes is None and not _limits(words):
         raise ConfigError("give --compute, another limit such as bytes_per_client=2e9, or a goal: --loss or --pass")
     found = fit_of(source, law, column)
-    question = {**with_iid(found, words), "level": level}
+    question = {**words, "level": level}
     if len(budgets) > 1:
         tell_frame(found.optimal_sizes(compute=budgets, **question), as_json=as_json)
         return
@@ -75,9 +77,11 @@ def next_(
     as_json: Json = False,
 ) -> None:
     """Choose the next runs that narrow the optimal size most."""
+    from scalefed.allocation.defaults import OF_NEXT_RUNS
     from scalefed.allocation.design import next_runs
 
-    table = next_runs(fit_of(source, law, column), compute=compute, count=count, **options_from(settings or []))
+    words = _words(settings, OF_NEXT_RUNS)
+    table = next_runs(fit_of(source, law, column), compute=compute, count=count, **words)
     tell_frame(table, as_json=as_json)
 
 
@@ -85,15 +89,22 @@ def next_(
 def _answer(
     found: Any, question: dict[str, Any], budgets: list[float], loss: float | None, passes: float | None, k: int
 ) -> Any:
-    from scalefed.charts.frames import ask
-
     if loss is not None:
         return found.least_compute(loss=loss, **question)
     if passes is not None:
         return found.least_compute(pass_at_k=passes, k=k, **question)
     if budgets:
         question["compute"] = budgets[0]
-    return found.plan(**question) if _limits(question) else ask(found, question)
+    return found.plan(**question)
+
+
+def _words(settings: list[str] | None, allowed: Sequence[str]) -> dict[str, Any]:
+    """Limits and settings as they were written, each one of those allowed."""
+    from scalefed.allocation.defaults import check_words
+
+    words = options_from(settings or [])
+    check_words(words, allowed)
+    return words
 
 
 def _limits(words: dict[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ span of the runs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -238,7 +237,14 @@ def fit_link(
 
 
 def link_runs(
-    law: Law, runs: pd.DataFrame, target: str, counts: pd.DataFrame, *, covariates: Sequence[str] = (), **options: Any
+    law: Law,
+    runs: pd.DataFrame,
+    target: str,
+    counts: pd.DataFrame,
+    *,
+    covariates: Sequence[str] = (),
+    resamples: int = 400,
+    seed: int = 0,
 ) -> Link:
     """The link from the losses of these runs to their success counts; runs without counts are left out.
 
@@ -250,7 +256,8 @@ def link_runs(
         target: the column with the losses.
         counts: as for :func:`fit_link`.
         covariates: columns of the law that count beside the loss.
-        options: resamples and seed, as for :func:`fit_link`.
+        resamples: bootstrap replicates.
+        seed: of the replicates.
 
     Raises:
         DataError: the runs have no run_id, or none of them has counts.
@@ -267,7 +274,8 @@ def link_runs(
     table = runs[runs["run_id"].isin(counts["run_id"])].set_index("run_id")
     losses, others = table[target], table[list(covariates)] if covariates else None
     floor = law.fixed.get("E", np.inf)
-    return fit_link(counts, losses, floor=floor if floor < losses.min() else "auto", covariates=others, **options)
+    known = floor if floor < losses.min() else "auto"
+    return fit_link(counts, losses, floor=known, covariates=others, resamples=resamples, seed=seed)
 
 
 def _covariates(table: pd.DataFrame | None, x: pd.Series) -> tuple[Covariates | None, pd.DataFrame | None]:

@@ -11,8 +11,9 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BufferedWriter, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,6 +22,9 @@ from scalefed.errors import CheckpointError
 from scalefed.federated.client_memory import leave_memory
 from scalefed.federated.server import ServerState
 from scalefed.models import Tensor
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 logger = logging.getLogger(__name__)
 
@@ -95,8 +99,8 @@ def save_checkpoint(config: RunConfig, progress: Progress) -> bool:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(content, _Out(file))
+        with _Out(FileIO(temporary, "wb")) as file:
+            torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -148,18 +152,17 @@ def delete_checkpoint(config: RunConfig) -> None:
     checkpoint_path(config).unlink(missing_ok=True)
 
 
-class _Out:
+class _Out(BufferedWriter):
     """A file to write to; what was read to be written leaves memory again, idle clients' moments above all."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.flush, self._since = file, file.flush, 0
+    since = 0
 
-    def write(self, data: bytes) -> int:
-        self._since += len(data)
-        if self._since > LEAVE_AFTER:
+    def write(self, data: "ReadableBuffer") -> int:
+        self.since += memoryview(data).nbytes
+        if self.since > LEAVE_AFTER:
             leave_memory()
-            self._since = 0
-        return self.file.write(data)
+            self.since = 0
+        return super().write(data)
 
 
 @contextlib.contextmanager

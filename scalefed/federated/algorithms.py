@@ -14,6 +14,7 @@ fedadagrad         plain                                        Adagrad on the m
 scaffold           shift ``c - c_k``                            mean; mean change of the controls
 fednova            plain                                        mean of updates per unit of local progress
 feddyn             shift ``-lambda_k``, pull ``alpha (w - w0)``   mean minus the sum of past drifts
+fedvarp            plain                                        mean, with what all clients sent last
 diloco             plain AdamW, state kept by ``inner_state``   Nesterov 0.7 / 0.9
 gc-local           all gradients centred                        plain mean
 gc-global          plain                                        centred mean
@@ -132,10 +133,16 @@ def _remember_dual(config: RunConfig, state: ServerState, task: ClientTask, upda
     return replace(update, memory=update.memory | {"dual": dual})
 
 
+def _remember_update(config: RunConfig, state: ServerState, task: ClientTask, update: ClientUpdate) -> ClientUpdate:
+    """The last update of every client, which FedVARP's server keeps; nothing more is sent."""
+    return replace(update, memory=update.memory | {"update": update.weights - state.weights})
+
+
 def _remember_weights(config: RunConfig, state: ServerState, task: ClientTask, update: ClientUpdate) -> ClientUpdate:
     return replace(update, memory=update.memory | {"weights": update.weights.clone()})
 
 
 _CONCLUSIONS: dict[str, Callable[[RunConfig, ServerState, ClientTask, ClientUpdate], ClientUpdate]] = {
-    "scaffold": _remember_control, "feddyn": _remember_dual, "local": _remember_weights,
+    "scaffold": _remember_control, "feddyn": _remember_dual, "fedvarp": _remember_update,
+    "local": _remember_weights,
 }  # fmt: skip

@@ -39,7 +39,15 @@ _DEFAULTS = {
 }
 _NO_RATE = ("feddyn", "local", "central")
 _NO_MOMENTUM = (*_NO_RATE, "fedadam", "fedyogi", "fedadagrad")
-_UNIFORM = ("scaffold", "feddyn", "diloco", "gc-local", "gc-global", "gc-fed")  # as published: sizes are ignored
+_UNIFORM = (
+    "scaffold",
+    "feddyn",
+    "fedvarp",
+    "diloco",
+    "gc-local",
+    "gc-global",
+    "gc-fed",
+)  # as published: sizes are ignored
 
 
 def server_settings(config: RunConfig) -> ServerSettings:
@@ -216,6 +224,23 @@ def _feddyn(state: ServerState, updates: Sequence[ClientUpdate], config: RunConf
     return replace(state, weights=state.weights + pushed, slots=state.slots | {"drift": drift})
 
 
+def _fedvarp(state: ServerState, updates: Sequence[ClientUpdate], config: RunConfig) -> ServerState:
+    """``mean_S (d_k - y_k) + y``, with ``y_k`` what client k sent last (0 at first) and ``y`` their mean over all K.
+
+    The noise of who is drawn falls away as far as clients send much the same again; with everybody drawn it is FedAvg.
+
+    Source: Jhunjhunwala et al. 2022 (FedVARP, arXiv 2207.14130), algorithm 1.
+    """
+    fresh = torch.zeros_like(state.weights)  # sum over the cohort of d_k - y_k
+    for update in updates:
+        fresh.add_(update.weights - state.weights)
+        if (last := state.memory.get(update.client, {}).get("update")) is not None:
+            fresh.sub_(last)
+    mean = state.slots.get("update_mean", torch.zeros_like(fresh))
+    following = _nesterov(state, mean + fresh / len(updates), config)
+    return replace(following, slots=following.slots | {"update_mean": mean + fresh / config.clients})
+
+
 def _local(state: ServerState, updates: Sequence[ClientUpdate], config: RunConfig) -> ServerState:
     """Nothing is averaged; ``weights`` follows the mean of all clients' weights, which no client ever sees."""
     weights = state.weights.clone()
@@ -232,7 +257,8 @@ def _central(state: ServerState, updates: Sequence[ClientUpdate], config: RunCon
 
 _STEPS: dict[str, Callable[[ServerState, Sequence[ClientUpdate], RunConfig], ServerState]] = {
     "fedavgm": _heavy_ball, "fedadam": _adaptive, "fedyogi": _adaptive, "fedadagrad": _adaptive,
-    "scaffold": _scaffold, "fednova": _fednova, "feddyn": _feddyn, "local": _local, "central": _central,
+    "scaffold": _scaffold, "fednova": _fednova, "feddyn": _feddyn, "fedvarp": _fedvarp,
+    "local": _local, "central": _central,
 }  # fmt: skip
 
 

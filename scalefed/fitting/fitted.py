@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from scalefed.errors import ConfigError, FitError, refuses_old_words
+from scalefed.allocation import planning, region, sizes
+from scalefed.errors import ConfigError, refuses_old_words
+from scalefed.fitting import profile
 from scalefed.fitting.alternative import EDGE, STRENGTH, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
-from scalefed.fitting.inputs import columns_for
+from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
 
 if TYPE_CHECKING:
-    from scalefed.allocation.optimum import Optimum
     from scalefed.downstream.link import Link
-    from scalefed.fitting.profile import Profile, Region
 
 _CHUNK_DOUBLES = 2**22
 
@@ -109,7 +110,9 @@ class Fit:
                 rows[name] = (value, np.nan, np.nan, np.nan)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "std_error", "low", "high"])
 
-    def predict(self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: Any) -> pd.DataFrame:
+    def predict(
+        self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: ArrayLike
+    ) -> pd.DataFrame:
         """The predicted target, with a band that a new run falls into with probability ``level``.
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
@@ -175,62 +178,17 @@ class Fit:
         return {p: np.ascontiguousarray(matrix[:, i]) for i, p in enumerate(self.law.free)}
 
     # -- what to train -----------------------------------------------------------------------------------------------
-    def optimal_size(self, **budget: Any) -> "Optimum":
-        """The model size that makes the best of a budget, with intervals; see :func:`planning.optimal_size`.
+    optimal_size = planning.optimal_size
+    plan = planning.plan
+    least_compute = planning.least_compute
+    optimal_sizes = sizes.optimal_sizes
+    region = region.region
+    profile = profile.profile
 
-        Raises:
-            FitError: the runs cannot determine the law, with the reason and the runs that would help.
-        """
-        from scalefed.allocation import planning
-
-        self._must_be_identified("an optimal size")
-        planning.check_words(budget)
-        return planning.optimal_size(self, **budget)
-
-    def optimal_sizes(self, **budgets: Any) -> pd.DataFrame:
-        """A sweep over many budgets at once, one row each; see :func:`planning.optimal_sizes`.
-
-        Raises:
-            FitError: the runs cannot determine the law.
-        """
-        from scalefed.allocation import planning
-
-        self._must_be_identified("optimal sizes")
-        return planning.optimal_sizes(self, **budgets)
-
-    def plan(self, **budgets: Any) -> "Optimum":
-        """The best size, tokens and rounds under any mix of budgets; see :func:`planning.plan`.
-
-        Raises:
-            FitError: the runs cannot determine the law.
-        """
-        from scalefed.allocation import planning
-
-        self._must_be_identified("a plan")
-        return planning.plan(self, **budgets)
-
-    def least_compute(self, **goal: Any) -> "Optimum":
-        """The least compute that reaches a target loss or pass@k; see :func:`planning.least_compute`.
-
-        Raises:
-            FitError: the runs cannot determine the law.
-        """
-        from scalefed.allocation import planning
-
-        self._must_be_identified("the compute for a goal")
-        return planning.least_compute(self, **goal)
-
-    def profile(self, parameter: str, **options: Any) -> "Profile":
-        """The objective along one parameter, and the interval it gives; see :func:`profile.profile`."""
-        from scalefed.fitting.profile import profile
-
-        return profile(self, parameter, **options)
-
-    def region(self, **question: Any) -> "Region":
-        """Sizes that are good enough at a budget, with their regret; see :func:`profile.region`."""
-        from scalefed.fitting.profile import region
-
-        return region(self, **question)
+    @property
+    def undetermined(self) -> str:
+        """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
+        return self.message if self.status is FitStatus.NOT_IDENTIFIED else ""
 
     @refuses_old_words
     def with_link(self, link: "Link | pd.DataFrame", *, covariates: Sequence[str] = ()) -> "Fit":
@@ -253,10 +211,6 @@ class Fit:
         elif covariates:
             raise ConfigError("covariates go with success counts; a Link already has what it looks at")
         return replace(self, link=link)
-
-    def _must_be_identified(self, what: str) -> None:
-        if self.status is FitStatus.NOT_IDENTIFIED:
-            raise FitError(f"these runs cannot determine {what}. {self.message}")
 
     # -- kept and shown ----------------------------------------------------------------------------------------------
     def save(self, path: "str | PathLike[str]") -> Path:
@@ -299,13 +253,3 @@ class Fit:
         lines = "".join(f"<p>{html.escape(line)}</p>" for line in self._footer())
         table = self.summary().to_html(float_format=lambda x: f"{x:.4g}", border=0)
         return f"<div><p><code>{html.escape(self.equation())}</code></p>{table}{lines}</div>"
-
-
-def check_level(level: float) -> None:
-    """Refuse a coverage outside (0, 1).
-
-    Raises:
-        ConfigError: with what is allowed.
-    """
-    if not 0.0 < level < 1.0:
-        raise ConfigError(f"level must be between 0 and 1, got {level!r}; 0.95 is usual")

@@ -14,8 +14,8 @@ from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.data import prepare, read_frame
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.initialisation import global_fit
-from scalefed.fitting.problem import Problem
-from scalefed.fitting.result import fit, weights_for
+from scalefed.fitting.result import fit
+from scalefed.fitting.weights import problem_of
 
 _TOP_SHARE = 0.2
 _MOST_HELD = 0.4
@@ -119,7 +119,7 @@ def prepare_held(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> 
 def missed(f: Fit, train: pd.DataFrame, held: pd.DataFrame) -> np.ndarray:
     """Log errors on the held-out runs of the law refitted to the training runs, without intervals."""
     data = prepare(train, f.law, target=f.target, warn=False)
-    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, f.scale_weight))
+    problem = problem_of(data.columns, data.law, data.target, f.scale_weight)
     best = global_fit(problem, delta=f.huber_delta, seed=f.seed)
     values = dict(zip(problem.names, problem.to_values(best.theta[None])[0], strict=True))
     frame, _ = read_frame(held)

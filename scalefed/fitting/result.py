@@ -10,7 +10,7 @@ import pandas as pd
 
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import fit_alternative
-from scalefed.fitting.backtest import back_test, decades, scale_columns
+from scalefed.fitting.backtest import back_test
 from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
 from scalefed.fitting.data import FitData, hash_runs, prepare, run_ids
 from scalefed.fitting.fitted import Fit
@@ -20,6 +20,7 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
+from scalefed.fitting.weights import problem_of
 from scalefed.laws import Law, as_law
 from scalefed.laws.parser import COLUMNS
 
@@ -85,7 +86,7 @@ def fit(
     own = [name for name in columns or {} if name not in COLUMNS]
     law = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, ties=ties)
     data = prepare(runs, law, target=target, columns=columns, cluster=cluster)
-    problem = Problem(data.law, data.columns, np.log(data.target), weights_for(data.columns, data.law, scale_weight))
+    problem = problem_of(data.columns, data.law, data.target, scale_weight)
     best = global_fit(problem, delta=delta, seed=seed)
     if huber_delta == "auto":
         for _ in range(3):
@@ -144,16 +145,6 @@ def _assemble(
 
 def _residuals(problem: Problem, best: GlobalFit) -> np.ndarray:
     return np.asarray(Solver(problem).residuals(best.theta[None])[0][0])
-
-
-def weights_for(columns: Mapping[str, np.ndarray], law: Law, scale_weight: float) -> np.ndarray | None:
-    """Weights of the runs, (n,) with mean 1, that grow as scale to the power ``scale_weight``; None for all alike."""
-    names = scale_columns(columns, law.columns)
-    if scale_weight == 0.0 or not names:
-        return None
-    logs = scale_weight * np.log(10.0) * decades(columns, names)
-    weights = np.exp(logs - logs.max())
-    return np.asarray(weights / weights.mean())
 
 
 def _delta(huber_delta: float | str | None) -> float:

@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from scalefed.fitting.backtest import decades, scale_columns
-from scalefed.fitting.fitted import Fit, check_level
+from scalefed.fitting.fitted import Fit
 from scalefed.fitting.holdout import missed
+from scalefed.fitting.inputs import check_level
 
 _CUTS = (0.25, 0.5, 0.75, 1.0)
 _SUM_TO_ONE = 1e3
@@ -81,7 +83,7 @@ class Blend:
     fits: tuple[Fit, ...]
     weights: tuple[float, ...]
 
-    def predict(self, runs: Any = None, *, level: float = 0.9, **columns: Any) -> pd.DataFrame:
+    def predict(self, runs: Any = None, *, level: float = 0.9, **columns: ArrayLike) -> pd.DataFrame:
         """The blended prediction with a band: each fit's own band and their disagreement.
 
         Args:
@@ -90,7 +92,7 @@ class Blend:
             columns: as for :meth:`Fit.predict`.
         """
         check_level(level)
-        tables = [np.log(f.predict(runs, level=level, **columns)) for f in self.fits]
+        tables = [np.log(f.predict(runs, level=level, parts=False, **columns)) for f in self.fits]
         w = np.array(self.weights)[:, None]
         logs = {c: np.stack([t[c].to_numpy() for t in tables]) for c in ("estimate", "low", "high")}
         centre = (w * logs["estimate"]).sum(axis=0)

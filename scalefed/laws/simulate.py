@@ -10,6 +10,7 @@ import pandas as pd
 from scalefed.errors import ConfigError
 from scalefed.laws import Law, as_law
 from scalefed.seeds import rng
+from scalefed.units import train_flops
 
 
 def simulate_runs(
@@ -59,7 +60,7 @@ def simulate_runs(
     loss = np.broadcast_to(law.predict({p: parameters[p] for p in law.free}, columns), len(frame))
     frame["loss"] = loss * np.exp(noise * rng(seed, "simulated-noise").standard_normal(len(frame)))
     if {"params", "tokens"} <= set(frame.columns) and "compute" not in frame.columns:
-        frame["compute"] = 6.0 * frame["params"] * frame["tokens"]
+        frame["compute"] = train_flops(frame["params"], frame["tokens"])
     if "run_id" not in frame.columns:
         frame.insert(0, "run_id", [f"simulated-{i:05d}" for i in range(len(frame))])
     return frame

@@ -38,7 +38,7 @@ function controlFor(control, optional) {
   };
   slider.addEventListener("input", () => {
     const units = back(Number(slider.value));
-    const most = control.name === "clients_per_round" ? Math.min(units, ask.clients) : units;
+    const most = control.name === "clients_per_round" ? Math.min(units, valueOf(ask, CONTROL.clients)) : units;
     take(control.whole ? Math.max(Math.round(most), 1) : Number(most.toPrecision(3)));
   });
   box.addEventListener("input", () => {

@@ -9,6 +9,7 @@ import numpy as np
 
 from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.fitting.fitted import Fit
+from scalefed.laws import Law
 
 _HIGHER = 1e4
 """The largest budget offered, over the largest of the runs: far beyond what they can tell, and said so."""
@@ -47,6 +48,15 @@ class Control:
     help: str = ""
 
 
+def own_columns(law: Law) -> tuple[str, ...]:
+    """The columns of a law that are no part of a question, in alphabetical order.
+
+    >>> own_columns(Law.parse("E + A/params^a + B/tokens^b + C*learning_rate^c"))
+    ('learning_rate',)
+    """
+    return tuple(sorted(set(law.columns) - _ASKED))
+
+
 def controls(fit: Fit, asked: Mapping[str, Any], numbers: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The controls of a page: ``setting``, ``limits`` that may be set, and ``goals``.
 
@@ -55,7 +65,7 @@ def controls(fit: Fit, asked: Mapping[str, Any], numbers: Mapping[str, Any]) -> 
         asked: the question that the page opens with.
         numbers: what :func:`scalefed.report.numbers.planner_numbers` found the runs to settle.
     """
-    given = {**numbers["setting"]["given"], **asked}
+    given = numbers["setting"]["given"]
     made = {"setting": _setting(fit, asked, given), "limits": _limits(fit, asked, given), "goals": _goals(fit, numbers)}
     return {name: [asdict(one) for one in group] for name, group in made.items()}
 
@@ -74,7 +84,7 @@ def _setting(fit: Fit, asked: Mapping[str, Any], given: Mapping[str, Any]) -> li
     columns, made = set(fit.law.columns), []
     if "clients_per_round" in given or columns & set(_ROUND):
         clients = float(given.get("clients") or given.get("clients_per_round") or 1)
-        cohort = float(given.get("clients_per_round") or clients * float(given.get("participation", 1.0)))
+        cohort = float(given.get("clients_per_round") or clients)
         most = max(1e6, 10 * clients)
         made += [
             Control(name="clients", label="Clients with data", unit="", low=1, high=most, value=clients, whole=True),
@@ -93,7 +103,7 @@ def _setting(fit: Fit, asked: Mapping[str, Any], given: Mapping[str, Any]) -> li
         middle = float(given.get("unique_tokens") or np.nanmedian(fit.runs["unique_tokens"].to_numpy(dtype=float)))
         made.append(Control(name="unique_tokens", label="Different tokens, all clients", unit="", low=middle / 1e3,
                             high=middle * 1e4, value=middle))  # fmt: skip
-    return made + [_own(fit, name, asked) for name in sorted(columns - _ASKED)]
+    return made + [_own(fit, name, asked) for name in own_columns(fit.law)]
 
 
 def _own(fit: Fit, name: str, asked: Mapping[str, Any]) -> Control:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.answers import ALIKE, values_of
 from scalefed.allocation.cost import PowerSum, cost_of
 from scalefed.allocation.defaults import question as settle
-from scalefed.allocation.planning import ALIKE, values_of
 from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.downstream.link import Link
 from scalefed.errors import FitError
@@ -43,7 +43,7 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
     values = values_of(fit)
     budget, setting, notes = settle(fit.law, fit.runs, asked)
     given = {name: float(value) for name in _KNOWN if (value := getattr(setting, name)) is not None}
-    told = f"local_steps = {given.get('local_steps', 0):g}, as in the runs"
+    assumed = {name: note for note in notes if (name := note.split(" = ")[0]) in _KNOWN}
     degrees = fit.degrees_of_freedom
     return {
         "law": {
@@ -68,7 +68,8 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
             "vocab": setting.vocab,
             "width_per_layer": setting.width_per_layer,
         },
-        "notes": [note for note in notes if note != told],
+        "assumed": assumed,
+        "notes": [note for note in notes if note not in assumed.values()],
         "measured": measured(fit.runs),
         "smallest_compute": _computes(fit.runs)[0],
         "largest_compute": largest_compute(fit.runs),

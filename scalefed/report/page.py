@@ -7,6 +7,7 @@ needed, and a content security policy lets no script run but these.
 
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -17,10 +18,11 @@ import pandas as pd
 
 from scalefed.charts.frames import TITLES, same_size, shown
 from scalefed.charts.inert import embedded, policy
-from scalefed.charts.planned import levels
+from scalefed.charts.isoflop import levels
 from scalefed.charts.theme import colors, power, si
 from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.fitting.fitted import Fit
+from scalefed.laws import LAWS
 from scalefed.report.controls import compute_control, controls
 from scalefed.report.numbers import planner_numbers
 from scalefed.report.question import Answer, answer_of, best_of, in_words, opening, refusal, sentence
@@ -132,8 +134,7 @@ def _numbers(
         "runs": drawn,
         "left_out": left_out,
         "theme": {"light": colors(), "dark": colors(dark=True)},
-        "question": {name: value for name, value in asked.items() if name != "target"}
-        | {"level": asked.get("level", 0.95)},
+        "question": {"level": 0.95} | {name: value for name, value in asked.items() if name != "target"},
         "source": _source(fit, saved_as),
         "refused": None,
     }
@@ -146,25 +147,21 @@ def _numbers(
     numbers["controls"] = controls(fit, numbers["question"], numbers) | {
         "compute": compute_control(numbers["question"], numbers)
     }
-    settled = numbers["setting"]["given"]
-    movable = {control["name"] for control in numbers["controls"]["setting"]}
-    for column in ("skew", "local_steps", "unique_tokens"):
-        if column in settled and column in movable:
-            numbers["question"].setdefault(column, settled[column])
-    numbers["question"].pop("concentration", None)
+    if numbers["question"].pop("concentration", None) is not None:
+        numbers["question"]["skew"] = numbers["setting"]["given"]["skew"]
     return numbers, answer
 
 
 def _source(fit: Fit, saved_as: str | None) -> dict[str, str]:
-    """How the fit is named in a command."""
-    place = saved_as or "fit.json"
-    return {"python": f"sf.load_fit({place!r})", "shell": _quoted(place)}
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
+    """How the fit is had again: from its file, or from the runs where nothing but the law was said of it."""
+    plain = not (fit.law.fixed or fit.law.ties or fit.scale_weight) and fit.target == "loss"
+    if saved_as is not None or not (plain and fit.source):
+        place = saved_as or "fit.json"
+        return {"python": f"sf.load_fit({place!r})", "shell": shlex.quote(place)}
+    law = fit.law.name if fit.law.name in LAWS else fit.law.formula
+    names = f", columns={dict(fit.columns)!r}" if fit.columns else ""
+    words = [fit.source, "--law", law, *(word for pair in fit.columns.items() for word in ("--column", "=".join(pair)))]
+    return {"python": f"sf.fit({fit.source!r}, {law!r}{names})", "shell": shlex.join(words)}
 
 
 def _drawn(fit: Fit, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:

@@ -118,10 +118,15 @@ function notesOf(data, ask, setting, rows, found, answer, goal) {
   const notes = [];
   const loose = found.slice(1).filter((one) => !one.bounded).length;
   if (loose) notes.push(`in ${((100 * loose) / (found.length - 1)).toFixed(1)}% of the replicates nothing holds the best size`);
+  for (const name of ["clients", "clients_per_round", "skew"]) {
+    const said = ask[name] !== undefined || (name === "clients_per_round" && ask.participation !== undefined);
+    if (!said && data.assumed[name]) notes.push(data.assumed[name]);
+  }
   const inRounds = data.law.in_rounds || IN_ROUNDS.some((name) => ask[name]);
-  if (ask.local_steps === undefined && inRounds && data.setting.given.local_steps)
-    notes.push(`local_steps = ${words.g(data.setting.given.local_steps)}, as in the runs`);
+  const usual = (name) => notes.push(`${name} = ${words.g(data.setting.given[name])}, as in the runs`);
+  if (ask.local_steps === undefined && inRounds && data.setting.given.local_steps) usual("local_steps");
   notes.push(...data.notes);
+  if (ask.batch_tokens === undefined && (inRounds || ask.memory) && data.setting.given.batch_tokens) usual("batch_tokens");
   if (goal) {
     const [low, high] = quantiles(found.map((one) => one.compute), answer.level, true);
     notes.push(`compute ${words.four(found[0].compute)} FLOPs [${words.four(low)}, ${words.four(high)}]`);

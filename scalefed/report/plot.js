@@ -172,7 +172,9 @@ function drawPlot(host, spec, look) {
     axesOf(spec, box, scales, look),
     marks,
   );
+  const focused = host.contains(document.activeElement);
   host.replaceChildren(drawing);
+  if (focused) drawing.focus();
   listen(host, drawing, spec, scales, { width, height, look });
 }
 

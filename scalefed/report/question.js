@@ -26,11 +26,14 @@ function firstQuestion() {
   return ask;
 }
 
+// What a control shows: what is asked, or else what was taken for granted.
 function valueOf(ask, control) {
-  if (control.column) return ask.columns?.[control.name];
-  if (control.name === "participation" && ask.participation === undefined) return ask.clients_per_round / ask.clients;
-  if (control.name === "clients_per_round" && ask.clients_per_round === undefined) return ask.participation * ask.clients;
-  return ask[control.name];
+  const given = data.setting.given, clients = ask.clients ?? given.clients;
+  const cohort = ask.clients_per_round ?? (ask.participation === undefined ? given.clients_per_round : ask.participation * clients);
+  if (control.column) return ask.columns?.[control.name] ?? control.value;
+  if (control.name === "participation") return ask.participation ?? cohort / clients;
+  if (control.name === "clients_per_round") return cohort;
+  return ask[control.name] ?? given[control.name];
 }
 
 function setValue(control, value) {
@@ -38,7 +41,13 @@ function setValue(control, value) {
   if (control.column) ask.columns = { ...ask.columns, [name]: value };
   else if (value === undefined) delete ask[name];
   else {
-    if (PAIR[name]) delete ask[PAIR[name]];
+    // who moves one of the three says the others too
+    const cohort = valueOf(ask, CONTROL.clients_per_round ?? {});
+    if (name === "clients" && ask.participation === undefined && cohort) ask.clients_per_round = Math.min(cohort, value);
+    if (PAIR[name]) {
+      delete ask[PAIR[name]];
+      if (CONTROL.clients) ask.clients ??= data.setting.given.clients ?? Math.max(cohort, 1);
+    }
     ask[name] = value;
   }
 }

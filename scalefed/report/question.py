@@ -5,16 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from scalefed.allocation.defaults import LIMITS, SETTING, check_words
 from scalefed.allocation.optimum import Optimum
-from scalefed.charts.frames import with_iid
 from scalefed.charts.theme import power, si
-from scalefed.errors import ConfigError, FitError, nearest
+from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.fitted import Fit
+from scalefed.report.controls import own_columns
 from scalefed.report.numbers import largest_compute
 
 _LARGER = 10.0
 """The budget of a page that was asked nothing, over that of the largest run: near enough to be told."""
-_PLAIN = frozenset({"target", "level", "columns"})
+_PLAIN = ("target", "level", "columns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Answer:
 
 
 def opening(fit: Fit, question: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The question with what it leaves out: iid clients, the cohort of most runs, ten times the largest compute.
+    """The question that was asked; where none was, ten times the largest compute for the clients of most runs.
 
     Args:
         fit: a fit.
@@ -37,26 +40,28 @@ def opening(fit: Fit, question: Mapping[str, Any] | None) -> dict[str, Any]:
     Raises:
         ConfigError: a keyword that neither knows, or a question without a compute.
     """
-    from scalefed.allocation.budgets import Budget, Setting
-
-    allowed = [*Budget.__slots__, *Setting.__slots__, "participation", "concentration", "flops", *sorted(_PLAIN)]
-    for name in question or {}:
-        if name not in allowed or name in ("cost", "exact", "total"):
-            raise ConfigError(f"a question has no {name!r}; {nearest(name, allowed)}")
-    if question is not None and question.get("compute") is None:
-        raise ConfigError("the question of a report needs a compute budget in FLOPs, such as {'compute': 1e15}")
-    asked = with_iid(fit, dict(question or {"compute": float(f"{_LARGER * largest_compute(fit.runs):.1g}")}))
-    if asked.get("local_steps") == "free":
-        raise ConfigError("a page asks with a number of local steps; leave local_steps out to take that of the runs")
-    known = {"clients_per_round", "participation"} & set(asked)
+    if question is not None:
+        check_words(question, (*LIMITS, *SETTING, *_PLAIN))
+        if question.get("compute") is None:
+            raise ConfigError("the question of a report needs a compute budget in FLOPs, such as {'compute': 1e15}")
+        if question.get("local_steps") == "free":
+            raise ConfigError("a page asks with a number of local steps; leave it out to take that of the runs")
+        return dict(question) | _own_columns(fit, question)
+    asked: dict[str, Any] = {"compute": float(f"{_LARGER * largest_compute(fit.runs):.1g}")}
     for name in ("clients", "clients_per_round"):
-        if name in fit.runs and name not in asked and not (name == "clients_per_round" and known):
-            usual = fit.runs[name].dropna().mode()
-            if len(usual) and (name == "clients" or name in fit.law.columns):
-                asked[name] = float(usual.iloc[0])
-    if "clients" in asked and asked.get("clients_per_round", 0) > asked["clients"]:
-        asked["clients"] = float(asked["clients_per_round"])
-    return asked
+        if name in fit.runs and len(usual := fit.runs[name].dropna().mode()):
+            asked[name] = float(usual.iloc[0])
+    if asked.get("clients_per_round", 0.0) > asked.get("clients", math.inf):
+        del asked["clients"]
+    return asked | _own_columns(fit, asked)
+
+
+def _own_columns(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Values for the columns that only this law has, where none are given: the runs' medians, which a reader moves."""
+    given = dict(asked.get("columns") or {})
+    for name in own_columns(fit.law):
+        given.setdefault(name, float(np.nanmedian(fit.runs[name].to_numpy(dtype=float))))
+    return {"columns": given} if given else {}
 
 
 def best_of(fit: Fit, asked: Mapping[str, Any]) -> Optimum:
@@ -118,7 +123,7 @@ def in_words(asked: Mapping[str, Any]) -> str:
         words.append(f"{asked['local_steps']:g} local steps")
     known = {"compute", "clients", "participation", "clients_per_round", "concentration", "skew", "local_steps"}
     words += [f"{name.replace('_', ' ')} {value:g}" for name, value in asked.items()
-              if name not in known | _PLAIN and isinstance(value, (int, float))]  # fmt: skip
+              if name not in (*known, *_PLAIN) and isinstance(value, (int, float))]  # fmt: skip
     return "The question: " + ", ".join(words) + "."
 
 

@@ -8,6 +8,7 @@ dict under ``outer.inner``. What a table alone would lose, which keys a record h
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,7 +93,52 @@ def decode(table: "pa.Table") -> Iterator[dict[str, Any]]:
         yield _fill(skeletons[layout], "", columns, position)
 
 
+@dataclass(frozen=True)
+class Presence:
+    """Which keys the records of a table have.
+
+    Attributes:
+        layouts: the names of the leaves and, ending in a dot, of the dicts in each kind of record.
+        kinds: (records,) the kind of each.
+    """
+
+    layouts: Sequence[frozenset[str]]
+    kinds: Any
+
+    def has(self, name: str) -> Any:
+        """(records,) whether a record has the key whose column is ``name``."""
+        import numpy as np
+
+        return np.array([name in layout for layout in self.layouts], dtype=bool)[self.kinds]
+
+    def has_block(self, name: str) -> Any:
+        """(records,) whether a record has a dict under the key ``name``."""
+        return self.has(f"{name}.")
+
+
+def present(table: "pa.Table") -> Presence:
+    """Which keys the records have of a table that :func:`encode` made; a column alone cannot tell None from nothing.
+
+    >>> present(encode([{"a": 1, "b": {}}, {"a": None}, {}])).has("a").tolist()
+    [True, True, False]
+    """
+    import pyarrow as pa
+
+    layouts = pa.chunked_array(table.column(LAYOUT)).unify_dictionaries().combine_chunks()
+    kinds = layouts.indices.to_numpy(zero_copy_only=False)
+    return Presence([frozenset(_names(json.loads(text))) for text in layouts.dictionary.to_pylist()], kinds)
+
+
 # ---------------------------------------------------------------------- keys
+def _names(skeleton: Sequence[Any], before: str = "") -> Iterator[str]:
+    for key in skeleton:
+        if isinstance(key, str):
+            yield before + key
+        else:
+            yield f"{before}{key[0]}."
+            yield from _names(key[1], f"{before}{key[0]}.")
+
+
 def _leaves(record: Record, before: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in record.items():
         if isinstance(value, Mapping):

@@ -19,6 +19,8 @@ from scalefed.units import PRIVATE_BATCHES, Architecture, sampling_flops, train_
 if TYPE_CHECKING:
     import pandas as pd
 
+Array = np.ndarray[Any, Any]
+
 MICRO_FAMILIES, MICRO_DOCUMENT, MICRO_SPREAD = 16, 44.0, 0.545
 """Of the micro benchmark: families of problems, tokens of a document, and the coefficient of variation of these."""
 
@@ -32,7 +34,6 @@ _USED = {
     "synthetic_share", "synthetic_tokens", "synthetic_epsilon", "generator_params", "generator_steps",
     "participants_mean", "compute_exact", "local_epochs", "participation_realised", "skew_uncorrected",
 }  # fmt: skip
-_VISIT = ("local_steps", "batch_size", "sequence_length", "clients", "unique_tokens")
 
 
 def follow(row: Mapping[str, Any]) -> dict[str, float]:
@@ -41,30 +42,49 @@ def follow(row: Mapping[str, Any]) -> dict[str, float]:
     Args:
         row: settings and results of one run.
     """
-    found: dict[str, float] = {}
-    if not _has(row, "compute_exact") and (flops := compute_exact(row)) is not None:
-        found["compute_exact"] = flops
-    if not _has(row, "local_epochs") and _has(row, *_VISIT) and row["unique_tokens"] > 0:
-        visit = row["local_steps"] * row["batch_size"] * row["sequence_length"]
-        found["local_epochs"] = visit * row["clients"] / row["unique_tokens"]
-    if not _has(row, "participation_realised") and _has(row, "participants_mean", "clients"):
-        found["participation_realised"] = row["participants_mean"] / row["clients"]
-    if not _has(row, "skew_uncorrected") and (known := _skew(row)) is not None:
-        found |= {"skew": known, "skew_uncorrected": row["skew"]}
+    found = follow_columns({name: _single(row[name]) for name in _USED if name in row}, 1)
+    return {name: float(values[0]) for name, values in found.items()}
+
+
+def follow_columns(columns: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """For many runs at once, the columns that follow from others: (count,) each, NaN for runs that cannot tell.
+
+    What a run has already is not told again; a column that no run can tell is left out.
+
+    Args:
+        columns: (count,) each, by name.
+        count: runs.
+    """
+    runs = _Columns(columns, count)
+    with np.errstate(all="ignore"):  # what cannot be told divides by nothing
+        found = _followed(runs)
+    return {name: values for name, values in found.items() if np.isfinite(values).any()}
+
+
+def _followed(runs: "_Columns") -> dict[str, Array]:
+    visit = runs["local_steps"] * runs["batch_size"] * runs["sequence_length"]
+    unique = runs["unique_tokens"]
+    skew = _skews(runs)
+    found = {
+        "compute_exact": _flops(runs),
+        "local_epochs": visit * runs["clients"] / np.where(unique > 0, unique, np.nan),
+        "participation_realised": runs["participants_mean"] / runs["clients"],
+    }
+    found = {name: np.where(np.isfinite(runs[name]), np.nan, values) for name, values in found.items()}
+    corrected = np.isfinite(skew) & ~np.isfinite(runs["skew_uncorrected"])
+    found["skew"] = np.where(corrected, skew, np.nan)
+    found["skew_uncorrected"] = np.where(corrected, runs["skew"], np.nan)
     return found
 
 
 def with_derived(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The frame with the columns of :func:`follow` filled in, row by row, where they are missing."""
+    """The frame with the columns of :func:`follow` filled in where they are missing."""
     names = [name for name in frame.columns if name in _USED]
     if not {"local_steps", "batch_size", "sequence_length"} <= set(names):  # no run of ours
         return frame
-    found = [follow(row) for row in frame[names].to_dict("records")]
-    for name in dict.fromkeys(key for row in found for key in row):
-        values = [row.get(name, math.nan) for row in found]
-        frame[name] = values if name not in frame else [
-            new if math.isfinite(new) else old for new, old in zip(values, frame[name], strict=True)
-        ]  # fmt: skip
+    for name, values in follow_columns({name: frame[name].to_numpy() for name in names}, len(frame)).items():
+        told = np.isfinite(values)
+        frame[name] = values if name not in frame else np.where(told, values, frame[name])
     return frame
 
 
@@ -127,32 +147,77 @@ def _is_plain(runs: "pd.DataFrame") -> bool:
 def compute_exact(row: Mapping[str, Any]) -> float | None:
     """Training FLOPs of a run with output layer and attention counted, synthetic text included; None if unknown.
 
-    A generator of synthetic text is trained on ``generator_steps`` batches a client, with a privacy budget on batches
-    that are expected to be ``PRIVATE_BATCHES`` times as large, and writes ``synthetic_tokens``. Evaluation is no part.
-
     Args:
         row: settings and results of one run.
     """
-    if not _has(row, "params", "tokens", *_ARCHITECTURE):
-        return None
-    vocab = row["model_vocab"] if _has(row, "model_vocab") else row.get("vocab_size")
-    ours = not row.get("checkpoint")
-    head_width = row["model_head_width"] if _has(row, "model_head_width") else HEAD_WIDTH if ours else None
-    if not vocab or not head_width:
-        return None
-    trained = row.get("params_trained")
-    adapters = trained is not None and _finite(trained) and trained < row["params"]
-    model = Architecture(
-        row["model_width"], row["model_layers"], row["model_heads"] * head_width, vocab, row["sequence_length"]
+    others = {name: value for name, value in row.items() if name != "compute_exact"}
+    return follow(others).get("compute_exact")
+
+
+class _Columns:
+    """Columns of many runs, asked as numbers or as they are."""
+
+    def __init__(self, columns: Mapping[str, Array], count: int) -> None:
+        self.columns = columns
+        self.count = count
+
+    def __getitem__(self, name: str) -> Array:
+        """(count,) as numbers; NaN for what is none or not finite, and for a column that there is not."""
+        values = self.columns.get(name)
+        if values is None or values.dtype.kind not in "iufO":
+            return np.full(self.count, np.nan)
+        if values.dtype.kind == "O":
+            values = np.array([value if _finite(value) else math.nan for value in values])
+        return np.asarray(np.where(np.isfinite(values), values, np.nan))
+
+    def are(self, name: str, *words: Any) -> Array:
+        """(count,) whether the column is one of these."""
+        values = self.columns.get(name)
+        if values is None:
+            return np.full(self.count, None in words)
+        return np.asarray(np.logical_or.reduce([np.broadcast_to(values == word, self.count) for word in words]))
+
+    def rows(self, chosen: Array) -> list[dict[str, Any]]:
+        """The chosen runs as dicts."""
+        found = []
+        for row in np.flatnonzero(chosen):
+            values = {name: column[row] for name, column in self.columns.items()}
+            found.append({name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()})
+        return found
+
+
+def _single(value: Any) -> Array:
+    """One value as an array (1,)."""
+    array = np.empty(1, dtype=object)
+    array[0] = value
+    return array
+
+
+def _flops(runs: _Columns) -> Array:
+    """Training FLOPs with output layer and attention counted, synthetic text included; NaN if unknown.
+
+    A generator of synthetic text is trained on ``generator_steps`` batches a client, with a privacy budget on batches
+    that are expected to be ``PRIVATE_BATCHES`` times as large, and writes ``synthetic_tokens``. Evaluation is no part.
+    """
+    width, layers, heads, length = (runs[name] for name in _ARCHITECTURE)
+    vocab, own_vocab, head_width = runs["vocab_size"], runs["model_vocab"], runs["model_head_width"]
+    vocab = np.where(np.isfinite(own_vocab), own_vocab, np.where(vocab == 0, np.nan, vocab))
+    ours = runs.are("checkpoint", None, "")
+    head_width = np.where(np.isfinite(head_width), head_width, np.where(ours, HEAD_WIDTH, np.nan))
+    model = Architecture(width, layers, heads * head_width, vocab, length)
+    params, tokens, trained = runs["params"], runs["tokens"], runs["params_trained"]
+    flops = np.where(
+        trained < params,  # adapters
+        train_flops(params, tokens, model=model, trained=trained),
+        train_flops(params, tokens, model=model),
     )
-    flops = train_flops(row["params"], row["tokens"], model=model, trained=trained if adapters else None)
-    return float(flops) + _synthetic_flops(row)
+    shared = runs.are("algorithm", "synthetic-sharing") & (runs["synthetic_share"] > 0)
+    flops[shared] += [_synthetic_flops(row) for row in runs.rows(shared)]
+    return np.asarray(flops)
 
 
 def _synthetic_flops(row: Mapping[str, Any]) -> float:
-    """To make the pool of shared synthetic text: every client trains a generator and writes with it."""
-    if row.get("algorithm") != "synthetic-sharing" or not row.get("synthetic_share"):
-        return 0.0
+    """Of a run that shares synthetic text, to make its pool: every client trains a generator and writes."""
     length, batch, steps = row["sequence_length"], row["batch_size"], row["generator_steps"]
     shape = shape_for(row["generator_params"], row["vocab_size"], between=False)
     model, blocks = shape.at(length), batch
@@ -165,23 +230,24 @@ def _synthetic_flops(row: Mapping[str, Any]) -> float:
     return float(row["clients"] * (train + sampling_flops(shape.params, written, model=model)))
 
 
-def _skew(row: Mapping[str, Any]) -> float | None:
-    """The corrected skew of a run that stored that of its counts; None where its partition cannot be told.
+def _skews(runs: _Columns) -> Array:
+    """The corrected skew of runs that stored that of their counts; NaN where their partition cannot be told.
 
     Clients that are iid by construction have none. Documents that are dealt by a Dirichlet's mixtures are rounded.
     """
-    if not _has(row, "skew", "clients") or row["clients"] < 2:
-        return None
-    scheme, concentration = row.get("partition"), row.get("concentration")
-    if scheme in ("iid", "quantity") or (scheme == "dirichlet" and concentration == math.inf):
-        return 0.0
-    if scheme != "dirichlet" or row.get("data") != "micro" or row.get("checkpoint") or not _has(row, "unique_tokens"):
-        return None
-    documents = row["unique_tokens"] / (MICRO_DOCUMENT * row["clients"])
-    if documents <= 0:
-        return None
-    chance = dealing_noise(labels=MICRO_FAMILIES, documents=documents, spread=MICRO_SPREAD)
-    return corrected_skew(row["skew"], chance)
+    known = np.isfinite(runs["skew"]) & (runs["clients"] >= 2)
+    mixed = runs.are("partition", "dirichlet")
+    alike = runs.are("partition", "iid", "quantity") | (mixed & runs.are("concentration", math.inf))
+    documents = runs["unique_tokens"] / (MICRO_DOCUMENT * runs["clients"])
+    dealt = known & ~alike & mixed & runs.are("data", "micro") & runs.are("checkpoint", None, "") & (documents > 0)
+    found = np.where(known & alike, 0.0, np.nan)
+    chance = {
+        count: dealing_noise(labels=MICRO_FAMILIES, documents=count, spread=MICRO_SPREAD)
+        for count in np.unique(documents[dealt]).tolist()
+    }
+    pairs = zip(runs["skew"][dealt].tolist(), documents[dealt].tolist(), strict=True)
+    found[dealt] = [corrected_skew(skew, chance[count]) for skew, count in pairs]
+    return found
 
 
 def _has(row: Mapping[str, Any], *names: str) -> bool:

@@ -4,18 +4,19 @@ The columns with their units are in :mod:`scalefed.runs.schema`, the files of on
 :mod:`scalefed.runs.files`; both are offered here. Nothing in this module needs torch.
 """
 
-import contextlib
 import hashlib
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-from scalefed.errors import DataError, RunLogWarning, nearest
-from scalefed.runs.derived import DERIVED, as_stored, follow
+import numpy as np
+
+from scalefed.errors import DataError, nearest
+from scalefed.runs.derived import DERIVED, as_stored
 from scalefed.runs.files import (
     EVALUATION,
     RUN,
@@ -27,13 +28,21 @@ from scalefed.runs.files import (
     read_run,
     write_run,
 )
+from scalefed.runs.folders import (
+    by_columns,
+    is_log,
+    places,
+    plain_counts,
+    row_of,
+    run_folders,
+    skip_damaged,
+    table_of,
+    typed_table,
+)
 from scalefed.runs.importers.tools import of_folder, read_runs
-from scalefed.runs.packed import PACK, is_packed_run, packed_folders
 from scalefed.runs.ranges import check_table
-from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
 from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
-from scalefed.units import train_flops
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,14 +51,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLUMNS", "ROUND_COLUMNS", "SCHEMA", "TIMING", "Column", "Run", "add_evaluation", "load_counts", "load_runs",
-    "log_differences", "provenance", "read_evaluation", "read_rounds", "read_run", "require", "runs_hash", "same_log",
-    "write_run",
+    "log_differences", "provenance", "read_evaluation", "read_rounds", "read_run", "require", "run_folders",
+    "runs_hash", "same_log", "write_run",
 ]  # fmt: skip
-
-_OF_THE_RUN = (
-    "run_id", "sweep", "status", "params", "algorithm", "clients", "clients_per_round", "participation",
-    "concentration", "skew", "local_steps", "seed",
-)  # fmt: skip
 
 
 # ---------------------------------------------------------------------- one run
@@ -72,7 +76,7 @@ class Run:
         Raises:
             DataError: the folder is no run, or damaged.
         """
-        return cls(Path(folder), MappingProxyType(_row(Path(folder))))
+        return cls(Path(folder), MappingProxyType(row_of(Path(folder))))
 
     def __getattr__(self, name: str) -> Any:
         """A column of the row."""
@@ -96,7 +100,7 @@ class Run:
 
     def history(self) -> "pd.DataFrame":
         """One row a round, columns of :data:`scalefed.runs.schema.ROUND_COLUMNS`."""
-        return _table(read_rounds(self.folder), ROUND_COLUMNS)
+        return typed_table(read_rounds(self.folder), ROUND_COLUMNS)
 
     def counts(self, *, evaluation: str = "") -> "pd.DataFrame":
         """One row a problem: run_id, task_id, samples, correct."""
@@ -129,10 +133,10 @@ def load_runs(
     Raises:
         DataError: there is nothing to read, or a column that must hold numbers does not.
     """
-    if _is_log(source):
-        folders = [folder for folder in run_folders(source) if sweep is None or folder.parent.name == sweep]
-        if folders:
-            frame = _from_folders(folders, Path(source), rounds=rounds)
+    if is_log(source):
+        found_at = [place for place in places(source) if sweep is None or place.sweep == sweep]
+        if found_at:
+            frame = table_of(found_at, Path(source), rounds=rounds)
             return rename(frame, columns) if columns else frame
         found = None if sweep or rounds else of_folder(Path(source))
         if found is None:
@@ -173,19 +177,24 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
     import pandas as pd
 
     names = ["run_id", "task_id", "samples", "correct"]
-    if _is_log(source):
+    if is_log(source):
+        file = f"eval-{evaluation}.json" if evaluation else EVALUATION
         parts = []
-        for folder in run_folders(source):
-            with _skip_damaged(folder):
-                counts = read_evaluation(folder, evaluation)
-                if counts is not None:
-                    of_run = {"run_id": read_run(folder)["run_id"], "task_id": counts["task_ids"]}
-                    of_run |= {name: counts[name] for name in names[2:]}
-                    gold = {"gold_loss": counts["gold_losses"]} if "gold_losses" in counts else {}
-                    parts.append(pd.DataFrame(of_run | gold))
+        for place in places(source):
+            alone, found = place.folders, None
+            with skip_damaged(place.folder):
+                alone, found = by_columns(place, partial(plain_counts, file=file))
+            parts += [] if found is None else [found]
+            for folder in alone:
+                with skip_damaged(folder):
+                    counts = read_evaluation(folder, evaluation)
+                    if counts is not None:
+                        of_run = {"run_id": read_run(folder)["run_id"], "task_id": counts["task_ids"]}
+                        of_run |= {name: counts[name] for name in names[2:]}
+                        gold = {"gold_loss": counts["gold_losses"]} if "gold_losses" in counts else {}
+                        parts.append(pd.DataFrame(of_run | gold))
         if not parts:
-            what = f"eval-{evaluation}.json" if evaluation else EVALUATION
-            raise DataError(f"no run in {source} has an {what}; evaluate them first: scalefed evaluate <run folder>")
+            raise DataError(f"no run in {source} has an {file}; evaluate them first: scalefed evaluate <run folder>")
         frame = pd.concat(parts, ignore_index=True)
     else:
         frame = rename(read_table(source), columns or {}, {name: COLUMNS["samples"] for name in names})
@@ -237,8 +246,6 @@ def runs_hash(frame: "pd.DataFrame") -> str:
 
     Floats count to the last bit, so a changed measurement changes the hash.
     """
-    import numpy as np
-
     frame = as_stored(frame)
     measured = sorted(
         name for name in frame.columns
@@ -285,111 +292,12 @@ def log_differences(
     return lines
 
 
-def run_folders(root: str | os.PathLike[str]) -> Iterator[Path]:
-    """The folders of runs at or below ``root`` in a stable order; hidden ones, being half built, are left out.
-
-    Packed runs are named by the folder that they had.
-    """
-    for path, folders, files in os.walk(root):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        if RUN in files or "rounds.jsonl" in files:
-            folders.clear()
-            yield Path(path)
-        elif PACK in files:
-            with _skip_damaged(Path(path) / PACK):
-                packed = packed_folders(Path(path))
-                yield from packed
-                folders[:] = [name for name in folders if Path(path) / name not in set(packed)]
-    if is_packed_run(Path(root)):
-        yield Path(root)
-
-
-# ---------------------------------------------------------------------- from run folders
-def _is_log(source: Any) -> bool:
-    """Whether a source is a folder with runs, or stands for a packed one."""
-    if not isinstance(source, (str, os.PathLike)) or os.path.isfile(source):  # a table may lie beside a pack
-        return False
-    return is_folder(source) or is_packed_run(Path(source))
-
-
-def _row(folder: Path) -> dict[str, Any]:
-    """One run's row: defaults of settings that are newer than the run, its settings, what came out, provenance."""
-    from scalefed.config import RunConfig
-
-    run = read_run(folder)
-    config, result = run["config"], run["result"]
-    row: dict[str, Any] = {"run_id": run["run_id"], "sweep": folder.absolute().parent.name, "status": run["status"]}
-    row |= RunConfig().to_dict() | config
-    row |= {"params_asked": config.get("params"), "tokens_asked": config.get("tokens")}
-    row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
-    row |= result
-    row |= {key: value for key, value in run["provenance"].items() if key in COLUMNS}
-    if row["clients_per_round"] > row["clients"]:
-        raise DataError(f"{folder / RUN}: clients_per_round {row['clients_per_round']} is more than clients "
-                        f"{row['clients']}; train the run again, or correct it")  # fmt: skip
-    if row.get("participation") is None:
-        row["participation"] = row["clients_per_round"] / row["clients"]
-    if row.get("compute") is None:
-        row["compute"] = train_flops(row["params"], row["tokens"])
-    return row | follow(row)
-
-
-def _from_folders(folders: list[Path], root: Path, *, rounds: bool) -> "pd.DataFrame":
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    frames: list[pd.DataFrame] = []
-    seen: dict[tuple[Path, str], Path] = {}
-    for folder in folders:
-        with _skip_damaged(folder):
-            row = _row(folder)
-            first = seen.setdefault((folder.parent, row["run_id"]), folder)
-            if first != folder:
-                raise DataError(f"its run_id {row['run_id']!r:.60} is that of {first.name} too; keep one of them")
-            if rounds:
-                history = _table(read_rounds(folder), ROUND_COLUMNS)
-                history = history.drop(columns=[k for k in _OF_THE_RUN if k in history and k not in ROUND_COLUMNS])
-                of_run = pd.DataFrame([{k: row.get(k) for k in _OF_THE_RUN if k not in history}] * len(history))
-                frames.append(pd.concat([of_run, history], axis=1))
-            rows.append(row)
-    if not rows:
-        raise DataError(
-            f"none of the {len(folders)} runs in {root} can be read; train them again, or give another folder"
-        )
-    if rounds:
-        return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
-    return _table(rows, COLUMNS).sort_values("run_id", kind="stable", ignore_index=True)
-
-
-@contextlib.contextmanager
-def _skip_damaged(folder: Path) -> Iterator[None]:
-    """Turn the DataError of one damaged run into a warning that names it."""
-    try:
-        yield
-    except DataError as error:
-        warnings.warn(f"skipped the run in {folder}: {error}", RunLogWarning, stacklevel=5)
-
-
-def _table(rows: list[dict[str, Any]], columns: Mapping[str, Column]) -> "pd.DataFrame":
-    """Rows as a frame in the schema's column order and types; unmeasured columns are left out."""
-    import pandas as pd
-
-    frame = pd.DataFrame(rows)
-    frame = frame[[*(name for name in columns if name in frame), *(name for name in frame if name not in columns)]]
-    for name in frame.columns:
-        dtype = columns[name].dtype if name in columns else ""
-        if dtype == "float" or (dtype == "int" and frame[name].isna().any()):
-            frame[name] = frame[name].astype(float)
-        elif dtype == "int":
-            frame[name] = frame[name].astype("int64")
-    return frame
-
-
+# ---------------------------------------------------------------------- helpers
 def _content(source: "str | os.PathLike[str] | pd.DataFrame") -> dict[str, dict[str, Any]]:
     """A log as comparable text: run id -> column or file -> content, timing left out."""
     frame = load_runs(source)
     folders: dict[str, Path] = {}
-    if _is_log(source):
+    if is_log(source):
         folders = {read_run(folder)["run_id"]: folder for folder in run_folders(source)}
     content: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(frame.to_dict("records")):

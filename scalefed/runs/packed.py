@@ -173,7 +173,9 @@ def stored_files(root: Path) -> dict[str, dict[str, str]]:
     for run_id, told in zip(packed.run_ids, hashes, strict=True):
         files = packed.files(run_id)
         for name in (run_id, *files):
-            if not name or name != Path(name).name or name.startswith("."):  # it would be written elsewhere, or hidden
+            if (
+                not isinstance(name, str) or not name or name != Path(name).name or name.startswith(".")
+            ):  # it would be written elsewhere, or hidden
                 raise DataError(f"{root / PACK} names {name!r:.60}, which is no name of a run or its file")
         if files_hash(files) != told:
             raise DataError(f"run {run_id} in {root / PACK} is not what its hash says; restore the pack")

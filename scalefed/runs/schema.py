@@ -288,6 +288,24 @@ TIMING: frozenset[str] = frozenset(
 
 
 # ---------------------------------------------------------------------- older logs
+_SETTINGS_BEFORE: Mapping[int, dict[str, Any]] = {2: {"learning_rate_rule": "anew"}}
+"""Schema -> settings that it brought in, with what runs before it did."""
+FIRST_PLAIN_SCHEMA = 1
+"""From here on, later schemas differ by what :func:`settings_of` says and by nothing else."""
+
+
+def settings_of(schema: int) -> dict[str, Any]:
+    """Settings that today's default is not true of, in a run of this schema that does not name them.
+
+    >>> settings_of(1)
+    {'learning_rate_rule': 'anew'}
+    """
+    found: dict[str, Any] = {}
+    for later in sorted(_SETTINGS_BEFORE, reverse=True):
+        found |= _SETTINGS_BEFORE[later] if schema < later else {}
+    return found
+
+
 def m001_blocks_and_status(run: dict[str, Any]) -> dict[str, Any]:
     """Version 0 kept settings and results in one flat row and a diverged run as a flag."""
     from scalefed.config import RunConfig
@@ -307,7 +325,7 @@ def m001_blocks_and_status(run: dict[str, Any]) -> dict[str, Any]:
 def m002_learning_rate_rule(run: dict[str, Any]) -> dict[str, Any]:
     """Version 1 had one rule for the learning rate."""
     config = run.get("config")
-    return run | {"schema": 2} | ({"config": {"learning_rate_rule": "anew"} | config} if config else {})
+    return run | {"schema": 2} | ({"config": _SETTINGS_BEFORE[2] | config} if config else {})
 
 
 UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (m001_blocks_and_status, m002_learning_rate_rule)

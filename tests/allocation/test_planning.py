@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from fit_stub import Fitted
 
-from scalefed.allocation import planning
+from scalefed.allocation import planning, sizes
 from scalefed.allocation.attempts import optimal_size_with_attempts
 from scalefed.allocation.budgets import Budget, Setting
-from scalefed.allocation.defaults import question, skew_of
+from scalefed.allocation.defaults import check_words, question, skew_of
 from scalefed.allocation.optimum import minimise
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, FitError
@@ -75,7 +75,6 @@ def test_discount_one_is_the_average_compute_rule():
     ("words", "error", "message"),
     [
         ({}, FitError, "clients_per_round=.*participation="),
-        ({"clients_per_round": 4}, FitError, "skew=.* or concentration="),
         ({"participation": 2.0, "skew": 0.1}, ConfigError, r"participation must be in \(0, 1\]"),
         ({"participation": 0.25, "clients_per_round": 4, "skew": 0.1}, ConfigError, "not both"),
         ({"participation": 0.01, "skew": 0.1}, ConfigError, "less than one client"),
@@ -95,8 +94,19 @@ def test_wrong_questions_are_refused(words, error, message):
 
 
 def test_unknown_limits_are_named():
-    with pytest.raises(ConfigError, match="no limit or setting .computer.; did you mean .compute."):
-        planning.plan(fitted(), computer=1e14, clients_per_round=4, skew=0.1)
+    with pytest.raises(ConfigError, match="there is no limit or setting .computer.; did you mean .compute."):
+        check_words({"computer": 1e14, "clients_per_round": 4, "skew": 0.1})
+    with pytest.raises(TypeError, match="computer"):
+        planning.plan(fitted(), computer=1e14)
+
+
+def test_what_is_not_given_is_taken_from_the_runs_or_said_to_be_assumed():
+    silent = planning.optimal_size(fitted(), compute=1e14, clients=16)
+    said = planning.optimal_size(fitted(), compute=1e14, clients=16, clients_per_round=16, skew=0.0)
+    assert silent.params == said.params and silent.loss == said.loss
+    assert any(note.startswith("skew = 0: the clients are taken to be alike") for note in silent.notes)
+    assert any(note.startswith("clients_per_round = clients") for note in silent.notes)
+    assert not any("taken to be" in note or "= clients" in note for note in said.notes)
 
 
 def test_skew_is_interpolated_between_measured_concentrations():
@@ -117,7 +127,8 @@ def test_the_setting_is_filled_from_the_runs():
     assert budget.names == ("compute", "rounds")
     assert setting.clients == 16 and float(np.asarray(setting.clients_per_round)) == 8
     assert setting.local_steps == 25 and setting.batch_tokens == 512
-    assert notes == ("local_steps = 25, as in the runs",)
+    taken = ("clients = 16", "local_steps = 25", "batch_tokens = 512")
+    assert notes == tuple(f"{value}, as in the runs" for value in taken)
     other = runs().drop(columns=["batch_size", "sequence_length"])
     assert question(LAWS["federated"], other, {"compute": 1.0, "clients_per_round": 1, "skew": 0})[
         1
@@ -146,13 +157,13 @@ def test_free_local_steps_need_a_law_that_prices_them():
 
 def test_a_sweep_equals_single_questions():
     budgets = np.geomspace(1e12, 1e16, 9)
-    table = planning.optimal_sizes(fitted(), compute=budgets, clients_per_round=4, skew=0.1)
+    table = sizes.optimal_sizes(fitted(), compute=budgets, clients_per_round=4, skew=0.1)
     for index in (0, 4, 8):
         one = planning.optimal_size(fitted(), compute=budgets[index], clients_per_round=4, skew=0.1)
         for name in ("params", "params_low", "params_high", "tokens", "rounds", "loss"):
             assert table[name].iloc[index] == pytest.approx(getattr(one, name), rel=1e-9), name
     assert (table["params_low"] <= table["params"]).all() and (table["params"] <= table["params_high"]).all()
-    bare = planning.optimal_sizes(fitted(), compute=budgets, clients_per_round=4, skew=0.1, intervals=False)
+    bare = sizes.optimal_sizes(fitted(), compute=budgets, clients_per_round=4, skew=0.1, intervals=False)
     assert list(bare.columns) == ["compute", "params", "tokens", "rounds", "loss"]
 
 
@@ -166,9 +177,7 @@ def test_a_sweep_of_a_real_fit_has_the_bands_of_single_questions():
 
 
 def test_without_replicates_the_ends_of_a_sweep_are_unknown():
-    alone = planning.optimal_sizes(
-        fitted(replicates=pd.DataFrame()), compute=[1e13, 1e14], clients_per_round=4, skew=0.1
-    )
+    alone = sizes.optimal_sizes(fitted(replicates=pd.DataFrame()), compute=[1e13, 1e14], clients_per_round=4, skew=0.1)
     assert alone[["params_low", "params_high", "loss_low", "loss_high"]].isna().all().all()
     assert alone["params"].notna().all()
 

@@ -204,8 +204,8 @@ def test_a_chart_file_holds_only_what_it_draws(runs):
 def test_mistakes_say_what_is_allowed(runs, fitted):
     with pytest.raises(ConfigError, match="unknown kind of chart 'losss'; did you mean 'loss'"):
         chart(runs, "losss")
-    with pytest.raises(ConfigError, match="the chart 'loss' takes no 'widht'; did you mean 'width'"):
-        chart(runs, "loss", widht=3)
+    with pytest.raises(ConfigError, match="the chart 'loss' takes no 'axis'"):
+        chart(runs, "loss", axis="compute")
     with pytest.raises(ConfigError, match="x must be one of tokens, compute, params, got 'skew'"):
         chart(runs, "loss", x="skew")
     for kind in ("optimum", "budget", "residuals"):
@@ -225,7 +225,7 @@ def test_mistakes_say_what_is_allowed(runs, fitted):
     with pytest.raises(DataError, match="no round has a loss; set evaluate_every"):
         chart(rounds_frame().assign(loss=math.nan), "rounds")
     with pytest.raises(ScalefedError):
-        chart(fitted, "optimum", nonsense=3)
+        chart(fitted, "optimum", axis="compute")
 
 
 # ---------------------------------------------------------------------- words, ticks, colours

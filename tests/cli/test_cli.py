@@ -151,7 +151,7 @@ MISTAKES = {
     "negative budget": ("optimum {f}/good.csv --law chinchilla --compute -1", ["compute", "-1"]),
     "unknown setting": (
         "optimum {f}/good.csv --law chinchilla --compute 1e12 clents=3",
-        ["a question has no 'clents'", "did you mean 'clients'"],
+        ["no limit or setting 'clents'", "did you mean 'clients'"],
     ),
     "setting without a value": ("optimum {f}/good.csv --law chinchilla --compute 1e12 clients", ["expected key=value"]),
     "participation in a question": (

@@ -167,6 +167,28 @@ def test_feddyn_without_regularisation_is_fedavg() -> None:
     )
 
 
+def test_fedvarp_follows_the_paper() -> None:
+    chosen = config("fedvarp")
+    w = start(chosen)
+    last = {k: np.zeros_like(w) for k in range(chosen.clients)}
+    for cohort_data in who(chosen):
+        updates = {k: sgd(w, batches) - w for k, batches in cohort_data.items()}
+        step = np.mean([updates[k] - last[k] for k in updates], axis=0) + np.mean(list(last.values()), axis=0)
+        w = w + step
+        last |= updates
+    state = native(chosen)
+    assert apart(state, w) <= 1e-11
+    np.testing.assert_allclose(state.slots["update_mean"].numpy(), np.mean(list(last.values()), axis=0), atol=1e-11)
+
+
+def test_fedvarp_with_everybody_drawn_is_fedavg() -> None:
+    everybody = {"clients_per_round": 6, "tokens": ROUNDS * 6 * STEPS * 6}
+    torch.testing.assert_close(
+        native(config("fedvarp", **everybody)).weights, native(config("fedavg", **everybody)).weights
+    )
+    assert not torch.equal(native(config("fedvarp")).weights, native(config("fedavg")).weights)
+
+
 def project(vector: np.ndarray, names: tuple[str, ...], vectors: str = "mean") -> np.ndarray:
     """P(g) by reshaping and matrix algebra: each row of an (out, in) matrix times (I - 11^T / n)."""
     result = vector.copy()

@@ -221,7 +221,7 @@ def test_the_step_of_a_client_has_the_same_bits_alone_and_beside_others(before: 
     assert not torch.equal(together, weights)
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold", "feddyn", "gc-fed", "local"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold", "feddyn", "fedvarp", "gc-fed", "local"])
 def test_batched_clients_train_as_they_would_alone(algorithm: str) -> None:
     """In double precision: in single, Adam turns the last bits of a gradient near zero into a step's sign."""
     chosen = config(algorithm=algorithm, stragglers=0.5, inner_state="keep")
@@ -438,7 +438,7 @@ class OnePoisonedClient:
         return np.full((steps, 2, 4), 0 if client == 1 else 5)
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "feddyn", "local", "fedadam"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "feddyn", "fedvarp", "local", "fedadam"])
 @pytest.mark.parametrize("how", ["loop", "batched"])
 def test_a_client_that_diverged_is_left_out_and_recorded(algorithm: str, how: str) -> None:
     chosen = config(algorithm=algorithm, clients=3, clients_per_round=3, inner_optimizer="sgd", client_batching=how)

@@ -77,7 +77,7 @@ def test_one_and_two_workers_give_the_same_log(tmp_path: Path, monkeypatch: pyte
     from scalefed.experiment import train_all
     from scalefed.runs.log import log_differences, same_log
 
-    wanted = configs(("fedavg", "scaffold", "feddyn", "gc-fed", "fedadam", "diloco"))
+    wanted = configs(("fedavg", "scaffold", "feddyn", "fedvarp", "gc-fed", "fedadam", "diloco"))
     for workers in (1, 2):
         monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / f"cache-{workers}"))
         made = train_all(wanted, runs=tmp_path / str(workers), workers=workers)

@@ -10,6 +10,7 @@ import pytest
 import statsmodels.api as sm
 from law_truths import TRUTHS
 
+from scalefed.allocation.region import region
 from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.alternative import disagreement, rival_of
 from scalefed.fitting.backtest import BackTest, distance, model_error, scale_columns
@@ -17,7 +18,7 @@ from scalefed.fitting.bootstrap import bootstrap, local_noise, noise_scale, robu
 from scalefed.fitting.heteroscedasticity import unevenness
 from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.profile import profile, region
+from scalefed.fitting.profile import profile
 from scalefed.fitting.result import Fit, fit
 from scalefed.fitting.solver import Solver
 from scalefed.laws import LAWS, Law

@@ -236,9 +236,9 @@ def test_a_design_that_cannot_tell_is_named_and_refused(frame: dict[str, object]
     found = fit(runs, law, resamples=50, backtest=False)
     assert found.status is FitStatus.NOT_IDENTIFIED
     assert pd.Series([found.message]).str.contains(words).all(), found.message
-    for question in (found.optimal_size, found.plan, found.least_compute):
+    for question, words in ((found.optimal_size, "compute"), (found.plan, "compute"), (found.least_compute, "loss")):
         with pytest.raises(FitError, match="cannot determine"):
-            question(compute=1e21)
+            question(**{words: 1e21})
 
 
 def test_a_sound_design_is_not_refused(fitted: Fit) -> None:

@@ -18,3 +18,4 @@ class Fitted:
     runs: pd.DataFrame
     link: Link | None = None
     noise: float = 0.01
+    undetermined: str = ""

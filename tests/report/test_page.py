@@ -120,6 +120,7 @@ def test_keys_move_sliders_and_charts(page):
     for _ in range(30):
         page.key("ArrowRight", 39)
     assert text(page, "lead") != before
+    time.sleep(0.5)  # charts follow when the question rests
     page.evaluate("drawAll(); document.querySelector('#plot-frontier svg').focus()")
     page.key("ArrowRight", 39)
     tip = "document.querySelector('#plot-frontier .tip')"

@@ -157,7 +157,7 @@ def test_mistakes_say_what_is_allowed(fitted, tmp_path):
         write_report(fitted, out=tmp_path / "a.html", question={"clients": 3})
     with pytest.raises(ConfigError, match="no chart 'sizes'; did you mean 'size'"):
         write_report(fitted, out=tmp_path / "a.html", kinds=("sizes",))
-    with pytest.raises(ConfigError, match="a question has no 'client'; did you mean 'clients'"):
+    with pytest.raises(ConfigError, match="no limit or setting 'client'; did you mean 'clients'"):
         write_report(fitted, out=tmp_path / "a.html", question={"compute": 1e12, "client": 3})
 
 

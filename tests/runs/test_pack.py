@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,11 +16,13 @@ from hypothesis import strategies as st
 from scalefed.cli import main
 from scalefed.errors import DataError, RunLogWarning
 from scalefed.runs import packed
+from scalefed.runs.bulk import PlainRuns
 from scalefed.runs.columnar import decode, encode, misfits
 from scalefed.runs.files import add_evaluation, read_evaluation, write_run
+from scalefed.runs.folders import places
 from scalefed.runs.log import Run, load_counts, load_runs, log_differences
 from scalefed.runs.pack import pack, unpack
-from scalefed.runs.packed import is_packed
+from scalefed.runs.packed import is_packed, open_pack
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +84,69 @@ def test_a_packed_sweep_reads_as_its_folders(sweep, tmp_path):
     assert load_counts(sweep).equals(load_counts(before))
     run = Run.load(sweep / "run-1")
     assert run.loss == 2.4 and run.config.params == 101 and len(run.history()) == 2 and len(run.counts()) == 2
+
+
+def edit(folder, name, old, new):
+    path = folder / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+ODD = {
+    "loss that cannot be": ("run.json", '"loss": 2.4', '"loss": -2.4'),
+    "loss of another type": ("run.json", '"loss": 2.4', '"loss": "2.4"'),
+    "no loss": ("run.json", '"loss": 2.4', '"loss": null'),
+    "fewer columns": ("run.json", '"loss": 2.4,', ""),
+    "older schema": ("run.json", '"schema": 2', '"schema": 1'),
+    "newer schema": ("run.json", '"schema": 2', '"schema": 9'),
+    "unknown status": ("run.json", '"completed"', '"done"'),
+    "diverged": ("run.json", '"completed"', '"diverged"'),
+    "more clients a round than clients": ("run.json", '"clients_per_round": 2', '"clients_per_round": 9'),
+    "clients not said": ("run.json", '"clients": 4,', ""),
+    "column of another program": ("run.json", '"loss": 2.4', '"loss": 2.4, "mood": "good"'),
+    "round twice": ("rounds.jsonl", '"round": 2', '"round": 1'),
+    "round without a number": ("rounds.jsonl", '"round": 2', '"round": null'),
+    "clients that are no list": ("rounds.jsonl", "[0, 2]", "2"),
+    "more solved than tried": ("eval.json", "[1, 1]", "[9, 1]"),
+    "problem twice": ("eval.json", '["a", "b"]', '["a", "a"]'),
+    "a count missing": ("eval.json", "[1, 1]", "[1]"),
+    "no samples": ("eval.json", '"samples": 3', '"samples": 0'),
+    "gold losses": ("eval.json", '"samples": 3', '"gold_losses": [0.5, 0.25], "samples": 3'),
+    "too few gold losses": ("eval.json", '"samples": 3', '"gold_losses": [0.5], "samples": 3'),
+    "its own pass@1": ("eval.json", '"samples": 3', '"pass_at_1": 0.5, "samples": 3'),
+    "pass@1 in percent": ("eval.json", '"samples": 3', '"pass_at_1": 50, "samples": 3'),
+}
+
+
+def told(load):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        frame = load()
+    words = [str(one.message).split(": ", 1)[1] for one in caught]
+    order = ["run_id", *(name for name in ("round", "task_id") if name in frame)]
+    frame = frame.drop(columns="sweep", errors="ignore").sort_values(order, ignore_index=True)
+    return frame, sorted(text.replace("/before/", "/sweep/") for text in words)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_run_is_read_and_told_alike_packed_and_not(sweep, tmp_path, odd):
+    name, old, new = ODD[odd]
+    for folder in (sweep, tmp_path / "before"):
+        edit(folder / "run-1", name, old, new)
+    pack(sweep)
+    for load in (load_runs, lambda folder: load_runs(folder, rounds=True), load_counts):
+        packed_frame, packed_words = told(lambda load=load: load(sweep))
+        frame, words = told(lambda load=load: load(tmp_path / "before"))
+        pd.testing.assert_frame_equal(packed_frame, frame, check_like=True)
+        assert packed_words == words
+
+
+def test_every_committed_run_is_read_by_columns():
+    sweeps = [place.folder for place in places(ROOT / "runs") if place.packed]
+    assert sweeps
+    for folder in sweeps:
+        assert PlainRuns.of(open_pack(folder)).with_plain_rounds().plain.all(), folder
 
 
 def test_unpacking_gives_the_same_bytes(sweep, tmp_path):

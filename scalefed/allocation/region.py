@@ -1,0 +1,147 @@
+"""Which sizes are good enough at a budget? The optimum is flat, so regret says more than the size does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from scalefed.allocation import optimum
+from scalefed.allocation.answers import FitLike, must_be_determined, values_of
+from scalefed.allocation.defaults import question
+from scalefed.errors import ConfigError
+from scalefed.units import train_flops
+
+_SIZES = 241
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Region:
+    """Which sizes are good enough at a budget, given all that the runs leave open.
+
+    Attributes:
+        compute: the budget, FLOPs.
+        table: ``params, tokens, loss, regret, regret_high``, one row a size: the regret is the loss above the best
+            size's, at the estimate and at the upper end over the replicates.
+        size: best size at the estimate.
+        size_low, size_high: interval of the best size over the replicates.
+        good_low, good_high: sizes whose regret stays below ``tolerance`` in a share ``level`` of the replicates; NaN
+            where there is none.
+        tolerance: nats per token.
+        level: coverage.
+    """
+
+    compute: float
+    table: pd.DataFrame
+    size: float
+    size_low: float
+    size_high: float
+    good_low: float
+    good_high: float
+    tolerance: float
+    level: float
+
+    def __repr__(self) -> str:
+        good = "no size is" if np.isnan(self.good_low) else f"{self.good_low:.4g} to {self.good_high:.4g} are"
+        return (
+            f"<Region at {self.compute:.4g} FLOPs: best size {self.size:.4g} [{self.size_low:.4g}, "
+            f"{self.size_high:.4g}]; {good} within {self.tolerance:g} nats of the best at {self.level:.0%}>"
+        )
+
+
+def region(
+    fit: FitLike,
+    *,
+    compute: float,
+    tolerance: float = 0.01,
+    sizes: ArrayLike | None = None,
+    clients: float | None = None,
+    participation: float | None = None,
+    clients_per_round: float | None = None,
+    concentration: float | None = None,
+    skew: float | None = None,
+    local_steps: float | None = None,
+    batch_tokens: float | None = None,
+    unique_tokens: float | None = None,
+    flops: str | None = None,
+    level: float = 0.95,
+    columns: Mapping[str, float] | None = None,
+) -> Region:
+    """The joint region of optimal size and loss regret.
+
+    Args:
+        fit: a fit of a law in params and tokens.
+        compute: the budget, FLOPs of all clients and rounds, counted as in :meth:`optimal_size`.
+        tolerance: regret that does not matter, in the unit of the law's target.
+        sizes: sizes to try; by default three decades around the best.
+        clients: clients that hold data.
+        participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
+        clients_per_round: clients that train in a round.
+        concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
+        skew: measured difference of the clients' mixtures, 0 to 1.
+        local_steps: optimizer steps of a client in a round; by default the runs' most common number.
+        batch_tokens: tokens of a client's step; by default the runs' most common number.
+        unique_tokens: different tokens over all clients (for laws that price repetition).
+        flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
+            params times tokens.
+        columns: values of other columns that the law needs.
+        level: coverage.
+
+    Raises:
+        FitError: the runs cannot determine the law, or do not settle what the question leaves out.
+        ConfigError: a number out of range, or the law lacks params or tokens.
+    """
+    words = locals().copy()
+    for name in ("fit", "tolerance", "sizes", "level"):
+        del words[name]
+    must_be_determined(fit, "an optimal size")
+    if not {"params", "tokens"} <= set(fit.law.columns):
+        raise ConfigError(f"the law {fit.law.name!r} has no params and tokens to trade against each other")
+    if not (np.isfinite(compute) and compute > 0):
+        raise ConfigError(f"compute must be positive and finite (FLOPs), got {compute}")
+    _, known, _ = question(fit.law, fit.runs, words)
+    values = {p: series[:, None] for p, series in values_of(fit).items()}
+
+    def losses(params: np.ndarray) -> np.ndarray:
+        tokens = compute / known.per_token(params)
+        return np.asarray(optimum.evaluate(fit.law, values, known, params=params[None], tokens=tokens[None]))
+
+    grid = _usual_size(compute) * np.geomspace(1e-4, 1e4, _SIZES) if sizes is None else np.asarray(sizes, float)
+    loss = losses(grid)
+    if sizes is None:
+        grid = grid[np.argmin(loss[0])] * np.geomspace(10**-1.5, 10**1.5, _SIZES)
+        loss = losses(grid)
+    regret = loss - loss.min(axis=1, keepdims=True)
+    optima = grid[np.argmin(loss, axis=1)]
+    high = np.quantile(regret, level, axis=0)
+    good = grid[high <= tolerance]
+    low_size, high_size = np.quantile(optima, [(1 - level) / 2, (1 + level) / 2])
+    table = pd.DataFrame(
+        {
+            "params": grid,
+            "tokens": compute / known.per_token(grid),
+            "loss": loss[0],
+            "regret": regret[0],
+            "regret_high": high,
+        }
+    )
+    return Region(
+        compute=float(compute),
+        table=table,
+        size=float(optima[0]),
+        size_low=float(low_size),
+        size_high=float(high_size),
+        good_low=float(good.min()) if len(good) else float("nan"),
+        good_high=float(good.max()) if len(good) else float("nan"),
+        tolerance=tolerance,
+        level=level,
+    )
+
+
+def _usual_size(compute: float) -> float:
+    """The params of a run with twenty tokens a parameter, where the search begins.
+
+    Source: Hoffmann et al. 2022 (arXiv 2203.15556).
+    """
+    return float(np.sqrt(compute / train_flops(1, 20)))

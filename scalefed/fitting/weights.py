@@ -1,0 +1,36 @@
+"""How much does a run weigh, and what is minimised over the runs of a fit?"""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from scalefed.fitting.backtest import decades, scale_columns
+from scalefed.fitting.problem import Problem
+from scalefed.laws import Law
+
+Columns: TypeAlias = Mapping[str, np.ndarray] | pd.DataFrame
+
+
+def weights_for(columns: Columns, law: Law, scale_weight: float) -> np.ndarray | None:
+    """Weights of the runs, (n,) with mean 1, that grow as scale to the power ``scale_weight``; None for all alike."""
+    names = scale_columns(columns, law.columns)
+    if scale_weight == 0.0 or not names:
+        return None
+    logs = scale_weight * np.log(10.0) * decades(columns, names)
+    weights = np.exp(logs - logs.max())
+    return np.asarray(weights / weights.mean())
+
+
+def problem_of(runs: Columns, law: Law, target: np.ndarray, scale_weight: float) -> Problem:
+    """What a fit of this law to these runs minimises.
+
+    Args:
+        runs: with the law's columns, each (n,).
+        law: the law.
+        target: (n,) positive, what the law explains.
+        scale_weight: the power of scale by which a run weighs.
+    """
+    columns = {c: np.asarray(runs[c], dtype=float) for c in law.columns}
+    return Problem(law, columns, np.log(np.asarray(target, dtype=float)), weights_for(columns, law, scale_weight))

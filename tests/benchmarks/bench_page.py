@@ -1,0 +1,63 @@
+"""How large is the page, how soon can it be used, and how long does it think? In a browser, median of several.
+
+    python tests/benchmarks/bench_page.py [fits/grid.json ...]
+
+Prints for each fit: size of the page, milliseconds of wall clock until its script has run (``domInteractive`` less the
+start of navigation) and for one answer with all replicates after a slider moved, and CPU seconds of Python for the same
+answer, so that the two can be compared on one machine.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+
+from browser import Browser, find  # noqa: E402
+
+import scalefed as sf  # noqa: E402
+
+QUESTION = {"clients": 16, "clients_per_round": 4, "skew": 0.0}
+TIMES = 9
+
+
+def main() -> None:
+    """Measure every fit that is named."""
+    browser = Browser(find() or sys.exit("no Chromium here"))
+    for name in sys.argv[1:] or [ROOT / "fits" / "grid.json", ROOT / "fits" / "pilot.json"]:
+        fit = sf.load_fit(name)
+        compute = float((6 * fit.runs["params"] * fit.runs["tokens"]).max())
+        with tempfile.TemporaryDirectory() as folder:
+            file = sf.write_report(fit, out=Path(folder) / "page.html", question={"compute": compute, **QUESTION})
+            size = file.stat().st_size
+            ready = []
+            for _ in range(TIMES):
+                page = browser.open(file.as_uri())
+                ready.append(page.evaluate("performance.getEntriesByType('navigation')[0].domInteractive"))
+                page.close()
+            page = browser.open(file.as_uri())
+            asks = [{"compute": compute * 1.1**i, "level": 0.95, **QUESTION} for i in range(TIMES)]
+            thought = page.evaluate(
+                f"{json.dumps(asks)}.map((ask) => {{ const start = performance.now(); plan(data, ask);"
+                " return performance.now() - start; })"
+            )
+            page.close()
+        spent = []
+        for ask in asks:
+            start = time.process_time()
+            fit.optimal_size(**ask)
+            spent.append(time.process_time() - start)
+        print(
+            f"{Path(name).name}: {len(fit.runs)} runs, {len(fit.replicates)} replicates, {size / 1e6:.2f} MB, ready in "
+            f"{statistics.median(ready):.0f} ms, an answer in {statistics.median(thought):.0f} ms; "
+            f"Python {1000 * statistics.median(spent):.0f} ms of CPU"
+        )
+    browser.close()
+
+
+if __name__ == "__main__":
+    main()
