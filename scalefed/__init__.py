@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scalefed.experiment import evaluate as evaluate
     from scalefed.experiment import train as train
     from scalefed.experiment import train_all as train_all
+    from scalefed.federated.flower.recording import log_flower as log_flower
     from scalefed.fitting.result import Fit as Fit
     from scalefed.fitting.result import fit as fit
     from scalefed.fitting.result import load_fit as load_fit
@@ -68,6 +69,7 @@ __all__ = [
     "load_fit",
     "load_runs",
     "load_sweep",
+    "log_flower",
     "measured_skew",
     "next_runs",
     "pack",
@@ -93,6 +95,7 @@ _HOMES = {
     "scalefed.analysis.compare": ("compare",),
     "scalefed.allocation.design": ("next_runs",),
     "scalefed.downstream.fit": ("fit_link",),
+    "scalefed.federated.flower.recording": ("log_flower",),
     "scalefed.fitting.result": ("Fit", "fit", "load_fit"),
     "scalefed.runs.importers.rounds": ("import_rounds",),
     "scalefed.laws": ("LAWS", "Law"),

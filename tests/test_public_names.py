@@ -20,7 +20,7 @@ DESIGNED = {
 }  # fmt: skip
 BESIDE = {  # what the designed names return, raise or are fed with
     "ConfigError", "DataError", "Optimum", "Partition", "PassAtK", "Run", "fit_link", "import_rounds", "load_counts",
-    "load_sweep", "measured_skew", "pack", "train_all", "unpack", "write_run",
+    "load_sweep", "log_flower", "measured_skew", "pack", "train_all", "unpack", "write_run",
 }  # fmt: skip
 
 # data that a function takes by position; everything else is by keyword
@@ -35,6 +35,7 @@ POSITIONAL = {
     "load_fit": ["path"],
     "load_runs": ["source"],
     "load_sweep": ["path"],
+    "log_flower": ["strategy"],
     "measured_skew": ["histograms"],
     "next_runs": ["fit"],
     "pack": ["folder"],

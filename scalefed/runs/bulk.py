@@ -54,6 +54,8 @@ class PlainRuns:
             if block in _BLOCKS:
                 plain &= ~_faulty(runs[name], COLUMNS.get(key), infinite=diverged)
         plain &= ~np.isin(pack.run_ids, _wrong_counts(pack))
+        if "provenance.maker" in runs.column_names:  # their settings have no defaults
+            plain &= _values(runs["provenance.maker"].is_null())
         sizes = [f"config.{name}" for name in ("clients_per_round", "clients")]
         if not set(sizes) <= set(runs.column_names):
             return cls(pack, np.zeros(len(plain), dtype=bool))

@@ -12,6 +12,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import time
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ from scalefed.runs.reading import understanding
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, STATUSES, Column, unknown, upgrade
 
 RUN, ROUNDS, EVALUATION = "run.json", "rounds.jsonl", "eval.json"
+ALIVE = "alive"
+"""A file that is touched while a run is recorded by a process that lives."""
+_QUIET_S = 60.0  # a dozen touches missed: the process is gone, or its disk
 
 
 # ---------------------------------------------------------------------- writing
@@ -53,7 +57,7 @@ def write_run(
         evaluation: ``{"task_ids": [...], "samples": n, "correct": [...], ...}``, or None when nothing was sampled.
         provenance: where, when and with what, see :func:`provenance`.
         run_id: the run's name; looked up in ``result``, then made from ``config``.
-        status: ``completed`` or ``diverged``; looked up in ``result``, then ``completed``.
+        status: one of :data:`scalefed.runs.schema.STATUSES`; looked up in ``result``, then ``completed``.
 
     Raises:
         DataError: a key is no column of the schema, or the status is unknown.
@@ -95,7 +99,7 @@ def add_evaluation(run_folder: str | os.PathLike[str], name: str, evaluation: Ma
         return target
     run_folder.mkdir(exist_ok=True)  # a packed run has no folder of its own
     temporary = run_folder / f".{target.name}.{_writer()}.tmp"
-    _write_file(temporary, dumps(evaluation) + "\n")
+    write_file(temporary, dumps(evaluation) + "\n")
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -233,6 +237,17 @@ def check_record(
             raise DataError(f"{where}: {name} {fault}; train the run again, or correct it")
 
 
+def status_of(folder: str | os.PathLike[str], stored: str) -> str:
+    """The status of a run now: one that is stored as running and gives no sign of life is ``lost``."""
+    if stored != "running":
+        return stored
+    try:
+        quiet = time.time() - (Path(folder) / ALIVE).stat().st_mtime
+    except OSError:
+        return "lost"
+    return "running" if quiet < _QUIET_S else "lost"
+
+
 # ---------------------------------------------------------------------- helpers
 def _counts_fault(counts: Mapping[str, Any]) -> str | None:
     """What is wrong with the counts per problem; None where they are as they must be."""
@@ -287,7 +302,7 @@ def _place(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     temporary.mkdir()
     try:
         for file, text in files.items():
-            _write_file(temporary / file, text)
+            write_file(temporary / file, text)
         _sync(temporary)
         if final.exists() and not _complete(final):
             aside = folder / f".{name}.damaged-{uuid.uuid4().hex[:8]}"
@@ -345,7 +360,8 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _write_file(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
+    """Write a file of a run, on disk before this returns."""
     with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

@@ -15,7 +15,7 @@ import numpy as np
 from scalefed.errors import DataError, RunLogWarning
 from scalefed.runs.bulk import PlainRuns
 from scalefed.runs.derived import follow, follow_columns
-from scalefed.runs.files import RUN, read_evaluation, read_rounds, read_run
+from scalefed.runs.files import RUN, read_evaluation, read_rounds, read_run, status_of
 from scalefed.runs.packed import PACK, is_packed_run, open_pack, packed_folders
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, Column
@@ -88,18 +88,23 @@ def row_of(folder: Path) -> dict[str, Any]:
     """One run's row: defaults of settings that are newer than the run, its settings, what came out, provenance."""
     run = read_run(folder)
     config, result = run["config"], run["result"]
-    row: dict[str, Any] = {"run_id": run["run_id"], "sweep": folder.absolute().parent.name, "status": run["status"]}
-    row |= _defaults() | config
-    row |= {"params_asked": config.get("params"), "tokens_asked": config.get("tokens")}
+    status = status_of(folder, run["status"])
+    row: dict[str, Any] = {"run_id": run["run_id"], "sweep": folder.absolute().parent.name, "status": status}
+    if not run["provenance"].get("maker"):  # what another program did not say is not known
+        row |= _defaults()
+        row |= {"params_asked": config.get("params"), "tokens_asked": config.get("tokens")}
+    row |= config
     row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
     row |= result
     row |= {key: value for key, value in run["provenance"].items() if key in COLUMNS}
-    if row["clients_per_round"] > row["clients"]:
-        raise DataError(f"{folder / RUN}: clients_per_round {row['clients_per_round']} is more than clients "
-                        f"{row['clients']}; train the run again, or correct it")  # fmt: skip
-    if row.get("participation") is None:
-        row["participation"] = row["clients_per_round"] / row["clients"]
-    if row.get("compute") is None:
+    clients, cohort = row.get("clients"), row.get("clients_per_round")
+    if clients and cohort:
+        if cohort > clients:
+            raise DataError(f"{folder / RUN}: clients_per_round {cohort} is more than clients {clients}; train the run "
+                            "again, or correct it")  # fmt: skip
+        if row.get("participation") is None:
+            row["participation"] = cohort / clients
+    if row.get("compute") is None and row.get("params") and row.get("tokens"):
         row["compute"] = train_flops(row["params"], row["tokens"])
     return row | follow(row)
 

@@ -150,7 +150,7 @@ data_seed|int|-|seed of corpus, validation text and problems
 _RESULTS = """
 run_id|str|-|name of the run: main settings and a hash of all of them
 sweep|str|-|folder that holds the run
-status|str|-|completed or diverged
+status|str|-|completed or diverged; of a Flower run that is recorded also running, failed, or lost (no sign of life)
 params|int|parameters|non-embedding parameters of the model as trained
 params_asked|int|parameters|non-embedding parameters asked for
 params_total|int|parameters|all parameters, embedding included
@@ -204,6 +204,7 @@ cpu_s|float|s|processor time of training; runs that a sweep trains at once share
 evaluate_s|float|s|wall-clock time of evaluation
 peak_memory_mb|float|MB|largest resident memory of the process
 tokens_per_s|float|tokens/s|training tokens over wall_s
+maker|str|-|program that made the run, where it was not scalefed: its settings have no defaults
 started|str|-|when the run began, ISO 8601 in UTC
 commit|str|-|commit of the project's checkout
 dirty|bool|-|whether that checkout had changes
@@ -248,7 +249,8 @@ kernels_used|str|-|kernels that trained the round: native with the processor's l
 kernels_version|str|-|hash of our own step's source, compiler and flags; empty for torch's
 """
 
-STATUSES = ("completed", "diverged")
+STATUSES = ("completed", "diverged", "running", "failed")
+"""What a run may be stored as; one that is running and gives no sign of life is read as ``lost``."""
 
 _BEYOND = 1e16
 """Above every number of parameters that could be; a thousand times it for tokens, and so on up: far above any run."""

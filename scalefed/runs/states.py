@@ -21,7 +21,8 @@ UNFINISHED = frozenset(
     "diverged nan failed fail failure error errored crashed killed aborted canceled cancelled interrupted stopped "
     "terminating preempted preempting oom out_of_memory timeout timed_out deadline node_fail boot_fail revoked "
     "running pending queued waiting scheduled starting paused suspended resizing requeued requeue_hold requeue_fed "
-    "requeue configuring completing signaling stage_out special_exit stop pruned unfinished incomplete unknown".split()
+    "requeue configuring completing signaling stage_out special_exit stop pruned unfinished incomplete lost "
+    "unknown".split()
 )
 """States of a run that is under way, or ended before its time."""
 

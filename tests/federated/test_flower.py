@@ -1,10 +1,7 @@
 """Flower runs end with the same bits as native ones: on a grid in this process, in Ray, and over SuperNodes."""
 
-import importlib.util
 import json
 import math
-import os
-import random
 import subprocess
 import sys
 import time
@@ -15,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from flower_grid import Grid, environment, flower_here
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +23,6 @@ from scalefed.federated.flower import app as flower_app
 from scalefed.federated.flower import engine as flower
 from scalefed.federated.flower.app import settings_of_app, to_flower_app
 from scalefed.models import build_model
-from scalefed.runs.importers.rounds import import_rounds
 from scalefed.values import ALGORITHMS
 
 ROOT = Path(__file__).parents[2]
@@ -48,73 +45,13 @@ class Text:
         )
 
 
-class Grid:
-    """Flower's grid in this process: random node ids, answers in any order, everything through Flower's bytes."""
-
-    def __init__(self, client_app, nodes: int, *, seed: int | None = None, run_config=None, late: int = 0) -> None:
-        from flwr.app import Context, RecordDict
-
-        self.uniforms = random.Random(seed)
-        ids = [self.uniforms.getrandbits(62) for _ in range(nodes)]
-        self.nodes = [SimpleNamespace(node_id=one, registered_at=f"2026-01-01T00:00:0{k}") for k, one in enumerate(ids)]
-        self.app, self.late, self.answers, self.served = client_app, late, {}, []
-        self.contexts = {
-            node.node_id: Context(1, node.node_id, {"partition-id": k}, RecordDict(), run_config or {})
-            for k, node in enumerate(self.nodes)
-        }
-
-    def get_nodes(self):
-        self.late -= 1
-        nodes = self.nodes if self.late < 0 else self.nodes[:1]
-        return self.uniforms.sample(nodes, len(nodes))
-
-    def get_node_ids(self):
-        return [node.node_id for node in self.get_nodes()]
-
-    def push_messages(self, messages):
-        return [self._serve(message) for message in messages]
-
-    def pull_messages(self, message_ids):
-        ready = [one for one in message_ids if one in self.answers]
-        self.uniforms.shuffle(ready)
-        return [self.answers.pop(one) for one in ready[:2]]
-
-    def send_and_receive(self, messages, *, timeout=None):
-        del timeout
-        ids = list(self.push_messages(messages))
-        self.uniforms.shuffle(ids)
-        return [self.answers.pop(one) for one in ids]
-
-    def _serve(self, message) -> str:
-        from flwr.app import Error, Message
-        from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
-
-        name = f"m{len(self.served)}"
-        node = message.metadata.dst_node_id
-        self.served.append(node)
-        message.metadata.__dict__["_message_id"] = name
-        try:
-            inside = Message(recorddict_from_proto(recorddict_to_proto(message.content)), metadata=message.metadata)
-            reply = self.app(inside, self.contexts[node])
-            reply.content = recorddict_from_proto(recorddict_to_proto(reply.content))
-        except ArithmeticError as error:
-            reply = Message(Error(code=1, reason=str(error)), reply_to=message)
-        self.answers[name] = reply
-        return name
-
-
 @pytest.fixture
 def here(monkeypatch):
     """Flower ready to make messages in this process, and client data that takes no time to make."""
-    if importlib.util.find_spec("flwr") is None:
-        pytest.skip("needs the extra 'flower'")
+    flower_here(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what its dependencies say of each other on import
         flower._flower()
-    from flwr.supercore.task_identity import TaskIdentity
-
-    for name in ("_task_id", "_run_id", "_node_id"):  # what Flower sets in a process of its own
-        monkeypatch.setattr(TaskIdentity, name, 1)
     monkeypatch.setattr(
         flower, "_prepared", lambda config: SimpleNamespace(model=build_model(config), data=Text(config))
     )
@@ -302,103 +239,6 @@ def test_an_unknown_key_in_the_run_configuration_is_named(tmp_path) -> None:
         settings_of_app({"output": "x"})
 
 
-# ---------------------------------------------------------------------- a log for any strategy
-def averaging(grid: Grid, path: Path | None, seed: int | None, **options):
-    """Three rounds of Flower's own FedAvg over a client that adds its partition to every weight."""
-    from flwr.app import Array, ArrayRecord, MetricRecord
-    from flwr.serverapp.strategy import FedAvg
-
-    strategy = FedAvg(**{"fraction_train": 0.5, "fraction_evaluate": 0.0, "min_available_nodes": 6} | options)
-    if path is not None:
-        assert flower.attach_run_log(strategy, path, seed=seed) is strategy
-    return strategy.start(
-        grid=grid, initial_arrays=ArrayRecord({"w": Array(np.full(3, 0.1))}), num_rounds=3,
-        evaluate_fn=lambda number, arrays: MetricRecord({"loss": 2.0 / (1 + number)}),
-    )  # fmt: skip
-
-
-def adding(message, context):
-    from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-
-    part = context.node_config["partition-id"]
-    metrics = {"loss": float(part), "num-examples": 7 + part}
-    if message.metadata.message_type == "evaluate":
-        return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
-    weights = message.content["arrays"]["w"].numpy() * 1.1 + part / 3
-    content = {"arrays": ArrayRecord({"w": Array(weights)}), "metrics": MetricRecord(metrics)}
-    return Message(RecordDict(content), reply_to=message)
-
-
-@pytest.mark.flower
-def test_a_seeded_log_makes_flower_repeat(here, tmp_path) -> None:
-    random.seed(1)
-    state = random.getstate()
-    runs = [averaging(Grid(adding, 6), tmp_path / f"{k}.jsonl", 3).arrays["w"].numpy() for k in range(4)]
-    assert all(np.array_equal(runs[0], other) for other in runs)
-    assert random.getstate() == state  # the global stream is nobody's business here
-    other = averaging(Grid(adding, 6), tmp_path / "other.jsonl", 4).arrays["w"].numpy()
-    assert not np.array_equal(runs[0], other)
-    logs = [[json.loads(line) for line in (tmp_path / f"{k}.jsonl").read_text().splitlines()] for k in range(2)]
-    for one in logs:
-        for record in one:
-            for name in ("wall_s", "time"):
-                record.pop(name, None)
-    assert logs[0] == logs[1]
-
-
-@pytest.mark.flower
-def test_the_log_changes_nothing_without_a_seed(here, tmp_path) -> None:
-    weights = []
-    for path in (None, tmp_path / "log.jsonl"):
-        random.seed(2)
-        weights.append(averaging(Grid(adding, 6, seed=0), path, None).arrays["w"].numpy())
-    np.testing.assert_array_equal(*weights)
-
-
-@pytest.mark.flower
-def test_the_log_says_what_happened_in_every_round(here, tmp_path) -> None:
-    path = tmp_path / "new" / "log.jsonl"
-    averaging(Grid(adding, 6), path, 0, fraction_evaluate=0.5)
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    kinds = ["start", "server_eval", *(["round", "client_eval", "server_eval"] * 3), "end"]
-    assert [record["kind"] for record in records] == kinds
-    assert records[0]["strategy"] == "FedAvg"
-    assert records[-1]["rounds"] == 3
-    for record in (record for record in records if record["kind"] == "round"):
-        assert len(set(record["sampled"])) == 3
-        assert {client["node"] for client in record["clients"]} == set(record["sampled"])
-        assert all(client["loss"] == client["node"] for client in record["clients"])
-        weights = [7 + client["node"] for client in record["clients"]]
-        mean = sum(w * client["node"] for w, client in zip(weights, record["clients"], strict=True)) / sum(weights)
-        assert record["metrics"]["loss"] == pytest.approx(mean)
-        assert record["bytes_up"] == record["bytes_down"] > 3 * 24
-        assert record["failed"] == 0
-    frame = import_rounds(path)
-    assert frame["round"].tolist() == [0, 1, 2, 3]
-    assert frame["loss"].tolist() == [2.0, 1.0, 2 / 3, 0.5]
-    assert frame["train_loss"].notna().sum() == 3
-
-
-@pytest.mark.flower
-def test_the_log_counts_failures_and_takes_one_client_a_round(here, tmp_path) -> None:
-    def sometimes(message, context):
-        if context.node_config["partition-id"] % 2:
-            raise ArithmeticError("gone")
-        return adding(message, context)
-
-    averaging(Grid(sometimes, 6), tmp_path / "a.jsonl", 0, fraction_train=1.0)
-    records = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert [record["failed"] for record in records if record["kind"] == "round"] == [3, 3, 3]
-    averaging(Grid(adding, 6), tmp_path / "b.jsonl", 0, fraction_train=0.1, min_train_nodes=1)
-    records = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
-    assert [len(record["sampled"]) for record in records if record["kind"] == "round"] == [1, 1, 1]
-
-
-def test_only_strategies_take_a_log(tmp_path) -> None:
-    with pytest.raises(ConfigError, match="has no start"):
-        flower.attach_run_log(object(), tmp_path / "log.jsonl")
-
-
 # ---------------------------------------------------------------------- the real thing
 REAL = RunConfig(
     params=3_000, clients=4, clients_per_round=2, local_steps=2, batch_size=2, sequence_length=32, tokens=2 * 256,
@@ -430,11 +270,6 @@ def main():
 if __name__ == "__main__":
     main()
 """
-
-
-def environment(tmp_path: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FLWR_HOME": str(tmp_path / "flower"),
-            "SCALEFED_CACHE": str(tmp_path / "cache")}  # fmt: skip
 
 
 @pytest.mark.flower

@@ -126,10 +126,10 @@ def test_parallel_writers_of_the_same_runs_leave_one_whole_run_each(tmp_path):
 def test_a_writer_killed_half_way_leaves_nothing_that_is_read(tmp_path):
     program = (
         "import os, signal, sys; import scalefed.runs.files as f; from test_log import make_run\n"
-        "write = f._write_file\n"
+        "write = f.write_file\n"
         "def once(path, text):\n"
         "    write(path, text); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "f._write_file = once\n"
+        "f.write_file = once\n"
         "make_run(__import__('pathlib').Path(sys.argv[1]))\n"
     )
     root, here = Path(__file__).parents[2], Path(__file__).parent

@@ -8,18 +8,14 @@ remember travels with its task, so that any node can serve any client and a run 
 The only file that imports flwr, and only inside functions.
 """
 
-import contextlib
 import logging
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from importlib import import_module
-from pathlib import Path
 from queue import Queue
 from types import SimpleNamespace
 from typing import Any
@@ -28,18 +24,17 @@ import numpy as np
 import torch
 
 from scalefed.config import RunConfig
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import DataError
 from scalefed.federated.algorithms import client_task
 from scalefed.federated.client import local_updates
 from scalefed.federated.flower.app import SWITCHES, require_flower, settings_of_app, to_flower_app
-from scalefed.federated.flower.log import WRAPPED, StrategyLog
 from scalefed.federated.preparation import Task, prepare
 from scalefed.federated.rounds import ClientData, Plan, Round, finish_round, plan_round
 from scalefed.federated.state import ClientTask, ClientUpdate, ServerState
 from scalefed.federated.synthetic import mixed, shares_text
 from scalefed.models import Model, Tensor
 
-__all__ = ["attach_run_log", "client_app", "run_rounds", "server_app", "to_flower_app"]
+__all__ = ["client_app", "run_rounds", "server_app", "to_flower_app"]
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.05
@@ -332,49 +327,6 @@ def _run_simulation(server: Any, client: Any, config: RunConfig, workers: int) -
         )
     finally:
         chatter.setLevel(level)
-
-
-# ---------------------------------------------------------------------- a run log for any strategy
-def attach_run_log(strategy: Any, path: str | os.PathLike[str], *, seed: int | None = None) -> Any:
-    """Make any Flower strategy write a run log, and with a seed make its runs repeat: one line in a project.
-
-    Each round becomes a JSON line (see :class:`~scalefed.federated.flower.log.StrategyLog`), which
-    :func:`scalefed.import_rounds` reads. The strategy's class and algorithm stay untouched.
-
-    Seeding everything does not make two Flower runs equal: node ids come from the operating system, sampling from the
-    global ``random``, and replies are averaged as they arrive. With ``seed``, nodes count in the order in which they
-    registered (in a simulation that of the partitions), each round samples from its own stream, and replies are sorted.
-    Set the strategy's ``min_available_nodes`` to the number of nodes too: Flower may start before all are there.
-
-    Args:
-        strategy: an object of :class:`flwr.serverapp.strategy.Strategy`.
-        path: of the JSON-lines file; lines are appended.
-        seed: of the sampling; None leaves sampling and order as they are.
-
-    Returns:
-        The same strategy.
-
-    Raises:
-        ConfigError: it is not a strategy of Flower's message API.
-    """
-    if missing := [name for name in WRAPPED if not callable(getattr(strategy, name, None))]:
-        raise ConfigError(f"{type(strategy).__name__} has no {missing[0]}; give a strategy of flwr.serverapp.strategy")
-    log = StrategyLog(Path(path), seed, {name: getattr(strategy, name) for name in WRAPPED}, _private_sampling)
-    for name in WRAPPED:
-        setattr(strategy, name, getattr(log, name))
-    return strategy
-
-
-@contextlib.contextmanager
-def _private_sampling(seed: int) -> Iterator[None]:
-    """Let Flower's node sampling draw from a stream of its own instead of the global one."""
-    utils: Any = import_module("flwr.serverapp.strategy.strategy_utils")
-    shared = utils.random
-    utils.random = random.Random(seed)  # it calls random.sample
-    try:
-        yield
-    finally:
-        utils.random = shared
 
 
 # ---------------------------------------------------------------------- Flower itself
