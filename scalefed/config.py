@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from scalefed.errors import ConfigError, nearest
+from scalefed.typeset import html_table
 from scalefed.units import train_flops
 from scalefed.values import as_toml, check_range, coerce, short
 
@@ -197,6 +198,13 @@ class RunConfig:
     def items(self) -> Iterator[tuple[str, Any]]:
         """Pairs of name and value, in order."""
         return ((name, getattr(self, name)) for name in self.fields())
+
+    def __repr__(self) -> str:
+        return f"RunConfig({', '.join(f'{name}={value!r}' for name, value in self.changed().items())})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, str(value)) for name, value in self.changed().items()]
+        return f"<div><p><code>{self.run_id}</code></p>{html_table(('setting', 'value'), rows)}</div>"
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as a plain dict."""

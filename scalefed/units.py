@@ -4,6 +4,7 @@ Conventions: ``params`` counts non-embedding parameters, ``tokens`` counts all c
 multiply-and-add = 2. All functions broadcast over numpy arrays.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,9 +145,11 @@ def bits_per_byte(loss: Any, *, tokens: int, text_bytes: int) -> Any:
 
 
 def grouped(value: float) -> str:
-    """A number in four digits, with thousands set apart below a billion.
+    """A number in four digits, with thousands set apart below a billion: the one format of numbers in text.
 
-    >>> grouped(97_784.3), grouped(5.1132e6), grouped(6.449e9), grouped(0.27091)
-    ('97,780', '5,113,000', '6.449e+09', '0.2709')
+    >>> grouped(97_784.3), grouped(5.1132e6), grouped(6.449e9), grouped(0.27091), grouped(1.2345e-7)
+    ('97,780', '5,113,000', '6.449e9', '0.2709', '1.235e-7')
     """
-    return f"{float(f'{value:.4g}'):,.10g}" if abs(value) < 1e9 else f"{value:.4g}"
+    if value == 0 or 1e-4 <= abs(value) < 1e9:
+        return f"{float(f'{value:.4g}'):,.10g}"
+    return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].replace('+', '')}{found[2]}", f"{value:.4g}")

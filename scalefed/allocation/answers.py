@@ -70,6 +70,7 @@ def report(
 ) -> Optimum:
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
     best = optimum.summarise(fit.law, values, found, setting=setting, level=level)
+    best = replace(best, target=str(getattr(fit, "target", "loss")))
     best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *_distance(fit.runs, best)))
     if (predict := getattr(fit, "predict", None)) is not None:
         band = predict(level=level, **optimum.columns_at(fit.law, found, setting)).iloc[0]

@@ -22,6 +22,8 @@ from scalefed.allocation.solvers import FARTHEST, Minimum
 from scalefed.errors import FitError
 from scalefed.laws import Law, as_law
 from scalefed.laws.terms import log_sum
+from scalefed.runs.schema import unit_of
+from scalefed.typeset import Sheet, Typeset
 from scalefed.units import grouped, sampling_flops
 
 __all__ = [
@@ -157,23 +159,24 @@ def least_compute(
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Optimum:
-    """The best run within the limits, with intervals; ``print`` it for a table.
+class Optimum(Typeset):
+    """The best run within the limits, with intervals; ``print`` it for a table, or set it as Markdown or LaTeX.
 
     Attributes:
         params, tokens, rounds: the best size, how long to train it (all clients) and in how many rounds (nan where
             the question leaves it open); each with ``_low`` and ``_high``.
-        loss: predicted for a run of that size and length, nats per token, with its interval.
+        loss: the target predicted for a run of that size and length, in its own unit, with its interval.
         pass_at_1: predicted where a link to success counts is attached, else nan.
         local_steps: optimizer steps of a client in a round (nan where open).
         compute: FLOPs that the run spends.
         binding: the limits that hold it back, dearest first.
-        shadow_prices: limit -> nats of loss saved by 1% more of it.
+        shadow_prices: limit -> loss saved by 1% more of it.
         regret: with probability ``level``, training this size costs at most this much more loss than the truly best.
         pass_at_k: k -> (estimate, low, high), where a link is attached.
         level: coverage of the intervals.
         notes: what to keep in mind, in words.
         replicates: one row a bootstrap replicate (params, tokens, loss at its own optimum), for a joint region.
+        target: the column that the law explains.
     """
 
     params: float
@@ -200,6 +203,7 @@ class Optimum:
     level: float = 0.95
     notes: tuple[str, ...] = ()
     replicates: Mapping[str, Array] = field(default_factory=dict)
+    target: str = "loss"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and strings, without the replicates; what is unknown is None."""
@@ -214,25 +218,38 @@ class Optimum:
         plain["pass_at_k"] = {str(k): list(values) for k, values in self.pass_at_k.items()}
         return plain
 
-    def __repr__(self) -> str:
+    def sheet(self) -> Sheet:
+        """The best run as a table, and what holds it back."""
         known = np.isfinite(self.params_low)
-        how = f"{self.level:.0%} intervals" if known else "without intervals: there are no replicates"
-        lines = [f"Optimum for {self.compute:.4g} FLOPs, {how}"]
+        rows = []
         for name in ("params", "tokens", "rounds", "loss", "pass_at_1"):
-            value, low, high = (getattr(self, name + end) for end in ("", "_low", "_high"))
-            if np.isfinite(value):
-                ends = f"   [{grouped(low)}, {grouped(high)}]" if known else ""
-                lines.append(f"  {name:<10}{grouped(value):>12}{ends}")
-        if np.isfinite(self.local_steps):
-            lines.append(f"  {'local_steps':<11}{self.local_steps:>11.4g}")
-        for k, (value, low, high) in self.pass_at_k.items():
-            if k != 1:
-                lines.append(f"  {f'pass_at_{k}':<11}{value:>11.4g}   [{low:.4g}, {high:.4g}]")
-        for name in self.binding:
-            lines.append(f"  held by {name}: 1% more saves {self.shadow_prices[name]:.2g} nats")
+            ends = [getattr(self, f"{name}_{end}") for end in ("low", "high")]
+            rows.append((self.target if name == "loss" else name, getattr(self, name), *ends))
+        rows += [(f"pass_at_{k}", *values) for k, values in self.pass_at_k.items() if k != 1]
+        rows.append(("local_steps", self.local_steps, np.nan, np.nan))
+        cells = tuple(
+            (name, grouped(value), *("" if not np.isfinite(end) and not known else grouped(end) for end in ends))
+            if np.isfinite(ends).any() or np.isinf(ends).any() else (name, grouped(value), "", "")
+            for name, value, *ends in rows if np.isfinite(value)
+        )  # fmt: skip
+        how = f"{self.level:.0%} intervals" if known else "without intervals: there are no replicates"
+        title = f"Optimum for {grouped(self.compute)} FLOPs, {how}"
+        return Sheet(title, ("", "estimate", "low", "high"), cells, tuple(self._lines()))
+
+    def _lines(self) -> list[str]:
+        unit = unit_of(self.target).split(" per ")[0]
+        unit = f" {unit}" if unit else ""
+        lines = [f"held by {name}: 1% more saves {self.shadow_prices[name]:.2g}{unit}" for name in self.binding]
         if np.isfinite(self.regret):
-            lines.append(f"  regret     at most {self.regret:.2g} nats if the best size is another one")
-        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+            lines.append(f"regret: at most {self.regret:.2g}{unit} if the best size is another one")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
+
+    def __repr__(self) -> str:
+        sheet = self.sheet()
+        lines = [sheet.title]
+        for name, value, low, high in sheet.rows:
+            lines.append(f"  {name:<13}{value:>11}" + (f"   [{low}, {high}]" if low else ""))
+        return "\n".join([*lines, *(f"  {line}" for line in sheet.lines)])
 
 
 def interval(

@@ -169,12 +169,24 @@ def y_log(
 
 
 def y_share(field: str, values: Iterable[float], *, name: str) -> "alt.Y":
-    """A linear y axis for shares, from 0 to the next tenth above the largest."""
+    """A linear y axis for shares, from 0 to a round number above the largest, with every tick written in full."""
     import altair as alt
 
-    top = min(1.0, math.ceil(max(values, default=1.0) * 10 + 0.2) / 10)
-    scale = alt.Scale(domain=[0, top])
-    return alt.Y(f"{field}:Q", scale=scale, axis=alt.Axis(title=name, tickCount=5, format=".1~f"))
+    ticks = share_ticks(max(values, default=1.0))
+    scale = alt.Scale(domain=[0, ticks[-1]])
+    return alt.Y(f"{field}:Q", scale=scale, axis=alt.Axis(title=name, values=ticks, format="~g"))
+
+
+def share_ticks(top: float) -> list[float]:
+    """Four to eight round numbers from 0 to the first at or above a share.
+
+    >>> share_ticks(0.33), share_ticks(0.004), share_ticks(1.0)[-1]
+    ([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35], [0.0, 0.001, 0.002, 0.003, 0.004], 1.0)
+    """
+    top = min(top if top > 0 else 0.1, 1.0)
+    ten = 10.0 ** math.floor(math.log10(top))
+    step = next(step for part in (0.1, 0.2, 0.5, 1.0, 2.0) if top / (step := part * ten) <= 7.001)
+    return [round(i * step, 10) for i in range(math.ceil(top / step - 1e-9) + 1)]
 
 
 def color_by(field: str, values: Sequence[Any], name: str, *, width: int, ordered: bool = True) -> "alt.Color":

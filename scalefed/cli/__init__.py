@@ -15,9 +15,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # Typer 0.20 imports names that click 9 will drop
     import typer
 
-from scalefed.cli import demo, evaluate, fit, laws, optimum, pack, train
+from scalefed.cli import chart, demo, evaluate, fit, laws, optimum, pack, train
 from scalefed.cli.help import Group
 from scalefed.cli.output import say, tell
+from scalefed.cli.speech import in_shell
 
 STOPPED = 130
 """Exit code after Ctrl-C."""
@@ -36,6 +37,7 @@ demo.register(app)
 train.register(app)
 evaluate.register(app)
 fit.register(app)
+chart.register(app)
 optimum.register(app)
 laws.register(app)
 pack.register(app)
@@ -75,7 +77,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 say("stopped; what is stored stays, and the same command goes on from there")
             return stop.code if isinstance(stop.code, int) else 2
         except ScalefedError as error:
-            say(f"error: {error}")
+            say(f"error: {in_shell(str(error))}")
             return 2
         except BrokenPipeError:  # the reader, such as head, has gone
             with contextlib.suppress(OSError):
@@ -93,7 +95,7 @@ def _show_warnings() -> None:
     from scalefed.errors import FitWarning, RunLogWarning
 
     def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-        say(f"warning: {message}")
+        say(f"warning: {in_shell(str(message))}")
 
     warnings.simplefilter("ignore")
     for category in (RunLogWarning, FitWarning):

@@ -7,7 +7,7 @@ import typer
 
 from scalefed.cli.help import add
 from scalefed.cli.output import folder, say, tell, tell_json
-from scalefed.cli.train import SweepMeter
+from scalefed.cli.progress import SweepMeter
 
 if TYPE_CHECKING:
     from scalefed.allocation.optimum import Optimum
@@ -117,7 +117,7 @@ def _fit(runs: Path, law: str, target: Path) -> "Fit":
 def _page(fitted: "Fit", question: dict[str, Any], out: Path) -> Path:
     """Charts as PNG and JSON, and the page."""
     from scalefed.charts import chart
-    from scalefed.cli.fit import save_chart
+    from scalefed.cli.chart import save_chart
     from scalefed.errors import DataError, FitError
     from scalefed.report.page import write_report
 

@@ -7,7 +7,7 @@ import typer
 
 from scalefed.cli.help import add
 from scalefed.cli.output import say, tell, tell_json
-from scalefed.cli.train import Meter
+from scalefed.cli.progress import Meter
 
 if TYPE_CHECKING:
     from scalefed.passk import PassAtK

@@ -1,4 +1,4 @@
-"""Commands that read runs: runs, fit, compare, chart, report."""
+"""Commands that read runs: runs, fit, compare."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,10 +10,8 @@ import typer
 from scalefed.cli.help import add
 from scalefed.cli.output import (
     bounds_from,
-    choice,
     columns_from,
     number,
-    options_from,
     pairs_from,
     rows_of,
     say,
@@ -21,6 +19,7 @@ from scalefed.cli.output import (
     tell_frame,
     tell_json,
 )
+from scalefed.cli.progress import working
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,13 +70,6 @@ def register(app: typer.Typer) -> None:
         "scalefed compare runs/pilot --law chinchilla --law federated --holdout tokens",
         "scalefed compare runs/pilot --law chinchilla --law federated --holdout 0.2 --fix E=0.2009 --passk",
     )
-    add(
-        app,
-        chart,
-        "scalefed chart runs/pilot participation y=pass_at_1 --out participation.svg",
-        "scalefed chart fits/pilot.json budget compute=1e15 clients_per_round=4 --out budget.png",
-    )
-    add(app, report, "scalefed report fits/pilot.json --compute 1e15 clients=16 participation=0.25 --out pilot.html")
 
 
 def runs(
@@ -156,7 +148,8 @@ def fit(
         options, out = options | asked, out or answer
     covariate_names = _covariate_names(covariates, passk=passk)
     frame, own = table_of(source, column, sweep)
-    result = make(frame, **options, columns=own)
+    with working("Fitting the law ..."):
+        result = make(frame, **options, columns=own)
     result = replace(result, source=None if sweep else str(source), columns=columns_from(column) or {})
     if passk:
         result = result.with_link(load_counts(source), covariates=covariate_names)
@@ -219,77 +212,16 @@ def compare(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)  # the table has a status for every law
-        fits = [
-            make(frame, one, fixed=held, seed=seed, **asked) for one, held in zip(laws, _held(fix, laws), strict=True)
-        ]
-        table = judge_laws(*fits, **options)
+        with working("Fitting the laws ..."):
+            fits = [
+                make(frame, one, fixed=held, seed=seed, **asked)
+                for one, held in zip(laws, _held(fix, laws), strict=True)
+            ]
+            table = judge_laws(*fits, **options)
     tell_frame(table, as_json=as_json, index="law")
 
 
-def chart(
-    source: FitOrRuns,
-    kind: Annotated[
-        str, typer.Argument(help="loss, isoflop, optimum, budget, residuals, participation, passk, rounds.")
-    ],
-    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="What the chart takes.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A .png, .svg, .pdf, .html or .json file.")] = None,
-    sweep: Sweep = None,
-    column: Columns = None,
-) -> None:
-    """Draw a chart of a fit or of runs into a file."""
-    from scalefed.charts import KINDS, check_options
-    from scalefed.charts import chart as draw
-
-    choice("kind of chart", kind, KINDS)
-    target = out or Path(f"{kind}.png")
-    choice("kind of file", target.suffix, (".png", ".svg", ".pdf", ".html", ".json"))
-    what: Any = source
-    if source.suffix == ".json":
-        what = _saved(source)
-    elif kind != "rounds":
-        what, _ = table_of(source, column, sweep)
-    said = options_from(options or [])
-    check_options(kind, said)
-    drawn = draw(what, kind, **said)
-    save_chart(drawn, target)
-    tell(str(target))
-
-
-def report(
-    source: FitOrRuns,
-    settings: Settings = None,
-    compute: Annotated[float | None, typer.Option(help="The budget of the question, in FLOPs of all clients.")] = None,
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Its title.")] = None,
-    law: Law = "federated",
-    column: Columns = None,
-) -> None:
-    """Write one offline page: answer, sliders, charts, runs.
-
-    Without --compute it asks for ten times the compute of the largest run.
-    """
-    from scalefed.errors import ConfigError
-    from scalefed.report.page import write_report
-
-    question = options_from(settings or [])
-    if compute is None and question:
-        raise ConfigError(f"give --compute with {' '.join(settings or [])}; for example --compute 1e15")
-    asked = None if compute is None else question | {"compute": compute}
-    found = fit_of(source, law, column)
-    saved = str(source) if source.suffix == ".json" else None
-    tell(str(write_report(found, out=out, question=asked, title=title, saved_as=saved)))
-
-
 # ---------------------------------------------------------------------- helpers
-def save_chart(drawn: Any, target: Path) -> None:
-    """A chart as a file; pictures at twice the resolution of the screen, pages with their script inside."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".png":
-        drawn.save(str(target), scale_factor=2)
-    else:
-        drawn.save(str(target))
-
-
 def _width(huber_delta: str) -> Any:
     return {"none": None, "auto": "auto"}.get(huber_delta.lower(), number(huber_delta))
 
@@ -312,9 +244,11 @@ def fit_of(source: Path, law: str, column: list[str] | None = None) -> "Fit":
     from scalefed.fitting.store import is_fit
 
     if source.suffix == ".json" and (column is None or is_fit(source)):
-        return _saved(source)
+        return saved_fit(source)
     frame, own = table_of(source, column)
-    return make(frame, law, columns=own)
+    with working("Fitting the law ..."):
+        made = make(frame, law, columns=own)
+    return replace(made, source=str(source), columns=columns_from(column) or {})
 
 
 def table_of(source: Path, column: list[str] | None, sweep: str | None = None) -> "tuple[pd.DataFrame, dict[str, str]]":
@@ -370,7 +304,12 @@ def _covariate_names(given: str | Sequence[str] | None, *, passk: bool) -> tuple
     return tuple(given.split(",") if isinstance(given, str) else given or ())
 
 
-def _saved(source: Path) -> "Fit":
+def saved_fit(source: Path) -> "Fit":
+    """The fit in a .json file.
+
+    Raises:
+        DataError: there is none; the message says how to make one.
+    """
     from scalefed.errors import DataError
     from scalefed.fitting.result import load_fit
 

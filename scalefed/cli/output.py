@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalefed.cli.tables import table_text, terminal_width, without_constant
 from scalefed.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -39,10 +40,16 @@ def tell_frame(frame: "pd.DataFrame", *, as_json: bool, index: str | None = None
     if as_json:
         tell_json(frame.to_dict("records"))
         return
-    shown = frame.copy()
-    for name in shown.columns:
-        shown[name] = [cell(name, value) for value in frame[name]]
-    tell(shown.to_string(index=False))
+    names = [str(name) for name in frame.columns]
+    columns = [[cell(name, value) for value in frame[name]] for name in frame.columns]
+    width = terminal_width()
+    names, rows, same = without_constant(names, list(zip(*columns, strict=True)), width)
+    text, left_out = table_text(names, rows, width)
+    tell(text)
+    if same:
+        say(f"in every row: {', '.join(same)}")
+    if left_out:
+        say(f"not shown, for want of room: {', '.join(left_out)}; a wider window or --json shows them")
 
 
 def cell(name: str, value: Any) -> str:
@@ -65,7 +72,9 @@ def cell(name: str, value: Any) -> str:
         return si(value)
     if name == "compute":
         return power(value)
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    from scalefed.units import grouped
+
+    return str(value) if isinstance(value, int) else grouped(value)
 
 
 def rows_of(frame: "pd.DataFrame", names: Iterable[str]) -> "pd.DataFrame":

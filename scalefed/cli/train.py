@@ -1,17 +1,16 @@
 """Commands that make runs: train, sweep."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scalefed.cli.help import add
-from scalefed.cli.output import config_from, configs_from, folder, say, tell, tell_json
+from scalefed.cli.output import config_from, configs_from, folder, tell, tell_json
+from scalefed.cli.progress import Meter, SweepMeter
 
 if TYPE_CHECKING:
     from scalefed.config import RunConfig
-    from scalefed.experiment import Progress
 
 Words = Annotated[
     list[str] | None, typer.Argument(metavar="[FILE.toml] [KEY=VALUE]...", help="Settings: a file, words, or both.")
@@ -74,70 +73,6 @@ def sweep(
         return
     diverged = sum(run.status == "diverged" for run in stored)
     tell(f"{len(stored)} runs in {runs}" + (f", {diverged} of them diverged" if diverged else ""))
-
-
-# ---------------------------------------------------------------------- progress
-class SweepMeter:
-    """How far a sweep is: a bar with the time left in a terminal, a line for each stored run elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self.meter = Meter("runs", total=total)
-        self.failed: set[str] = set()
-
-    def __call__(self, progress: "Progress") -> None:
-        """Take in one report of the sweep."""
-        for run_id, message in progress.failed:
-            if run_id not in self.failed:
-                self.failed.add(run_id)
-                say(f"warning: {run_id} failed: {message}")
-        self.meter.step(progress.done, _left(progress.seconds_left))
-
-    def close(self) -> None:
-        """End the bar."""
-        self.meter.close()
-
-
-class Meter:
-    """A bar on a terminal; elsewhere lines, at most one for each step and twenty in all."""
-
-    def __init__(self, words: str, *, total: int) -> None:
-        self.words, self.total, self.shown, self.bar = words, max(total, 1), -1, None
-        self.every = max(1, self.total // 20)
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                       TextColumn("{task.fields[note]}"))  # fmt: skip
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task(words, total=total, note="")
-
-    def step(self, done: int, note: str) -> None:
-        """Show that so many are done."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, note=note)
-        elif done != self.shown and (done % self.every == 0 or done == self.total):
-            self.shown = done
-            say(f"{self.words}: {done} of {self.total}" + (f", {note}" if note else ""))
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self.bar is not None:
-            self.bar.stop()
-
-
-def _left(seconds: float | None) -> str:
-    """Time left in words.
-
-    >>> _left(30), _left(600), _left(9000), _left(None)
-    ('30 s left', '10 min left', '2.5 h left', '')
-    """
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s left"
-    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
 # ---------------------------------------------------------------------- helpers

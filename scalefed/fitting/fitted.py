@@ -1,6 +1,5 @@
 """What does a fitted law say? A :class:`Fit`: parameters, intervals, predictions, optimal size, saved and shown."""
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,6 +19,8 @@ from scalefed.fitting.backtest import BackTest, distance, model_error
 from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
+from scalefed.typeset import Sheet, Typeset
+from scalefed.units import grouped
 
 if TYPE_CHECKING:
     from scalefed.downstream.link import Link
@@ -28,7 +29,7 @@ _CHUNK_DOUBLES = 2**22
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
+class Fit(Typeset):
     """A law fitted to runs; made by :func:`fit`.
 
     Attributes:
@@ -233,9 +234,19 @@ class Fit:
         return f"<Fit of {self.law.name!r} to {len(self.run_ids)} runs: {self.status.name.lower()}>"
 
     def __str__(self) -> str:
-        table = self.summary().map(lambda x: f"{x:.4g}").to_string()
+        table = self.summary().map(grouped).to_string()
         lines = [f"{self.law.name}: {self.target} = {self.law.formula}", self.equation(), table, *self._footer()]
         return "\n".join(lines)
+
+    def sheet(self) -> Sheet:
+        """One row a parameter, and how sure it all is."""
+        rows = []
+        for name, row in self.summary().iterrows():
+            fixed = name in self.law.fixed
+            error, low, high = ("", "", "") if fixed else map(_known, (row["std_error"], row["low"], row["high"]))
+            rows.append((str(name), grouped(row["estimate"]), error, low, high, self.law.meanings.get(str(name), "")))
+        head = ("parameter", "estimate", "std. error", "low", "high", "meaning")
+        return Sheet(self.equation(), head, tuple(rows), tuple(self._footer()))
 
     def _footer(self) -> list[str]:
         test = self.backtest
@@ -249,7 +260,6 @@ class Fit:
             *(f"note: {note}" for note in self.notes),
         ]
 
-    def _repr_html_(self) -> str:
-        lines = "".join(f"<p>{html.escape(line)}</p>" for line in self._footer())
-        table = self.summary().to_html(float_format=lambda x: f"{x:.4g}", border=0)
-        return f"<div><p><code>{html.escape(self.equation())}</code></p>{table}{lines}</div>"
+
+def _known(value: float) -> str:
+    return "" if np.isnan(value) else grouped(value)

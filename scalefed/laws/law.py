@@ -22,6 +22,7 @@ from scalefed.laws.terms import (
     rename,
     substitute_term,
 )
+from scalefed.typeset import Sheet, Typeset
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Monomial:
 
 
 @dataclass(frozen=True)
-class Law:
+class Law(Typeset):
     """A scaling law: a sum of power-law products over columns of the run log.
 
     Build one with :meth:`parse`, or take a named one from ``LAWS``.
@@ -273,6 +274,19 @@ class Law:
         arrays = {p: np.asarray(values[p], dtype=float) for p in self.free}
         arrays |= {p: np.full(np.shape(values.get(p, v)), v) for p, v in self.fixed.items()}
         return {p: a.reshape(a.shape + (1,) * depth) for p, a in arrays.items()}, column_arrays
+
+    def sheet(self) -> Sheet:
+        """One row a parameter: meaning, unit, and what holds it."""
+        rows = tuple((p, self.meanings.get(p, ""), self.units.get(p, ""), self._held(p)) for p in self.parameters)
+        ties = tuple(f"{p} is {other}" for p, other in self.ties.items())
+        sources = (f"source: {self.source}",) if self.source else ()
+        return Sheet(str(self), ("parameter", "meaning", "unit", "held"), rows, (*ties, *sources))
+
+    def _held(self, name: str) -> str:
+        if name in self.fixed:
+            return f"at {self.fixed[name]:.4g}"
+        low, high = self.bounds.get(name, (None, None))
+        return "" if low is None and high is None else f"{'' if low is None else low} to {'' if high is None else high}"
 
     def __str__(self) -> str:
         return f"{self.name}: loss = {self.formula}"

@@ -20,6 +20,7 @@ from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.passk.conditional import conditional_interval
 from scalefed.passk.estimator import checked_counts, checked_k, pass_at_k
 from scalefed.passk.population import population_interval
+from scalefed.typeset import Sheet, Typeset
 
 METHODS = ("gaffke", "logit-t", "t")
 """How the interval for new problems is made; see :func:`estimate_pass_at_k`."""
@@ -38,7 +39,7 @@ class PassRate:
 
 
 @dataclass(frozen=True, slots=True)
-class PassAtK:
+class PassAtK(Typeset):
     """pass@k at several k, with intervals; ``result[10].low`` or, all at once, ``result.low``.
 
     Attributes:
@@ -79,18 +80,26 @@ class PassAtK:
         """The rows, one per k."""
         return (self[k] for k in self.k)
 
-    def __str__(self) -> str:
+    def sheet(self) -> Sheet:
+        """One row a k: the estimate with both intervals."""
         least, most = self.samples_min, self.samples_max
         each = f"{least}" if least == most else f"{least} to {most}"
         unit = "sample" if most == 1 else "samples"
         whole = "1 problem" if self.problems == 1 else f"{self.problems} problems"
-        head = f"{whole}, {each} {unit} each, {self.level:.0%} intervals ({self.method})"
-        rows = [
-            f"pass@{r.k}: {r.estimate:.4f}  new problems {r.low:.4f} to {r.high:.4f}"
-            f"  these problems {r.low_conditional:.4f} to {r.high_conditional:.4f}"
+        title = f"{whole}, {each} {unit} each, {self.level:.0%} intervals ({self.method})"
+        rows = tuple(
+            (f"pass@{r.k}", f"{r.estimate:.4f}", f"{r.low:.4f} to {r.high:.4f}",
+             f"{r.low_conditional:.4f} to {r.high_conditional:.4f}")
             for r in self
+        )  # fmt: skip
+        return Sheet(title, ("", "estimate", "new problems", "these problems"), rows)
+
+    def __str__(self) -> str:
+        sheet = self.sheet()
+        rows = [
+            f"{name}: {value}  new problems {new}  these problems {these}" for name, value, new, these in sheet.rows
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([sheet.title, *rows])
 
     def to_dict(self) -> dict[str, object]:
         """The same as plain JSON types: ``pass@1`` and so on, then what they were counted from."""

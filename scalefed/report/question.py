@@ -74,6 +74,20 @@ def best_of(fit: Fit, asked: Mapping[str, Any]) -> Optimum:
     return fit.plan(**words)
 
 
+def told(fit: Fit, question: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The question that a page opens with and its answer, as plain numbers and words; or why there is none.
+
+    Args:
+        fit: a fit.
+        question: as it was given to the page.
+    """
+    asked = opening(fit, question)
+    try:
+        return {"question": asked, "answer": best_of(fit, asked).to_dict(), "refused": None}
+    except FitError as error:
+        return {"question": asked, "answer": None, "refused": str(error)}
+
+
 def answer_of(best: Optimum, target: str, unit: str) -> Answer:
     """The answer in words.
 

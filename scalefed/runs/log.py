@@ -41,8 +41,10 @@ from scalefed.runs.folders import (
 )
 from scalefed.runs.importers.tools import of_folder, read_runs
 from scalefed.runs.ranges import check_table
-from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column
+from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column, unit_of
 from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
+from scalefed.typeset import Sheet, Typeset
+from scalefed.units import grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,9 +58,16 @@ __all__ = [
 ]  # fmt: skip
 
 
+_TOLD = (
+    "status", "algorithm", "params", "tokens", "compute", "clients", "clients_per_round", "concentration", "skew",
+    "local_steps", "rounds", "loss", "bits_per_byte", "pass_at_1", "pass_at_10", "bytes_sent", "wall_s", "seed",
+)  # fmt: skip
+"""Columns that a run shows of itself."""
+
+
 # ---------------------------------------------------------------------- one run
 @dataclass(frozen=True)
-class Run:
+class Run(Typeset):
     """One stored run; every column of its row is an attribute: ``run.loss``, ``run.pass_at_1``, ``run.rounds``.
 
     Attributes:
@@ -97,6 +106,16 @@ class Run:
         from scalefed.config import RunConfig
 
         return RunConfig.from_dict(read_run(self.folder)["config"])
+
+    def sheet(self) -> Sheet:
+        """What was asked and what came out, a column of the log a row."""
+        rows = []
+        for name in _TOLD:
+            value = self.row.get(name)
+            if value is not None and value == value:
+                text = grouped(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+                rows.append((name, text, unit_of(name)))
+        return Sheet(str(self.row.get("run_id", self.folder.name)), ("", "value", "unit"), tuple(rows))
 
     def history(self) -> "pd.DataFrame":
         """One row a round, columns of :data:`scalefed.runs.schema.ROUND_COLUMNS`."""

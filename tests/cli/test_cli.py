@@ -129,7 +129,7 @@ MISTAKES = {
     "wrong output": ("runs {f}/good.csv --out {f}/x.doc", ["must end in .csv, .parquet or .jsonl"]),
     "truncated JSONL": ("fit {f}/cut.jsonl", ["cut.jsonl, line", "not JSON", "cut off"]),
     "no loss column": ("fit {f}/no-loss.csv --law chinchilla", ["no column 'loss'", "allowed: ", "params"]),
-    "no known column": ("fit {f}/other.csv", ["has no column of the run log, only a, b", "columns={"]),
+    "no known column": ("fit {f}/other.csv", ["has no column of the run log, only a, b", "--column params=N"]),
     "NaN losses": ("fit {f}/nan.csv --law chinchilla", ["no run is left to fit", "loss missing"]),
     "text losses": ("fit {f}/text.csv --law chinchilla", ["loss must be a number", "got 'low' in row 0"]),
     "no rows": ("fit {f}/no-rows.csv", ["has no rows", "one row a run"]),
@@ -187,6 +187,8 @@ def test_mistakes_end_with_words_and_code_2(mistake, files, capsys):
     assert code == 2, (out, err)
     for part in parts:
         assert part in err, err
+    pythonic = r"columns=|\bsf\.|\bfit\.\w+\(|=\.\.\.|load_runs"
+    assert not re.search(pythonic, err), err  # the shell's words
     assert "Traceback" not in err and out == ""
     assert len(err) < 1500, "a message, not a page"
 
@@ -442,3 +444,37 @@ def test_tables_are_aligned(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split() for line in lines[1:]] == [["3.1k", "1.235", "completed"], ["24.6k", "-", "-"]]
     assert len({len(line) for line in lines}) == 1
+
+
+# ---------------------------------------------------------------------- what fits a terminal, and JSON everywhere
+@pytest.mark.parametrize(
+    "words",
+    [
+        "runs {f}/good.csv --show all",
+        "compare {f}/good.csv --law chinchilla --law coupled",
+        "optimum {f}/good.csv --law chinchilla --compute 1e12,1e13,1e14",
+    ],
+)
+def test_tables_fit_eighty_columns(words, files, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run(capsys, *words.format(f=files).split())
+    assert code == 0, err
+    assert max(map(len, out.splitlines())) <= 80
+    monkeypatch.delenv("COLUMNS")
+    _, wide, _ = run(capsys, *words.format(f=files).split())
+    assert "..." not in wide and "_" in wide.splitlines()[0]  # for other programs: whole names, whole cells
+
+
+def test_charts_and_reports_tell_json(files, capsys, tmp_path):
+    words = ("chart", files / "good.csv", "loss", "--out", tmp_path / "loss.svg", "--json")
+    code, out, _ = run(capsys, *words)
+    told = json.loads(out)
+    assert code == 0 and told["file"] == str(tmp_path / "loss.svg") and "encoding" in json.dumps(told["chart"])
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, "report", files / "good.csv", "--law", "chinchilla", "--compute", "1e13", "--out", page,
+                       "--json")  # fmt: skip
+    told = json.loads(out)
+    assert code == 0 and told["page"] == str(page) and told["question"]["compute"] == 1e13
+    assert told["answer"]["params"] > 0 and told["refused"] is None
+    code, _, err = run(capsys, "report", files / "good.csv", "clients=4")
+    assert code == 2 and "give --compute with clients=4" in err
