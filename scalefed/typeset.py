@@ -5,6 +5,7 @@ Text of run logs and laws is always escaped: in a notebook, too, nothing of it m
 
 import html
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,14 +32,14 @@ class Sheet:
     lines: tuple[str, ...] = ()
 
 
-class Typeset:
+class Typeset(ABC):
     """A result that can be shown in a notebook and set in a paper; it says what by :meth:`sheet`."""
 
     __slots__ = ()
 
+    @abstractmethod
     def sheet(self) -> Sheet:
         """Title, table and sentences."""
-        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         sheet = self.sheet()

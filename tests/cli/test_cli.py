@@ -205,7 +205,8 @@ def test_no_traceback_from_a_real_process(files):
 
 
 # ---------------------------------------------------------------------- answers
-def test_runs_are_listed_for_people_and_programs(files, capsys):
+def test_runs_are_listed_for_people_and_programs(files, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # readline, where pytest's workers load it, sets it
     code, out, _ = run(capsys, "runs", files / "runs")
     assert code == 0 and "3.1k" in out and "1.25" in out and "run_id" in out
     code, out, _ = run(capsys, "runs", files / "runs", "--json")
