@@ -8,8 +8,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, must_be_determined, values_of
+from scalefed.allocation.answers import FitLike, must_be_determined
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import mixed, values_of
+from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
@@ -161,8 +163,13 @@ def _between(table: pd.DataFrame, budgets: Array) -> pd.DataFrame:
 def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: float, intervals: bool) -> pd.DataFrame:
     """Every budget solved for the estimate and, with intervals, for all replicates."""
     budget, known, _ = question(fit.law, fit.runs, {**setting, "compute": budgets})
-    values = {name: series[: None if intervals else 1, None] for name, series in values_of(fit).items()}
-    found = optimum.minimise(fit.law, values, budget=budget, setting=known)
+
+    def ask(law: Law, values: Mapping[str, Array]) -> optimum.Solution:
+        column = {name: series[:, None] for name, series in values.items()}
+        return optimum.minimise(law, column, budget=budget, setting=known)
+
+    one = {name: series[:1] for name, series in values_of(fit).items()}
+    found = mixed(fit, ask) if intervals else ask(fit.law, one)
     table: dict[str, Array] = {"compute": budgets}
     for name, series in (
         ("params", found.params),

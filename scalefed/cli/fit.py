@@ -31,7 +31,7 @@ Source = Annotated[
     Path, typer.Argument(help="A folder of runs, a .csv, .tsv, .parquet, .jsonl or .json table, or a tracker's store.")
 ]
 FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
-Law = Annotated[str, typer.Option(help="A named law, or a formula such as 'E + A/params^a'.")]
+Law = Annotated[str, typer.Option(help="A named law, a formula such as 'E + A/params^a', or auto: the best of a few.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="What the file calls a column: params=N; may be repeated.")
 ]
@@ -61,7 +61,7 @@ def register(app: typer.Typer) -> None:
     add(
         app,
         fit,
-        "scalefed fit runs/pilot --law federated --out fits/pilot.json",
+        "scalefed fit runs/pilot --out fits/pilot.json",
         "scalefed fit mine.csv --law chinchilla --column params=N --column tokens=D",
     )
     add(
@@ -115,7 +115,7 @@ def runs(
 
 def fit(
     source: Source,
-    law: Law = "federated",
+    law: Law = "auto",
     target: Target = "loss",
     huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,

@@ -118,7 +118,7 @@ def prepare(
     frame, source = read_frame(runs, columns)
     frame = _possible(_numbers_in_texts(frame, (*law.columns, target)), law, target)
     if any(name not in frame.columns for name in law.columns):
-        frame = derived(_numbers_in_texts(frame, SCHEMA).copy())
+        frame = with_derived(frame)
     law, notes = adapt(law, frame)
     _require(frame, law, target, cluster)
     frame, dropped = _clean(frame, law, target)
@@ -135,6 +135,11 @@ def prepare(
             warnings.warn(note, FitWarning, stacklevel=4)
     arrays = {c: frame[c].to_numpy(dtype=float) for c in law.columns}
     return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), clusters_of(frame, cluster), notes, source)
+
+
+def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs with every column of the run log that follows from those they have."""
+    return derived(_numbers_in_texts(frame, SCHEMA).copy())
 
 
 def _numbers_in_texts(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
