@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 
 _TURNS = 60
 _AGREED = 1e-10
+_LEVEL = 0.95
+WIDEST = 10.0  # high over low end of a size's interval that is still an answer
 ALIKE = 0.1  # two counts of compute that differ by less are told as one
 
 
@@ -60,11 +62,35 @@ def must_be_determined(fit: FitLike, what: str) -> None:
         raise FitError(f"these runs cannot determine {what}. {fit.undetermined}")
 
 
+def must_be_narrow(fit: FitLike, sizes: Array, what: str) -> None:
+    """Refuse a size that the runs leave open by more than a factor of ten.
+
+    Args:
+        fit: the fit.
+        sizes: (1 + b,) best sizes: the estimate, then its replicates.
+        what: the quantity, in words.
+
+    Raises:
+        FitError: with the interval, the reason, and the runs that would help.
+    """
+    low, high = optimum.ends(sizes[:, None], _LEVEL)
+    if not high[0] > WIDEST * low[0]:
+        return
+    ends = f"{low[0]:.3g} to {high[0]:.3g} parameters"
+    why = getattr(fit, "loose", "") or "It lies too far from the runs, or they are too few or too noisy."
+    raise FitError(
+        f"these runs cannot tell {what}: its {_LEVEL:.0%} interval, {ends}, is wider than a factor of {WIDEST:g}. "
+        f"{why} Runs nearer to the question settle it: a few sizes at two or more times the largest compute, or those "
+        "that next_runs (scalefed next) chooses"
+    )
+
+
 def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ...], level: float) -> Optimum:
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
     here = optimum.columns_at(fit.law, found, setting)
     losses = mixed(fit, lambda law, values: law.predict(values, here))
     best = optimum.summarise(fit.law, losses, found, level=level)
+    must_be_narrow(fit, found.params, f"the best size at {best.compute:.3g} FLOPs")
     best = replace(best, target=str(getattr(fit, "target", "loss")))
     best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *_distance(fit.runs, best)))
     if (predict := getattr(fit, "predict", None)) is not None:

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, must_be_determined
+from scalefed.allocation.answers import FitLike, must_be_determined, must_be_narrow
 from scalefed.allocation.defaults import question
 from scalefed.allocation.mixture import mixed, values_of
 from scalefed.laws import Law
@@ -62,7 +62,8 @@ def optimal_sizes(
     interpolated by cubic splines: sizes to 1e-9, ends of intervals to 0.2% (their replicates make them a little rough).
 
     As in :meth:`optimal_size`, the ends of ``loss`` are the band of a run that is made, the others those of the best
-    run over the replicates; they are NaN where the fit has no replicates.
+    run over the replicates; they are NaN where the fit has no replicates. A row whose size the runs leave open by more
+    than a factor of ten stands with its wide interval; where that is so of every row, the sweep is refused.
 
     Limits and setting are one number, or one a budget (q,), with the defaults of :meth:`optimal_size`.
 
@@ -170,6 +171,8 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
 
     one = {name: series[:1] for name, series in values_of(fit).items()}
     found = mixed(fit, ask) if intervals else ask(fit.law, one)
+    nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]
+    must_be_narrow(fit, nearest, "any of these best sizes")
     table: dict[str, Array] = {"compute": budgets}
     for name, series in (
         ("params", found.params),

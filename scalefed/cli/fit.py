@@ -47,6 +47,9 @@ Covariates = Annotated[
     str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
 ]
 ScaleWeight = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
+Cluster = Annotated[
+    str | None, typer.Option(help="Column whose equal values are checkpoints of one run, resampled together.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -128,6 +131,7 @@ def fit(
     covariates: Covariates = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
+    cluster: Cluster = None,
     column: Columns = None,
     sweep: Sweep = None,
     out: Annotated[Path | None, typer.Option(help="Keep the fit in this .json file.")] = None,
@@ -138,6 +142,7 @@ def fit(
     from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
+    options["cluster"] = cluster
     options["huber_delta"] = _width(huber_delta)
     options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
@@ -285,7 +290,7 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.errors import ConfigError, nearest
 
     allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
-               "passk", "covariates")  # fmt: skip
+               "cluster", "passk", "covariates")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:

@@ -188,7 +188,12 @@ class Fit(Typeset):
     @property
     def undetermined(self) -> str:
         """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
-        return self.message if self.status is FitStatus.NOT_IDENTIFIED else ""
+        return self.message if self.status in (FitStatus.NOT_IDENTIFIED, FitStatus.NO_SPARE_RUN) else ""
+
+    @property
+    def loose(self) -> str:
+        """Which parameters the runs leave loose, with the runs that would help; empty where they leave none so."""
+        return self.message if self.status is FitStatus.LOOSE else ""
 
     @refuses_old_words
     def with_link(self, link: "Link | pd.DataFrame", *, covariates: Sequence[str] = ()) -> "Fit":
@@ -249,11 +254,12 @@ class Fit(Typeset):
 
     def _footer(self) -> list[str]:
         test = self.backtest
+        noise = "noise unknown" if np.isnan(self.noise) else f"noise {self.noise:.2%}"
         held = "the runs are too few or span too little to hold any out"
         if test.folds:
             held = f"held-out error {test.error:.2%} (the {test.held_out} largest runs held out)"
         return [
-            f"{len(self.run_ids)} runs, noise {self.noise:.2%}, {held}",
+            f"{len(self.run_ids)} runs, {noise}, {held}",
             f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
             *self._laws(),
             *(f"{p} is {other}, by request" for p, other in self.law.ties.items()),

@@ -67,7 +67,8 @@ def fit(
         seed: of the bootstrap and the starts.
         columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
             own that are named here (``{"width": "width"}``).
-        cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one.
+        cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one, or
+            another column of run names of which each has one size and several token counts.
         fixed: parameters held at a number (with ``"auto"`` in the laws that have them).
         bounds: parameter -> (low, high).
         ties: parameter -> the parameter whose value it takes.
@@ -99,7 +100,7 @@ def fit(
     alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
     if not others and backtest and (rival := fit_rival(trial.problem, trial.best.theta, delta=trial.delta)):
         alternatives = (rival,)
-    found = _assemble(trial, replicates, target, cluster, scale_weight, seed)
+    found = _assemble(trial, replicates, target, scale_weight, seed)
     return replace(found, alternatives=alternatives, columns=dict(columns or {}))
 
 
@@ -147,6 +148,8 @@ def _fitted(data: FitData, scale_weight: float, huber_delta: float | str | None,
 
 
 def _replicates(trial: Trial, resamples: int, seed: int, method: str) -> Replicates:
+    if trial.problem.n <= trial.problem.p:
+        resamples = 0  # without a spare run nothing tells how far off the parameters are
     return bootstrap(
         trial.problem, trial.best, trial.data.clusters, resamples=resamples, delta=trial.delta, seed=seed, method=method
     )
@@ -170,17 +173,19 @@ def _params(trial: Trial) -> dict[str, float]:
     return {p: known.get(p, np.nan) for p in trial.data.law.parameters}
 
 
-def _assemble(
-    trial: Trial, refits: Replicates, target: str, cluster: str | None, scale_weight: float, seed: int
-) -> Fit:
+def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float, seed: int) -> Fit:
     data, problem, best = trial.data, trial.problem, trial.best
     residuals = _residuals(problem, best)
+    noise = noise_scale(residuals, problem.p, problem.weights)
+    by_loss = local_noise(problem.z - residuals, residuals, problem.p, problem.weights)
+    runs = int(data.clusters.max()) + 1
     certificate = certify(problem, best, refits.theta, refits.converged)
-    verdict = judge(certificate, gaps(data, problem, certificate))
+    verdict = judge(certificate, gaps(data, problem, best.theta), problem.n - problem.p)
+    if problem.n <= problem.p:
+        noise, by_loss = np.nan, (by_loss[0], (np.nan,) * len(by_loss[1]))
     replicates = pd.DataFrame(problem.to_values(refits.theta), columns=list(problem.names))
     if verdict.status is not FitStatus.CONVERGED:
         warnings.warn(verdict.message, FitWarning, stacklevel=3)
-    runs = int(data.clusters.max()) + 1
     return Fit(
         law=data.law,
         params=_params(trial),
@@ -194,15 +199,15 @@ def _assemble(
         target=target,
         huber_delta=trial.delta,
         scale_weight=scale_weight,
-        noise=noise_scale(residuals, problem.p, problem.weights),
-        noise_by_loss=local_noise(problem.z - residuals, residuals, problem.p, problem.weights),
+        noise=noise,
+        noise_by_loss=by_loss,
         degrees_of_freedom=max(runs - problem.p, 1),
         backtest=back_test(problem, trial.folds),
         alternatives=(),
         notes=data.notes,
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
-        cluster=cluster,
+        cluster=data.cluster,
         seed=seed,
     )
 

@@ -193,7 +193,8 @@ def _try(fit: Fit) -> None:
     if len(fit.runs) and set(fit.law.columns) <= set(fit.runs.columns):
         few = fit.runs.iloc[:: max(1, len(fit.runs) // _TRIED)]
         band = fit.predict(few).to_numpy(dtype=float)
-        wrong = ~(np.isfinite(band) & (band > 0)).all(axis=1)
+        open_ended = np.isnan(fit.noise) & np.isnan(band)
+        wrong = ~((np.isfinite(band) & (band > 0)) | open_ended).all(axis=1) | ~np.isfinite(band[:, 0])
         if wrong.any():
             raise ValueError(f"it predicts {band[wrong][0].tolist()} for a run of its own")
     str(fit), fit.summary()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.allocation.answers import ALIKE
+from scalefed.allocation.answers import ALIKE, WIDEST
 from scalefed.allocation.cost import PowerSum, cost_of
 from scalefed.allocation.defaults import question as settle
 from scalefed.allocation.mixture import shares, values_of
@@ -81,6 +81,7 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
         "exact": _exact(fit.runs),
         "link": None if fit.link is None else _link(fit.link),
         "level": 0.95,
+        "widest": WIDEST,
     }
 
 

@@ -69,6 +69,9 @@ function plan(data, ask) {
   if (goal && !Number.isFinite(best.compute)) throw new Refusal(unreachable(goal, best));
   if (!best.bounded)
     throw new Refusal("nothing holds the best size: with the fitted exponents the loss falls for ever; add a limit");
+  const [low, high] = ends(found.map((one) => Math.exp(one.n)), 0.95);
+  if (high > data.widest * low)
+    throw new Refusal(`these runs cannot tell the best size: its 95% interval, ${words.count(low)} to ${words.count(high)} parameters, is wider than a factor of ${data.widest}`);
   return report(data, ask, setting, rows, found, limits, goal);
 }
 
