@@ -213,7 +213,8 @@ _ENTRIES = (
     ),
     _named(
         "federated-data-constrained",
-        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2) + B/repeats(tokens, unique_tokens, R)^b"
+        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2)"
+        " + B/repeats(tokens, unique_tokens, R)^b"
         " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d"
         " + O*params^w*(tokens/unique_tokens)^x*local_steps^y/(clients_per_round^z*(unique_tokens/clients)^v))^c",
         source=_FINITE,

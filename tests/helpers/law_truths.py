@@ -3,7 +3,8 @@
 NAMES = (
     "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
     "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-coupled "
-    "federated-capacity federated-capacity-steps federated-data-constrained federated-drift farseer precision epoch-decay transfer vocabulary "
+    "federated-capacity federated-capacity-steps federated-data-constrained federated-drift "
+    "farseer precision epoch-decay transfer vocabulary "
     "sigmoid-accuracy"
 ).split()
 TRUTHS = {
