@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import cost_of
-from scalefed.allocation.mixture import mixed
+from scalefed.allocation.mixture import mixed, widened
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.downstream.curve import PLAIN, Curve
 from scalefed.downstream.link import Link
@@ -87,7 +87,7 @@ def must_be_narrow(fit: FitLike, sizes: Array, what: str) -> None:
 
 def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ...], level: float) -> Optimum:
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
-    here = optimum.columns_at(fit.law, found, setting)
+    here, found = optimum.columns_at(fit.law, found, setting), widened(fit, found)
     losses = mixed(fit, lambda law, values: law.predict(values, here))
     best = optimum.summarise(fit.law, losses, found, level=level)
     must_be_narrow(fit, found.params, f"the best size at {best.compute:.3g} FLOPs")

@@ -5,7 +5,7 @@ the disagreement between laws are both in it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 Answer = TypeVar("Answer", Array, Solution)
+_ALIKE = 1e-7  # log sizes that differ by less are held by a limit
 
 
 class Fitted(Protocol):
@@ -87,3 +88,33 @@ def _joined(answers: list[Any]) -> Any:
         names = [item.name for item in fields(answers[0])]
         return Solution(**{name: _joined([getattr(one, name) for one in answers]) for name in names})
     return np.concatenate(answers)
+
+
+def widened(fit: Fitted, found: Solution) -> Solution:
+    """The replicates spread further by the law's own error of the best size, so that their ends hold it.
+
+    Every replicate's distance from the estimate grows in log size, and shrinks in log tokens, so that an end lies where
+    both errors together put it: a square root of a sum of squares. A size that a limit holds, the same in all
+    replicates, stays.
+
+    Args:
+        fit: a fit, with a ``size_error`` where it has one.
+        found: (1 + b, ...) the estimate, then replicates.
+    """
+    error = getattr(fit, "size_error", None)
+    if error is None or len(found.params) < 2:
+        return found
+    from scipy.special import ndtri
+
+    shape = (len(found.params) - 1, *found.params.shape[1:])
+    with np.errstate(all="ignore"):
+        spread = np.broadcast_to(error(found.params[0].ravel(), found.tokens[0].ravel()), found.params[0].size)
+        moved = np.log(found.params[1:] / found.params[:1])
+        ranks = np.argsort(np.argsort(moved, axis=0, kind="stable"), axis=0, kind="stable")
+        normal = ndtri((ranks + 0.5) / len(moved))
+        further = np.hypot(moved, normal * spread.reshape(shape[1:])) - np.abs(moved)
+        further = np.where((np.ptp(moved, axis=0) > _ALIKE) & np.isfinite(further), np.sign(normal) * further, 0.0)
+        trades = np.ptp(np.log(found.tokens), axis=0) > _ALIKE
+    size = np.concatenate([np.ones_like(found.params[:1]), np.exp(further)])
+    length = np.where(trades, size, 1.0)
+    return replace(found, params=found.params * size, tokens=found.tokens / length, rounds=found.rounds / length)

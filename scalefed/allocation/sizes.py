@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed.allocation import optimum
 from scalefed.allocation.answers import FitLike, must_be_determined, must_be_narrow
 from scalefed.allocation.defaults import question
-from scalefed.allocation.mixture import mixed, values_of
+from scalefed.allocation.mixture import mixed, values_of, widened
 from scalefed.laws import Law
 
 Array = NDArray[np.float64]
@@ -170,7 +170,7 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
         return optimum.minimise(law, column, budget=budget, setting=known)
 
     one = {name: series[:1] for name, series in values_of(fit).items()}
-    found = mixed(fit, ask) if intervals else ask(fit.law, one)
+    found = widened(fit, mixed(fit, ask)) if intervals else ask(fit.law, one)
     nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]
     must_be_narrow(fit, nearest, "any of these best sizes")
     table: dict[str, Array] = {"compute": budgets}
