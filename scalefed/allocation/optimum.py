@@ -399,9 +399,12 @@ def _finish(question: program.Program, found: Minimum) -> Solution:
         limit.name: (0.01 * found.multipliers[:, i] * limit.elasticity * excess).reshape(shape)
         for i, limit in enumerate(question.limits)
     }
-    walled = any(limit.name in ("params", "memory") for limit in question.limits)
-    top = (x[:, PARAMS] < FARTHEST - 1e-3) | walled
-    bounded = found.converged & (x[:, PARAMS] > 1e-3) & top & (x[:, TOKENS] < FARTHEST + 30)
+    walls = [limit.posynomial for limit in question.limits if limit.name in ("params", "memory")]
+    top = (x[:, PARAMS] < FARTHEST - 1e-3) | bool(walls)
+    settled = found.converged.copy()
+    for wall in walls:  # a size that a limit holds is held, however flat the loss is there
+        settled |= np.abs(wall.evaluate(x, np.eye(x.shape[1]))[0]) < _NEAR
+    bounded = settled & (x[:, PARAMS] > 1e-3) & top & (x[:, TOKENS] < FARTHEST + 30)
     compute = question.cost(params) * tokens + sampling_flops(params, question.sampled)
     arrays = (params, tokens, rounds, local, question.constant + excess, compute, excess)
     params, tokens, rounds, local, loss, compute, excess = (values.reshape(shape) for values in arrays)
