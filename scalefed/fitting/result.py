@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import fit_alternative
 from scalefed.fitting.backtest import back_test
@@ -140,6 +141,7 @@ def _assemble(
         source=data.source,
         cluster=cluster,
         seed=seed,
+        ranges=ranges_of(data.frame, data.law),
     )
 
 
