@@ -203,8 +203,12 @@ def line(runs: pd.DataFrame, cell: pd.Series) -> float:
     moved = {axis, "own"} if axis == "clients" else {axis}
     others = [column for column in (*AXES, "tokens", "clients_per_round") if column not in moved]
     alike = settings.assign(away=_distance(settings, cell, others), beyond=_along(settings, cell, axis).abs())
-    best = alike[alike["away"] < alike["away"].min() + 0.2].sort_values("beyond")
-    best = best.loc[best.groupby(_rounded(best[axis]))["away"].idxmin()].sort_values("beyond").head(2)
+    best = alike.head(0)
+    for away in np.sort(alike["away"].unique()):
+        near = alike[alike["away"] < away + 0.2]
+        best = near.loc[near.groupby(_rounded(near[axis]))["away"].idxmin()].sort_values("beyond").head(2)
+        if len(best) == 2:
+            break
     if len(best) < 2:
         return float("nan")
     x, y = _along(best, cell, axis).to_numpy(), np.log(best["loss"].to_numpy())
