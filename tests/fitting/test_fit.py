@@ -23,7 +23,7 @@ GRID = {"params": [1e7, 4e7, 2e8, 1e9], "tokens": [5e8, 4e9, 3e10, 2e11]}
 FEDERATED = {"params": [1e7, 1e8, 1e9], "tokens": [1e9, 1e10, 1e11], "clients_per_round": [1, 4, 16]}
 FULL = {
     "params": [1e7, 4e7, 2e8, 1e9], "tokens": [5e8, 4e9, 3e10], "clients_per_round": [1, 4, 16], "skew": [0.0, 0.5],
-    "local_steps": [10, 50], "unique_tokens": [2e8, 1e10], "rounds": [100.0, 1000.0],
+    "local_steps": [10, 50], "unique_tokens": [2e8, 1e10], "clients": [16, 64], "rounds": [100.0, 1000.0],
 }  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 NAMES = (
     "chinchilla kaplan coupled data-constrained diloco diloco-offset average-compute federated federated-skew "
     "federated-steps federated-excess federated-excess-skew federated-excess-steps federated-coupled "
-    "federated-capacity federated-capacity-steps federated-drift farseer precision epoch-decay transfer vocabulary "
+    "federated-capacity federated-capacity-steps federated-data-constrained federated-drift "
+    "farseer precision epoch-decay transfer vocabulary "
     "sigmoid-accuracy"
 ).split()
 TRUTHS = {
@@ -32,6 +33,11 @@ TRUTHS = {
         "E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.77, "s": -0.6, "h": 0.08, "r": 0.3,
         "G": 2e5, "d": 0.6, "t": 0.5,
     },
+    "federated-data-constrained": {
+        "E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "R": 12.0, "c": 0.77, "s": -0.6, "h": 0.08, "r": 0.3,
+        "G": 2e5, "d": 0.6, "t": 0.5, "k": 0.1, "f": 0.4, "l": 0.06,
+        "O": 10.0, "w": 0.3, "x": 0.2, "y": 0.1, "z": 0.4, "v": 0.9,
+    },
     "federated-drift": {
         "E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37, "g": 0.4, "s": 1.0, "F": 0.3, "h": 0.5, "r": 0.6,
     },
@@ -46,7 +52,7 @@ TRUTHS = {
 }  # fmt: skip
 RUN = {
     "params": 1e8, "tokens": 4e9, "clients_per_round": 4.0, "skew": 0.3, "local_steps": 50.0, "rounds": 1e4,
-    "unique_tokens": 1e9, "epochs": 4.0, "bits": 6.0, "vocab_params": 5e7, "task_loss": 2.8,
+    "unique_tokens": 1e9, "clients": 16.0, "epochs": 4.0, "bits": 6.0, "vocab_params": 5e7, "task_loss": 2.8,
 }  # fmt: skip
 OF_OWN_COLUMNS = ("farseer", "precision", "epoch-decay", "transfer", "vocabulary", "sigmoid-accuracy")
 """Published laws; those of forms or columns of their own are recovered and asked in tests/laws/test_published.py."""
