@@ -55,6 +55,8 @@ def first_runs(
     """
     cohorts = _cohorts(clients_per_round)
     _check(compute=compute, budget_ratio=budget_ratio, tokens_per_param=tokens_per_param, concentration=concentration)
+    if budget_ratio <= 1:
+        raise ConfigError(f"budget_ratio must be above 1, got {budget_ratio!r}; 16 is usual")
     skewed = cohorts[-1] > 1
     fewest = FEWEST_OF_SLICES if len(cohorts) == 1 else 3 * len(cohorts)
     if int(count) != count or count < fewest + skewed:

@@ -56,6 +56,7 @@ def test_a_law_fitted_to_simulated_first_runs_finds_the_optimum():
         ({"clients_per_round": []}, "different whole numbers"),
         ({"tokens_per_param": 0}, "tokens_per_param"),
         ({"concentration": -1}, "concentration"),
+        ({"budget_ratio": 1}, "above 1"),
         ({"compute": np.nan}, "compute"),
     ],
 )

@@ -58,9 +58,11 @@ def _runs(base: RunConfig, compute: float) -> list[RunConfig]:
         budget_ratio=BUDGET_RATIO,
     )
     table = table.assign(
+        large=table.compute > table.compute.mean(),
         tokens=lambda runs: (runs.tokens * (runs.params / SMALLEST).clip(upper=1)).astype(int),
         params=lambda runs: runs.params.clip(lower=SMALLEST),
     )
+    table = table[~table.duplicated(["params", "clients_per_round", "concentration", "large"])]
     names = ("params", "tokens", "clients_per_round", "concentration")
     return [base.replace(**{name: row[name] for name in names}) for row in table.to_dict("records")]
 
