@@ -19,8 +19,9 @@ DESIGNED = {
     "ScalefedError", "FitError", "estimate_pass_at_k",
 }  # fmt: skip
 BESIDE = {  # what the designed names return, raise or are fed with
-    "ConfigError", "DataError", "Optimum", "Partition", "PassAtK", "Run", "fit_link", "import_rounds", "load_counts",
-    "load_sweep", "log_flower", "measured_skew", "pack", "train_all", "unpack", "write_run",
+    "ConfigError", "DataError", "FitStatus", "FitWarning", "Link", "Optimum", "Partition", "PassAtK", "Profile",
+    "Region", "Run", "RunLogWarning", "fit_link", "import_rounds", "load_counts", "load_sweep", "log_flower",
+    "measured_skew", "pack", "train_all", "unpack", "write_run",
 }  # fmt: skip
 
 # data that a function takes by position; everything else is by keyword

@@ -40,7 +40,7 @@ def optimum(
         float | None, typer.Option("--pass", help="Instead: the least compute that solves this share of problems.")
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Samples a problem may take, for --pass.")] = 1,
-    law: Law = "federated",
+    law: Law = "auto",
     level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
     column: Columns = None,
     as_json: Json = False,
@@ -78,7 +78,7 @@ def next_(
     settings: Settings = None,
     compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
-    law: Law = "federated",
+    law: Law = "auto",
     column: Columns = None,
     as_json: Json = False,
 ) -> None:
