@@ -20,13 +20,14 @@ from scalefed.allocation.answers import (
     least_for_passes,
     must_be_determined,
     report,
-    values_of,
     with_repeats,
 )
 from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.errors import ConfigError, FitError
+from scalefed.laws import Law
 
 
 def optimal_size(
@@ -170,16 +171,15 @@ def plan(
     words = _said(locals())
     must_be_determined(fit, "an optimal size")
     budget, setting, notes = question(fit.law, fit.runs, words)
-    values = values_of(fit)
     if sampled_tokens is not None and compute is None:
         raise ConfigError("sampled_tokens changes nothing here: it goes with a limit on compute, which pays for it")
 
     def solve(limits: Budget) -> Solution:
-        return optimum.minimise(fit.law, values, budget=limits, setting=setting)
+        return mixed(fit, lambda law, values: optimum.minimise(law, values, budget=limits, setting=setting))
 
-    best = report(fit, values, solve(budget), setting, notes, level)
+    best = report(fit, solve(budget), setting, notes, level)
     said = words["unique_tokens"] is not None
-    best, _ = with_repeats(fit, values, best, solve, budget=budget, setting=setting, said=said)
+    best, _ = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     return against_runs(fit, best, setting, words)
 
 
@@ -278,26 +278,27 @@ def least_compute(
         raise ConfigError(f"give one target, loss=, pass_at_1= or pass_at_k= with k=; got {given or 'none'}")
     must_be_determined(fit, "the compute for a goal")
     budget, setting, notes = question(fit.law, fit.runs, words)
-    values = values_of(fit)
     share = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0)
 
     def solve(limits: Budget) -> Solution:
-        if loss is None:
-            return least_for_passes(fit, values, share, k, limits, setting)[1]
-        goal = np.full(len(next(iter(values.values()))), loss)
-        return optimum.least_compute(fit.law, values, loss=goal, budget=limits, setting=setting)
+        def ask(law: Law, values: Mapping[str, optimum.Array]) -> Solution:
+            if loss is not None:
+                return optimum.least_compute(law, values, loss=loss, budget=limits, setting=setting)
+            return least_for_passes(attached_link(fit), law, values, share, k, limits, setting)
+
+        return mixed(fit, ask)
 
     found = solve(budget)
     if not np.isfinite(found.compute[0]):
         floor = float(found.loss[0] - found.excess[0])
-        sought = "this share of problems" if loss is None else f"loss {loss:.4g}"
+        sought = f"loss {loss:.4g}" if loss is not None else f"pass@{k} = {share:g}"
         raise FitError(
             f"no compute reaches {sought}: the fitted law ends at {floor:.4g} (or at what the other limits "
-            "allow); ask for a higher loss"
+            "allow); ask for less"
         )
-    best = replace(report(fit, values, found, setting, notes, level), regret=np.nan)
+    best = replace(report(fit, found, setting, notes, level), regret=np.nan)
     said = words["unique_tokens"] is not None
-    best, once = with_repeats(fit, values, best, solve, budget=budget, setting=setting, said=said)
+    best, once = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     ends = np.array([
         np.quantile(one.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         for one in (found, once) if one is not None

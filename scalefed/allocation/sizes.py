@@ -1,6 +1,6 @@
 """What is the best size at each of many budgets, or in each of many settings? Solved together, and smooth between."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, asked_of, distance, must_be_determined, said_in, values_of
+from scalefed.allocation.answers import FitLike, asked_of, distance, must_be_determined, must_be_narrow, said_in
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.defaults import question
 from scalefed.allocation.extrapolation import look, ranges_behind
+from scalefed.allocation.mixture import mixed, values_of
 from scalefed.allocation.repeats import MOST_APART, Repeats, repeats_of
+from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
@@ -64,8 +66,9 @@ def optimal_sizes(
     interpolated by cubic splines: sizes to 1e-9, ends of intervals to 0.2% (their replicates make them a little rough).
 
     As in :meth:`optimal_size`, the ends of ``loss`` are the band of a run that is made, the others those of the best
-    run over the replicates; they are NaN where the fit has no replicates. What to keep in mind is in the frame's
-    ``attrs``: ``notes`` and ``extrapolation``, as an :class:`Optimum` has them, of the farthest row.
+    run over the replicates; they are NaN where the fit has no replicates. A row whose size the runs leave open by more
+    than a factor of ten stands with its wide interval; where that is so of every row, the sweep is refused. The
+    frame's ``attrs`` hold ``notes`` and ``extrapolation``, as an :class:`Optimum` has them, of the farthest row.
 
     Limits and setting are one number, or one a budget (q,), with the defaults of :meth:`optimal_size`.
 
@@ -175,8 +178,18 @@ def _between(table: pd.DataFrame, budgets: Array) -> pd.DataFrame:
 def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: float, intervals: bool) -> pd.DataFrame:
     """Every budget solved for the estimate and, with intervals, for all replicates."""
     budget, known, notes = question(fit.law, fit.runs, {**setting, "compute": budgets})
-    values = {name: series[: None if intervals else 1, None] for name, series in values_of(fit).items()}
-    found = optimum.minimise(fit.law, values, budget=budget, setting=known)
+
+    def solve(limits: Budget) -> optimum.Solution:
+        def ask(law: Law, values: Mapping[str, Array]) -> optimum.Solution:
+            column = {name: series[:, None] for name, series in values.items()}
+            return optimum.minimise(law, column, budget=limits, setting=known)
+
+        one = {name: series[:1] for name, series in values_of(fit).items()}
+        return mixed(fit, ask) if intervals else ask(fit.law, one)
+
+    found = solve(budget)
+    nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]
+    must_be_narrow(fit, nearest, "any of these best sizes")
     table: dict[str, Array] = {"compute": budgets}
     for name, series in (
         ("params", found.params),
@@ -192,18 +205,18 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
         best = (series[0] for series in (found.params, found.tokens, found.rounds, found.local_steps))
         band = predicted(level=level, **optimum.columns_of(fit.law, known, *best))
         table["loss_low"], table["loss_high"] = band["low"].to_numpy(), band["high"].to_numpy()
-    return _told(fit, table, found, budget, known, notes, setting, values, level)
+    return _told(fit, table, found, solve, budget, known, notes, setting, level)
 
 
 def _told(
     fit: FitLike,
     table: dict[str, Array],
     found: optimum.Solution,
+    solve: Callable[[Budget], optimum.Solution],
     budget: Budget,
     known: Setting,
     notes: tuple[str, ...],
     setting: Mapping[str, Any],
-    values: Mapping[str, Array],
     level: float,
 ) -> pd.DataFrame:
     """The table with its notes and how far it goes beyond the runs; wider where text is repeated more than they did."""
@@ -214,8 +227,7 @@ def _told(
     if repeats is not None:
         if repeats.beyond:
             beyond["epochs"] = repeats.beyond
-            once = optimum.minimise(fit.law, values, budget=repeats.once(budget), setting=known)
-            _widen(fit, table, found, once, repeats, known, level)
+            _widen(fit, table, found, solve(repeats.once(budget)), repeats, known, level)
         notes = (*notes, *filter(None, [repeats.note(said="unique_tokens" in said)]))
     asked = asked_of(fit, known, setting, **size, local_steps=found.local_steps[0])
     outside, away = look(fit.law, ranges_behind(fit), asked, said)
