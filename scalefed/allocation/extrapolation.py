@@ -46,6 +46,7 @@ _ALSO: Mapping[str, tuple[str, ...]] = {
     "local_steps": tuple(ROUND_COLUMNS),
     "batch_tokens": tuple(ROUND_COLUMNS),
     "unique_tokens": ("epochs",),
+    "epochs": ("unique_tokens",),
 }
 """Column -> those of a law through which it counts too."""
 _DERIVED = ("batch_tokens", "trained_share")
