@@ -161,7 +161,7 @@ const ASSUMES = "the answer assumes that it does not matter";
 
 // What the answer assumes wherever its question lies outside the runs; as scalefed.allocation.extrapolation.look.
 function outside(data, ask, setting, answer) {
-  const { given } = setting, unique = ask.unique_tokens ?? data.setting.given.unique_tokens;
+  const { given } = setting, unique = given.unique_tokens;
   const priced = ["unique_tokens", "epochs"].some((name) => data.law.columns.includes(name));
   const asked = { ...ask.columns };
   for (const name of ["clients", "clients_per_round", "skew", "local_steps", "batch_tokens"]) asked[name] = given[name];
