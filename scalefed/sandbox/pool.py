@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalefed.errors import SandboxError
+from scalefed.sandbox import kernel
 from scalefed.sandbox.launcher import command
 from scalefed.sandbox.messages import Link, Outcome, Usage
 
@@ -205,9 +206,8 @@ class Pool:
         for worker in self._workers:
             if not worker.jobs or now - worker.moved < _GRACE:
                 continue
-            computing = (
-                kernel.cpu_seconds(worker.process.pid) or 0.0
-            ) - worker.cpu_before > _TESTS_CPU * self._timeout + _GRACE
+            used = (kernel.cpu_seconds(worker.process.pid) or 0.0) - worker.cpu_before
+            computing = used > _TESTS_CPU * self._timeout + _GRACE
             if computing or now - worker.moved > _TESTS_WALL * self._timeout + 2 * _GRACE:
                 worker.overdue = True
                 worker.process.kill()
