@@ -20,6 +20,8 @@ from scalefed.laws.terms import effective_slopes, log_effective
 
 Array = NDArray[np.float64]
 
+_NEVER_REPEATED = 690.0  # log of more different tokens than any run reads
+
 
 @dataclass(frozen=True, slots=True)
 class Power:
@@ -176,7 +178,10 @@ def from_monomials(
         for (exponent, decay, tokens, unique), scale in zip(term.repeated, term.scales, strict=True):
             held, moved = _written(unique, columns), _written(tokens, columns)
             variable = int(np.argmax(moved.exponents))
-            repeats.append(Repeat(index, flat(exponent), flat(decay), flat(held.constant) + flat(scale), variable))
+            log_unique = (
+                flat(held.constant) + flat(scale) if not any(held.exponents) else np.full(size, _NEVER_REPEATED)
+            )
+            repeats.append(Repeat(index, flat(exponent), flat(decay), log_unique, variable))
     return Posynomial(log_coefficient, exponents, tuple(powers), tuple(repeats))
 
 
