@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scalefed.errors import FitError
 from scalefed.laws import Monomial
+from scalefed.laws.terms import effective_slopes, log_effective
 
 Array = NDArray[np.float64]
 
@@ -82,7 +83,8 @@ class Posynomial:
             slope[:, power.term] += power.power[:, None] * first
             curvature[:, power.term] += power.power[:, None, None] * second
         for repeat in self.repeats:
-            inner, one, two = _effective(x[:, repeat.variable], repeat)
+            asked = x[:, repeat.variable], repeat.log_unique, repeat.decay
+            inner, (one, two) = log_effective(*asked), effective_slopes(*asked)
             axis = np.broadcast_to(basis, (len(x), *basis.shape[-2:]))[:, repeat.variable]
             value[:, repeat.term] += repeat.exponent * inner
             slope[:, repeat.term] += (repeat.exponent * one)[:, None] * axis
@@ -133,17 +135,6 @@ class Posynomial:
         """Whether any term contains a variable."""
         own = bool(self.exponents[:, :, variable].any()) or any(r.variable == variable for r in self.repeats)
         return own or any(power.inner.depends_on(variable) for power in self.powers)
-
-
-def _effective(log_tokens: Array, repeat: Repeat) -> tuple[Array, Array, Array]:
-    """Log effective tokens with first and second derivative in log tokens."""
-    ratio = np.exp(np.clip(log_tokens - repeat.log_unique, 0.0, 600.0))
-    kept = np.exp(-(ratio - 1) / repeat.decay)
-    worth = 1 + repeat.decay * -np.expm1(-(ratio - 1) / repeat.decay)
-    again = log_tokens > repeat.log_unique
-    one = np.where(again, ratio * kept / worth, 1.0)
-    two = np.where(again, one * (1 - ratio / repeat.decay - one), 0.0)
-    return np.where(again, repeat.log_unique + np.log(worth), log_tokens), one, two
 
 
 @dataclass(frozen=True, slots=True)
