@@ -24,9 +24,9 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
-_TURNS = 60
-_AGREED = 1e-10
-_LEVEL = 0.95
+_TURNS = 60  # at most; the search ends long before, where two turns agree
+_AGREED = 1e-10  # logits; where a turn moves less, the goal is met to more digits than are shown
+_LEVEL = 0.95  # that an answer is refused at, whatever level it is asked to show: the usual one
 WIDEST = 10.0  # high over low end of a size's interval that is still an answer
 ALIKE = 0.1  # two counts of compute that differ by less are told as one
 

@@ -19,7 +19,7 @@ from scalefed.laws import Law
 Array = NDArray[np.float64]
 
 _NODES = 65  # tests/benchmarks/bench_optimum.py sweep: what nodes and splines leave
-_NODES_A_DECADE = 16
+_NODES_A_DECADE = 16  # the optimum is nearly a line in logarithms, so that splines between such nodes are read
 _SWEEP_ROWS = 2**18  # questions solved at once: half a gigabyte of work arrays
 
 

@@ -33,7 +33,7 @@ _TOLD = ("run_id", "size_name", "tokens", "compute", "clients_per_round", "mixtu
 _SIZES = "Model size (parameters)"
 _BUDGETS = "Training tokens, all clients"
 _DATA = "Clients' data"
-_MOST_ROUNDS = 4000
+_MOST_ROUNDS = 4000  # points; a page of more takes seconds to open
 
 
 def loss(

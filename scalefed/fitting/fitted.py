@@ -29,7 +29,7 @@ from scalefed.units import grouped
 if TYPE_CHECKING:
     from scalefed.downstream.link import Link
 
-_CHUNK_DOUBLES = 2**22
+_CHUNK_DOUBLES = 2**22  # 32 MB of predictions at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)

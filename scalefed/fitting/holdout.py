@@ -17,10 +17,10 @@ from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.result import fit
 from scalefed.fitting.weights import problem_of
 
-_TOP_SHARE = 0.2
-_MOST_HELD = 0.4
-_SAME_BUDGET = 0.02
-_REPLICATES = 200
+_TOP_SHARE = 0.2  # held out where runs have no common largest budget
+_MOST_HELD = 0.4  # a law needs most of its runs
+_SAME_BUDGET = 0.02  # relative: rounding of tokens to whole rounds changes a budget by less
+_REPLICATES = 200  # enough for the ends of a 95% interval; more than that changes its third digit
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([-+0-9.eE]+)\s*")
 
 

@@ -28,9 +28,9 @@ from scalefed.laws.parser import COLUMNS
 
 __all__ = ["Fit", "fit", "load_fit"]
 
-_USUAL_DELTA = 1e-3
-_SMALLEST_DELTA = 1e-6
-_HUBER = 1.345
+_USUAL_DELTA = 1e-3  # Hoffmann et al. 2022, on log losses
+_SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
+_HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
 
 

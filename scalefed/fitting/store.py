@@ -21,8 +21,8 @@ from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
 from scalefed.runs.reading import read_text, shown, understanding
 
-FORMAT = 2
-_KEPT_RUNS = 20_000
+FORMAT = 2  # of the stored file; raised when what is in it changes meaning
+_KEPT_RUNS = 20_000  # a file of more would be tens of megabytes; ids and hash stay
 _TRIED = 50  # runs that a fit is asked of when it is read
 
 

@@ -40,7 +40,7 @@ CHARTS = {
     "residuals": "What the law misses, run by run",
     "runs": "The runs",
 }
-_RUNS = 400
+_RUNS = 400  # rows of the table on the page: it opens at once; the log has all
 _SHOWN = ("run_id", "params", "tokens", "compute", "clients_per_round", "clients", "mixture", "concentration", "skew",
           "loss", "pass_at_1", "pass_at_10")  # fmt: skip
 _DRAWN = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_10", "pass_at_10_low", "pass_at_10_high")
