@@ -175,6 +175,7 @@ class Optimum(Typeset):
         pass_at_k: k -> (estimate, low, high), where a link is attached.
         level: coverage of the intervals.
         notes: what to keep in mind, in words.
+        extrapolation: column -> how far the answer lies beyond the runs: decades, or the share of their range for skew.
         replicates: one row a bootstrap replicate (params, tokens, loss at its own optimum), for a joint region.
         target: the column that the law explains.
     """
@@ -202,6 +203,7 @@ class Optimum(Typeset):
     pass_at_k: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
     level: float = 0.95
     notes: tuple[str, ...] = ()
+    extrapolation: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, Array] = field(default_factory=dict)
     target: str = "loss"
 

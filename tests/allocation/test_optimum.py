@@ -120,6 +120,26 @@ def test_where_text_wears_out_the_budget_is_not_spent():
     assert float(found.loss) == pytest.approx(loss.min(), rel=1e-5)
 
 
+def test_text_of_clients_is_all_the_text_and_passes_over_it_are_a_limit_where_they_are_given():
+    law, values = LAWS["federated-data-constrained"], {**SPECIAL["federated-data-constrained"], "O": 1e-3}
+    setting = Setting(clients=16, clients_per_round=4, skew=0.0, local_steps=25, batch_tokens=512, unique_tokens=32_768)
+    free = minimise(law, values, budget=Budget(compute=1e13, unique_tokens_per_client=2_048), setting=setting)
+    held = minimise(law, values, budget=Budget(compute=1e13, unique_tokens_per_client=2_048, epochs=3), setting=setting)
+    assert float(free.tokens) > 4 * 32_768
+    assert float(held.tokens) == pytest.approx(3 * 32_768, rel=1e-5)
+
+
+def test_without_a_word_on_text_every_token_is_read_once():
+    law, values = LAWS["federated-data-constrained"], {**SPECIAL["federated-data-constrained"], "O": 1e-3}
+    setting = Setting(clients=16, clients_per_round=4, skew=0.0, local_steps=25, batch_tokens=512)
+    found = minimise(law, values, budget=Budget(compute=1e15), setting=setting)
+    columns = {"clients_per_round": 4.0, "clients": 16.0, "skew": 0.0, "local_steps": 25.0}
+    params = float(found.params) * np.geomspace(0.8, 1.25, 21)
+    tokens = 1e15 / 6 / params
+    loss = law.predict(values, {**columns, "params": params, "tokens": tokens, "unique_tokens": tokens})
+    assert np.argmin(loss) == 10 and float(found.loss) == pytest.approx(loss[10], rel=1e-9)
+
+
 def test_closed_form_of_two_terms():
     a, b = HOFFMANN["a"], HOFFMANN["b"]
     size = (a * HOFFMANN["A"] / (b * HOFFMANN["B"])) ** (1 / (a + b)) * (1e21 / 6) ** (b / (a + b))
