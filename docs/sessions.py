@@ -5,13 +5,17 @@ A page's blocks run in their order, in one empty folder with the committed runs 
 - ``python`` runs; what it prints is the ``text`` block behind it;
 - ``console`` runs line by line (``$ command``), and holds what each prints;
 - a block with ``title="name"`` is a file of that name;
-- ``sh`` is shown only: installing, and commands for several machines.
+- ``sh`` is shown only: installing, and commands for several machines. Where it says ``flwr run``, ``app.py`` runs with
+  each ``--run-config``, on Flower nodes in this process: a simulation and its Ray take minutes on a busy machine.
 """
 
 import contextlib
 import io
+import itertools
+import logging
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -72,6 +76,8 @@ def run_page(text: str) -> str:
         if language == "console":
             commands = re.findall(r"^\$ ((?:.*\\\n)*.*)", code, flags=re.MULTILINE)
             return "```console\n" + "".join(f"$ {command}\n{_shell(command)}" for command in commands) + "```\n"
+        if language == "sh" and "flwr run" in code:
+            _flower(code)
         return found[0]
 
     return BLOCK.sub(again, text)
@@ -118,6 +124,26 @@ def _shell(command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{command}\n{done.stdout}")
     return done.stdout
+
+
+def _flower(code: str) -> None:
+    """Run ``app.py`` for all combinations of a block's ``for`` loops."""
+    import pytest
+
+    sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+    from flower_grid import Grid, flower_here
+
+    loops = dict(re.findall(r"for (\w+) in ([\d ]+);", code))
+    with pytest.MonkeyPatch.context() as patch:
+        flower_here(patch)
+        patch.setattr(logging.getLogger("flwr"), "disabled", True)
+        from flwr.app import Context, RecordDict
+
+        app = runpy.run_path("app.py")
+        for values in itertools.product(*(map(int, text.split()) for text in loops.values())):
+            words = dict(zip(loops, values, strict=True))
+            grid = Grid(app["client_app"], 4, seed=0, run_config=words)
+            app["server_app"](grid, Context(1, 0, {}, RecordDict(), words))
 
 
 def main(words: list[str]) -> None:
