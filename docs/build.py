@@ -46,13 +46,24 @@ API_HEAD = """# Every public name
 """
 API = {
     "Read and write runs": ("load_runs", "load_counts", "import_rounds", "write_run", "pack", "unpack", "Run"),
-    "Fit and ask": ("fit", "load_fit", "Fit", "Optimum", "compare", "next_runs", "fit_link"),
+    "Fit and ask": (
+        "fit",
+        "load_fit",
+        "Fit",
+        "FitStatus",
+        "Optimum",
+        "Profile",
+        "Region",
+        "compare",
+        "first_runs",
+        "next_runs",
+    ),
     "Laws": ("Law", "LAWS", "simulate_runs", "train_flops"),
     "Show": ("chart", "write_report"),
-    "pass@k": ("estimate_pass_at_k", "pass_at_k", "PassAtK", "evaluate"),
+    "pass@k": ("estimate_pass_at_k", "pass_at_k", "PassAtK", "evaluate", "fit_link", "Link"),
     "Make runs": ("RunConfig", "sweep", "load_sweep", "train", "train_all", "partition", "Partition", "measured_skew"),
     "Flower": ("log_flower",),
-    "Errors": ("ScalefedError", "ConfigError", "DataError", "FitError"),
+    "Errors": ("ScalefedError", "ConfigError", "DataError", "FitError", "FitWarning", "RunLogWarning"),
 }
 """Public names by what they are for; a name that stands in none of these is put last."""
 COMPARED = "# Kept for comparison\n"

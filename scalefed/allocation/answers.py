@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import cost_of
+from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.downstream.curve import PLAIN, Curve
 from scalefed.downstream.link import Link
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 
 _TURNS = 60
 _AGREED = 1e-10
+_LEVEL = 0.95
+WIDEST = 10.0  # high over low end of a size's interval that is still an answer
 ALIKE = 0.1  # two counts of compute that differ by less are told as one
 
 
@@ -59,33 +62,47 @@ def must_be_determined(fit: FitLike, what: str) -> None:
         raise FitError(f"these runs cannot determine {what}. {fit.undetermined}")
 
 
-def values_of(fit: FitLike) -> dict[str, Array]:
-    """Parameter -> (1 + b,): the estimate first, then the bootstrap replicates."""
-    table = fit.replicates.to_numpy(dtype=float)
-    return optimum.stack(fit.law, fit.params, {str(name): table[:, i] for i, name in enumerate(fit.replicates.columns)})
+def must_be_narrow(fit: FitLike, sizes: Array, what: str) -> None:
+    """Refuse a size that the runs leave open by more than a factor of ten.
+
+    Args:
+        fit: the fit.
+        sizes: (1 + b,) best sizes: the estimate, then its replicates.
+        what: the quantity, in words.
+
+    Raises:
+        FitError: with the interval, the reason, and the runs that would help.
+    """
+    low, high = optimum.ends(sizes[:, None], _LEVEL)
+    if not high[0] > WIDEST * low[0]:
+        return
+    ends = f"{low[0]:.3g} to {high[0]:.3g} parameters"
+    why = getattr(fit, "loose", "") or "It lies too far from the runs, or they are too few or too noisy."
+    raise FitError(
+        f"these runs cannot tell {what}: its {_LEVEL:.0%} interval, {ends}, is wider than a factor of {WIDEST:g}. "
+        f"{why} Runs nearer to the question settle it: a few sizes at two or more times the largest compute, or those "
+        "that next_runs (scalefed next) chooses"
+    )
 
 
-def report(
-    fit: FitLike, values: Mapping[str, Array], found: Solution, setting: Setting, notes: tuple[str, ...], level: float
-) -> Optimum:
+def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ...], level: float) -> Optimum:
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
-    best = optimum.summarise(fit.law, values, found, setting=setting, level=level)
+    here = optimum.columns_at(fit.law, found, setting)
+    losses = mixed(fit, lambda law, values: law.predict(values, here))
+    best = optimum.summarise(fit.law, losses, found, level=level)
+    must_be_narrow(fit, found.params, f"the best size at {best.compute:.3g} FLOPs")
     best = replace(best, target=str(getattr(fit, "target", "loss")))
     best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *_distance(fit.runs, best)))
     if (predict := getattr(fit, "predict", None)) is not None:
-        band = predict(level=level, **optimum.columns_at(fit.law, found, setting)).iloc[0]
+        band = predict(level=level, **here).iloc[0]
         best = replace(best, loss_low=float(band["low"]), loss_high=float(band["high"]))
     link = getattr(fit, "link", None)
-    return best if link is None else _with_link(fit, link, values, found, setting, best)
+    return best if link is None else _with_link(link, losses, here, best)
 
 
-def _with_link(
-    fit: FitLike, link: Link, values: Mapping[str, Array], found: Solution, setting: Setting, best: Optimum
-) -> Optimum:
+def _with_link(link: Link, losses: Array, here: Mapping[str, float], best: Optimum) -> Optimum:
     """Pass@k at the best run: every link replicate at the loss of a law replicate."""
     ks = (1, 10, 100)
-    here = optimum.columns_at(fit.law, found, setting)
-    losses = fit.law.predict(values, here)
     paired = losses[1:] if len(losses) > 1 else losses
     paired = np.resize(paired, len(link.replicates))[:, None]
     draws = link.draw(paired, ks, covariates=here)[:, 0, :]
@@ -100,15 +117,15 @@ def _with_link(
 
 
 def least_for_passes(
-    fit: FitLike, values: Mapping[str, Array], share: float, k: int, budget: Budget, setting: Setting
-) -> tuple[Array, Solution]:
-    """The loss that solves this share of the problems, and the least compute for it.
+    link: Link, law: Law, values: Mapping[str, Array], share: float, k: int, budget: Budget, setting: Setting
+) -> Solution:
+    """The least compute for a loss that solves this share of the problems.
 
     Where the link looks at columns beside the loss, the loss wanted depends on the run that reaches it: both are found
     in turn, from the middle of the runs, until they agree.
     """
     rows = len(next(iter(values.values())))
-    curves = stacked_curves(attached_link(fit), rows)
+    curves = stacked_curves(link, rows)
     plain = replace(curves, theta=curves.theta[:, :PLAIN], covariates=None)
     spent = np.ones(rows)
     for turn in range(_TURNS):
@@ -118,12 +135,12 @@ def least_for_passes(
             if turn == 0:
                 raise
             break
-        found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
+        found = optimum.least_compute(law, values, loss=goal, budget=budget, setting=setting)
         reached = np.isfinite(found.compute)
         moved, spent = np.log(found.compute[reached] / spent[reached]), found.compute
         if curves.covariates is None or not reached[0] or np.abs(moved).max() < _AGREED:
-            return goal, found
-        here = optimum.columns_of(fit.law, setting, found.params, found.tokens, found.rounds, found.local_steps)
+            return found
+        here = optimum.columns_of(law, setting, found.params, found.tokens, found.rounds, found.local_steps)
         offset = curves.offset({name: np.reshape(value, (-1, 1)) for name, value in here.items()})
         plain = replace(plain, theta=np.hstack([curves.theta[:, :1] + offset, plain.theta[:, 1:]]))
     raise FitError(

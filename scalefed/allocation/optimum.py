@@ -278,7 +278,8 @@ def interval(
     """
     law, setting = as_law(law), setting or Setting()
     values = stack(law, best, replicates)
-    return summarise(law, values, minimise(law, values, budget=budget, setting=setting), setting=setting, level=level)
+    found = minimise(law, values, budget=budget, setting=setting)
+    return summarise(law, law.predict(values, columns_at(law, found, setting)), found, level=level)
 
 
 def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLike]) -> dict[str, Array]:
@@ -326,10 +327,14 @@ def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: Ar
     return columns_of(law, setting, size, length, length / (step * local), local)
 
 
-def summarise(
-    law: Law, values: Mapping[str, Array], found: Solution, *, setting: Setting, level: float = 0.95
-) -> Optimum:
+def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) -> Optimum:
     """An :class:`Optimum` from solutions whose first row is the estimate and whose others are replicates.
+
+    Args:
+        law: the estimate's law.
+        losses: (1 + b,) what every row predicts for the estimate's run.
+        found: (1 + b,) every row's own best run.
+        level: coverage of the intervals.
 
     Raises:
         FitError: nothing holds the estimate's optimum.
@@ -340,8 +345,6 @@ def summarise(
             f"params = {found.params[0]:.3g}, tokens = {found.tokens[0]:.3g}; add limits (params=..., tokens=...) or "
             "runs that vary params and tokens apart"
         )
-    here = columns_at(law, found, setting)
-    losses = law.predict(values, here)
     series = np.stack([found.params, found.tokens, found.rounds, losses], axis=1)
     lows, highs = ends(series, level)
     params, tokens, rounds, loss = map(float, series[0])

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, attached_link, least_for_passes, must_be_determined, report, values_of
+from scalefed.allocation.answers import FitLike, attached_link, least_for_passes, must_be_determined, report
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum
 from scalefed.errors import ConfigError, FitError
+from scalefed.laws import Law
 
 
 def optimal_size(
@@ -125,9 +127,8 @@ def plan(
         rounds: limit on rounds.
         tokens: limit on training tokens, all clients.
         params: limit on non-embedding parameters.
-        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times (none
-            for a law with a term for repeats, which prices repetition itself).
-        epochs: passes over them; 1 by default.
+        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times.
+        epochs: passes over them; 1 by default, but as many as pay where the law has a term for repeats.
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from the compute.
         clients: clients that hold data.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
@@ -154,9 +155,8 @@ def plan(
     words = _said(locals())
     must_be_determined(fit, "an optimal size")
     budget, setting, notes = question(fit.law, fit.runs, words)
-    values = values_of(fit)
-    found = optimum.minimise(fit.law, values, budget=budget, setting=setting)
-    return report(fit, values, found, setting, notes, level)
+    found = mixed(fit, lambda law, values: optimum.minimise(law, values, budget=budget, setting=setting))
+    return report(fit, found, setting, notes, level)
 
 
 def least_compute(
@@ -217,9 +217,8 @@ def least_compute(
         rounds: limit on rounds.
         tokens: limit on training tokens, all clients.
         params: limit on non-embedding parameters.
-        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times (none
-            for a law with a term for repeats, which prices repetition itself).
-        epochs: passes over them; 1 by default.
+        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times.
+        epochs: passes over them; 1 by default, but as many as pay where the law has a term for repeats.
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, which count as compute.
         clients: clients that hold data.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
@@ -250,22 +249,27 @@ def least_compute(
         raise ConfigError(f"give one target, loss=, pass_at_1= or pass_at_k= with k=; got {given or 'none'}")
     must_be_determined(fit, "the compute for a goal")
     budget, setting, notes = question(fit.law, fit.runs, words)
-    values = values_of(fit)
     if loss is not None:
-        goal = np.full(len(next(iter(values.values()))), loss)
-        found = optimum.least_compute(fit.law, values, loss=goal, budget=budget, setting=setting)
+
+        def ask(law: Law, values: Mapping[str, optimum.Array]) -> optimum.Solution:
+            return optimum.least_compute(law, values, loss=loss, budget=budget, setting=setting)
     else:
-        share = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0)
-        goal, found = least_for_passes(fit, values, share, k, budget, setting)
+        share, link = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0), attached_link(fit)
+
+        def ask(law: Law, values: Mapping[str, optimum.Array]) -> optimum.Solution:
+            return least_for_passes(link, law, values, share, k, budget, setting)
+
+    found = mixed(fit, ask)
     if not np.isfinite(found.compute[0]):
         floor = float(found.loss[0] - found.excess[0])
+        goal = f"loss {loss:.4g}" if loss is not None else f"pass@{k} = {share:g}"
         raise FitError(
-            f"no compute reaches loss {goal[0]:.4g}: the fitted law ends at {floor:.4g} (or at what the other limits "
-            "allow); ask for a higher loss"
+            f"no compute reaches {goal}: the fitted law ends at {floor:.4g} (or at what the other limits "
+            "allow); ask for less"
         )
     low, high = np.quantile(found.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     notes = (*notes, f"compute {found.compute[0]:.4g} FLOPs [{low:.4g}, {high:.4g}]")
-    return replace(report(fit, values, found, setting, notes, level), regret=np.nan)
+    return replace(report(fit, found, setting, notes, level), regret=np.nan)
 
 
 # ---------------------------------------------------------------------- helpers

@@ -8,8 +8,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, must_be_determined, values_of
+from scalefed.allocation.answers import FitLike, must_be_determined, must_be_narrow
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import mixed, values_of
+from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
@@ -60,7 +62,8 @@ def optimal_sizes(
     interpolated by cubic splines: sizes to 1e-9, ends of intervals to 0.2% (their replicates make them a little rough).
 
     As in :meth:`optimal_size`, the ends of ``loss`` are the band of a run that is made, the others those of the best
-    run over the replicates; they are NaN where the fit has no replicates.
+    run over the replicates; they are NaN where the fit has no replicates. A row whose size the runs leave open by more
+    than a factor of ten stands with its wide interval; where that is so of every row, the sweep is refused.
 
     Limits and setting are one number, or one a budget (q,), with the defaults of :meth:`optimal_size`.
 
@@ -79,9 +82,8 @@ def optimal_sizes(
         rounds: limit on rounds.
         tokens: limit on training tokens, all clients.
         params: limit on non-embedding parameters.
-        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times (none
-            for a law with a term for repeats, which prices repetition itself).
-        epochs: passes over them; 1 by default.
+        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times.
+        epochs: passes over them; 1 by default, but as many as pay where the law has a term for repeats.
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from the compute.
         clients: clients that hold data.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
@@ -161,8 +163,15 @@ def _between(table: pd.DataFrame, budgets: Array) -> pd.DataFrame:
 def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: float, intervals: bool) -> pd.DataFrame:
     """Every budget solved for the estimate and, with intervals, for all replicates."""
     budget, known, _ = question(fit.law, fit.runs, {**setting, "compute": budgets})
-    values = {name: series[: None if intervals else 1, None] for name, series in values_of(fit).items()}
-    found = optimum.minimise(fit.law, values, budget=budget, setting=known)
+
+    def ask(law: Law, values: Mapping[str, Array]) -> optimum.Solution:
+        column = {name: series[:, None] for name, series in values.items()}
+        return optimum.minimise(law, column, budget=budget, setting=known)
+
+    one = {name: series[:1] for name, series in values_of(fit).items()}
+    found = mixed(fit, ask) if intervals else ask(fit.law, one)
+    nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]
+    must_be_narrow(fit, nearest, "any of these best sizes")
     table: dict[str, Array] = {"compute": budgets}
     for name, series in (
         ("params", found.params),

@@ -31,7 +31,7 @@ Source = Annotated[
     Path, typer.Argument(help="A folder of runs, a .csv, .tsv, .parquet, .jsonl or .json table, or a tracker's store.")
 ]
 FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
-Law = Annotated[str, typer.Option(help="A named law, or a formula such as 'E + A/params^a'.")]
+Law = Annotated[str, typer.Option(help="A named law, a formula such as 'E + A/params^a', or auto: the best of a few.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="What the file calls a column: params=N; may be repeated.")
 ]
@@ -47,6 +47,9 @@ Covariates = Annotated[
     str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
 ]
 ScaleWeight = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
+Cluster = Annotated[
+    str | None, typer.Option(help="Column whose equal values are checkpoints of one run, resampled together.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -61,7 +64,7 @@ def register(app: typer.Typer) -> None:
     add(
         app,
         fit,
-        "scalefed fit runs/pilot --law federated --out fits/pilot.json",
+        "scalefed fit runs/pilot --out fits/pilot.json",
         "scalefed fit mine.csv --law chinchilla --column params=N --column tokens=D",
     )
     add(
@@ -115,7 +118,7 @@ def runs(
 
 def fit(
     source: Source,
-    law: Law = "federated",
+    law: Law = "auto",
     target: Target = "loss",
     huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,
@@ -128,6 +131,7 @@ def fit(
     covariates: Covariates = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
+    cluster: Cluster = None,
     column: Columns = None,
     sweep: Sweep = None,
     out: Annotated[Path | None, typer.Option(help="Keep the fit in this .json file.")] = None,
@@ -138,6 +142,7 @@ def fit(
     from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
+    options["cluster"] = cluster
     options["huber_delta"] = _width(huber_delta)
     options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
@@ -285,7 +290,7 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.errors import ConfigError, nearest
 
     allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
-               "passk", "covariates")  # fmt: skip
+               "cluster", "passk", "covariates")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:

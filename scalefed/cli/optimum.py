@@ -1,4 +1,4 @@
-"""Commands that ask a fit: optimum (a size, a plan, a sweep, the least compute), next."""
+"""Commands that ask: optimum (a size, a plan, a sweep, the least compute), next and, before any fit, first."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -21,6 +21,12 @@ def register(app: typer.Typer) -> None:
         "scalefed optimum fits/pilot.json --loss 0.4 clients=16 participation=0.25",
     )
     add(app, next_, "scalefed next fits/pilot.json --compute 2e13 --count 6 clients_per_round=4", name="next")
+    add(
+        app,
+        first,
+        "scalefed first --compute 1e18",
+        "scalefed first --compute 1e13 --count 10 clients_per_round=1,4,16 tokens_per_param=100",
+    )
 
 
 def optimum(
@@ -34,7 +40,7 @@ def optimum(
         float | None, typer.Option("--pass", help="Instead: the least compute that solves this share of problems.")
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Samples a problem may take, for --pass.")] = 1,
-    law: Law = "federated",
+    law: Law = "auto",
     level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
     column: Columns = None,
     as_json: Json = False,
@@ -72,7 +78,7 @@ def next_(
     settings: Settings = None,
     compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
-    law: Law = "federated",
+    law: Law = "auto",
     column: Columns = None,
     as_json: Json = False,
 ) -> None:
@@ -83,6 +89,27 @@ def next_(
     words = _words(settings, OF_NEXT_RUNS)
     table = next_runs(fit_of(source, law, column), compute=compute, count=count, **words)
     tell_frame(table, as_json=as_json)
+
+
+def first(
+    settings: Settings = None,
+    compute: Annotated[float, typer.Option(help="FLOPs for all runs together.")] = ...,  # type: ignore[assignment]
+    count: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Say which runs to make first, when nothing has been measured yet.
+
+    As KEY=VALUE: clients_per_round (several, separated by commas), tokens_per_param (where the best size is thought to
+    be; 20 if left out) and concentration (of the one skewed run).
+    """
+    from scalefed.allocation.defaults import check_words
+    from scalefed.beginning import first_runs
+
+    words = options_from(settings or [])
+    check_words(words, ("clients_per_round", "tokens_per_param", "concentration"))
+    if "clients_per_round" in words:
+        words["clients_per_round"] = [number(part) for part in str(words["clients_per_round"]).split(",")]
+    tell_frame(first_runs(compute=compute, count=count, **words), as_json=as_json)
 
 
 # ---------------------------------------------------------------------- helpers

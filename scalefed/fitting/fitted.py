@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import planning, region, sizes
+from scalefed.allocation.mixture import mixed
 from scalefed.errors import ConfigError, refuses_old_words
 from scalefed.fitting import profile
-from scalefed.fitting.alternative import EDGE, STRENGTH, disagreement
+from scalefed.fitting.alternative import EDGE, Alternative, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
 from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.status import Certificate, FitStatus
@@ -49,7 +49,7 @@ class Fit(Typeset):
         noise_by_loss: centres (log target) and noise of windows of similar runs.
         degrees: degrees of freedom behind the noise.
         backtest: what the law missed on its own largest runs.
-        rival: parameters of the next richer law, whose disagreement widens bands beyond the runs; or None.
+        alternatives: other laws fitted to the same runs, with their weights: their disagreement is in every interval.
         notes: what was left out or fixed.
         runs_hash: hash of the numbers that were fitted.
         source: the path the runs came from, or None.
@@ -75,7 +75,7 @@ class Fit(Typeset):
     noise_by_loss: tuple[tuple[float, ...], tuple[float, ...]]
     degrees_of_freedom: int
     backtest: BackTest
-    alternative: dict[str, float] | None
+    alternatives: tuple[Alternative, ...]
     notes: tuple[str, ...]
     runs_hash: str
     source: str | None
@@ -88,6 +88,11 @@ class Fit(Typeset):
     def holdout_error(self) -> float:
         """Median relative error on the largest runs when they are held out (0.02 is 2%); NaN if that cannot be done."""
         return self.backtest.error
+
+    @property
+    def weight(self) -> float:
+        """The law's own share of the replicates behind an interval; what is left is its alternatives'."""
+        return 1.0 - sum(one.weight for one in self.alternatives)
 
     # -- what it says ------------------------------------------------------------------------------------------------
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
@@ -134,7 +139,9 @@ class Fit(Typeset):
             DataError: a column is missing or not positive.
         """
         check_level(level)
-        arrays, index = columns_for(self.law, runs, columns, self.columns)
+        laws = (self.law, *(one.law for one in self.alternatives))
+        asked = [columns_for(law, runs, columns, self.columns) for law in laws]
+        arrays, index = {c: x for one, _ in asked for c, x in one.items()}, asked[0][1]
         count = max((len(x) for x in arrays.values()), default=1)
         size = max(1, _CHUNK_DOUBLES // max(len(self.replicates), 1))
         pieces = [
@@ -147,19 +154,17 @@ class Fit(Typeset):
     def _band(self, arrays: Mapping[str, np.ndarray], count: int, level: float) -> dict[str, np.ndarray]:
         from scipy.special import ndtri, stdtrit
 
-        estimate = np.broadcast_to(self.law.predict(self.params, arrays), count)
+        def rows(law: Law, values: Mapping[str, np.ndarray]) -> np.ndarray:
+            return np.broadcast_to(law.predict(values, arrays), (len(next(iter(values.values()))), count))
+
+        found = mixed(self, rows)
+        estimate, sample = found[0], np.log(found[min(1, len(found) - 1) :])
         log = np.log(estimate)
-        sample = np.broadcast_to(log, (1, count))
-        if len(self.replicates):
-            values = self._replicates
-            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.replicates), count)))
         tail = (1 + level) / 2
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
-        apart = (
-            STRENGTH * disagreement(self.law, self.params, self.alternative, arrays) * np.minimum(beyond / EDGE, 1.0)
-        )
+        apart = disagreement(self.law, self.params, self.alternatives, arrays) * np.minimum(beyond / EDGE, 1.0)
         model = np.hypot(model_error(self.backtest, arrays), apart)
         rest = (float(stdtrit(self.degrees_of_freedom, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
@@ -172,12 +177,6 @@ class Fit(Typeset):
             "distance": beyond,
         }
 
-    @cached_property
-    def _replicates(self) -> dict[str, np.ndarray]:
-        """The free parameters' replicates as plain arrays."""
-        matrix = self.replicates[list(self.law.free)].to_numpy(dtype=float)
-        return {p: np.ascontiguousarray(matrix[:, i]) for i, p in enumerate(self.law.free)}
-
     # -- what to train -----------------------------------------------------------------------------------------------
     optimal_size = planning.optimal_size
     plan = planning.plan
@@ -189,7 +188,12 @@ class Fit(Typeset):
     @property
     def undetermined(self) -> str:
         """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
-        return self.message if self.status is FitStatus.NOT_IDENTIFIED else ""
+        return self.message if self.status in (FitStatus.NOT_IDENTIFIED, FitStatus.NO_SPARE_RUN) else ""
+
+    @property
+    def loose(self) -> str:
+        """Which parameters the runs leave loose, with the runs that would help; empty where they leave none so."""
+        return self.message if self.status is FitStatus.LOOSE else ""
 
     @refuses_old_words
     def with_link(self, link: "Link | pd.DataFrame", *, covariates: Sequence[str] = ()) -> "Fit":
@@ -250,15 +254,24 @@ class Fit(Typeset):
 
     def _footer(self) -> list[str]:
         test = self.backtest
+        noise = "noise unknown" if np.isnan(self.noise) else f"noise {self.noise:.2%}"
         held = "the runs are too few or span too little to hold any out"
         if test.folds:
             held = f"held-out error {test.error:.2%} (the {test.held_out} largest runs held out)"
         return [
-            f"{len(self.run_ids)} runs, noise {self.noise:.2%}, {held}",
+            f"{len(self.run_ids)} runs, {noise}, {held}",
             f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
+            *self._laws(),
             *(f"{p} is {other}, by request" for p, other in self.law.ties.items()),
             *(f"note: {note}" for note in self.notes),
         ]
+
+    def _laws(self) -> list[str]:
+        """The other laws that are mixed into the intervals."""
+        others = [
+            f"{a.law.name} {a.weight:.0%} (held-out error {a.holdout_error:.2%})" for a in self.alternatives if a.weight
+        ]
+        return [f"intervals mix {self.law.name} {self.weight:.0%} with {', '.join(others)}"] if others else []
 
 
 def _known(value: float) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import DataError, RunLogWarning, ScalefedError
+from scalefed.fitting.alternative import RIVAL, Alternative, rival_of
 from scalefed.fitting.backtest import BackTest
 from scalefed.fitting.data import hash_runs, prepare
 from scalefed.fitting.fitted import Fit
@@ -19,7 +20,7 @@ from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
 from scalefed.runs.reading import read_text, shown, understanding
 
-FORMAT = 1
+FORMAT = 2
 _KEPT_RUNS = 20_000
 _TRIED = 50  # runs that a fit is asked of when it is read
 
@@ -40,18 +41,10 @@ def write_fit(fit: Fit, path: "str | os.PathLike[str]") -> Path:
 
 def to_json(fit: Fit) -> dict[str, Any]:
     """Everything that a fit needs to answer again, as plain numbers and words."""
-    law = fit.law
     kept = fit.runs if len(fit.runs) <= _KEPT_RUNS else fit.runs.iloc[:0]
     return {
         "format": FORMAT,
-        "law": {
-            "name": law.name,
-            "formula": law.formula,
-            "fixed": dict(law.fixed),
-            "ties": dict(law.ties),
-            "bounds": {p: list(v) for p, v in law.bounds.items()},
-            "extra_columns": list(law.extra_columns),
-        },
+        "law": _law_to_json(fit.law),
         "target": fit.target,
         "params": fit.params,
         "status": fit.status.name,
@@ -66,14 +59,41 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "runs_hash": fit.runs_hash,
         "run_ids": list(fit.run_ids),
         "backtest": asdict(fit.backtest),
-        "alternative": fit.alternative,
+        "alternatives": [_alternative_to_json(one) for one in fit.alternatives],
         "noise": fit.noise,
         "noise_by_loss": [list(x) for x in fit.noise_by_loss],
         "degrees_of_freedom": fit.degrees_of_freedom,
         "scale_weight": fit.scale_weight,
         "link": None if fit.link is None else fit.link.to_json(),
-        "replicates": {p: [float(f"{x:.12g}") for x in fit.replicates[p]] for p in fit.replicates.columns},
+        "replicates": _replicates_to_json(fit.replicates),
         "runs": {str(c): [_plain(x) for x in kept[c]] for c in kept.columns if _is_short(kept[c])},
+    }
+
+
+def _law_to_json(law: Law) -> dict[str, Any]:
+    return {
+        "name": law.name,
+        "formula": law.formula,
+        "fixed": dict(law.fixed),
+        "ties": dict(law.ties),
+        "bounds": {p: list(v) for p, v in law.bounds.items()},
+        "extra_columns": list(law.extra_columns),
+    }
+
+
+def _replicates_to_json(replicates: pd.DataFrame) -> dict[str, list[float]]:
+    return {p: [float(f"{x:.12g}") for x in replicates[p]] for p in replicates.columns}
+
+
+def _alternative_to_json(one: Alternative) -> dict[str, Any]:
+    """A rival follows from the fitted law and is kept by its parameters alone."""
+    return {
+        "law": None if one.law.name.startswith(RIVAL) else _law_to_json(one.law),
+        "params": one.params,
+        "replicates": _replicates_to_json(one.replicates),
+        "weight": one.weight,
+        "holdout_error": one.holdout_error,
+        "widens": one.widens,
     }
 
 
@@ -124,7 +144,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
         degrees_of_freedom=content["degrees_of_freedom"],
         backtest=_backtest(content["backtest"]),
-        alternative=content["alternative"],
+        alternatives=tuple(_alternative(one, law) for one in content["alternatives"]),
         notes=tuple(content["notes"]),
         runs_hash=content["runs_hash"],
         source=content["source"],
@@ -133,6 +153,14 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         seed=content["seed"],
         link=_link(content["link"]),
     )
+
+
+def _alternative(stored: Mapping[str, Any], fitted: Law) -> Alternative:
+    law = rival_of(fitted) if stored["law"] is None else _law(stored["law"])
+    if law is None:
+        raise ValueError(f"the law {fitted.name!r} has no rival")
+    replicates = pd.DataFrame(stored["replicates"], columns=list(law.free), dtype=float)
+    return Alternative(**{**stored, "law": law, "replicates": replicates})
 
 
 def _check(fit: Fit) -> None:
@@ -165,7 +193,8 @@ def _try(fit: Fit) -> None:
     if len(fit.runs) and set(fit.law.columns) <= set(fit.runs.columns):
         few = fit.runs.iloc[:: max(1, len(fit.runs) // _TRIED)]
         band = fit.predict(few).to_numpy(dtype=float)
-        wrong = ~(np.isfinite(band) & (band > 0)).all(axis=1)
+        open_ended = np.isnan(fit.noise) & np.isnan(band)
+        wrong = ~((np.isfinite(band) & (band > 0)) | open_ended).all(axis=1) | ~np.isfinite(band[:, 0])
         if wrong.any():
             raise ValueError(f"it predicts {band[wrong][0].tolist()} for a run of its own")
     str(fit), fit.summary()

@@ -52,6 +52,10 @@ _CAPACITY_MEANINGS = {
     "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
 }
 _CAPACITY_BOUNDS = {"c": (0.05, 12.0), "s": (-40.0, 40.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)}
+_FINITE = (
+    "measured: runs/grid, runs/steps, runs/population, runs/repeats and runs/slices, where text comes round again and "
+    "local steps, population and cohort vary; repeats by Muennighoff et al. 2023 (arXiv 2305.16264), equation 5"
+)
 _OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
 
 
@@ -208,6 +212,39 @@ _ENTRIES = (
         bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0)},
     ),
     _named(
+        "federated-data-constrained",
+        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2)"
+        " + B/repeats(tokens, unique_tokens, R)^b"
+        " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d"
+        " + O*(params/10000)^w*(tokens/unique_tokens)^x*local_steps^y"
+        "/(clients_per_round^z*(unique_tokens/(10000*clients))^v))^c",
+        source=_FINITE,
+        meanings={
+            **_CAPACITY_MEANINGS,
+            "R": "passes after which one more pass over the text is worth 1/e of a fresh one",
+            "G": "size of the steps term",
+            "t": "how the log of the steps term rises from iid (skew 0) to disjoint clients (skew 1)",
+            "k": "exponent of the population in the steps term: what clients cost that are seldom drawn",
+            "f": "exponent of clients per round in the steps term at one local step",
+            "l": "how much that exponent rises when local steps grow by a factor e",
+            "d": "exponent of tokens in the steps term",
+            "O": "size of the overfitting term",
+            "w": "exponent of params in the overfitting term",
+            "x": "exponent of passes over the text in the overfitting term",
+            "y": "exponent of local steps in the overfitting term",
+            "z": "how much averaging clients takes from overfitting: exponent of clients per round",
+            "v": "how much text a client must hold: exponent of the different tokens of a client",
+        },
+        units={
+            **_COUPLED_UNITS,
+            "R": "passes over the unique tokens",
+            "G": "nats^(1/c) at one token",
+            "O": "nats^(1/c) at 10,000 params and one pass over 10,000 tokens of a client",
+            **dict.fromkeys("dfhklrtvwxyz", "none"),
+        },
+        bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0), "R": (0.05, 1e4)},
+    ),
+    _named(
         "federated-drift",
         "E + A/params^a + B/(tokens/clients_per_round^g)^b + F*exp(s*skew)*local_steps^h/rounds^r",
         source=_OWN,
@@ -222,8 +259,8 @@ _ENTRIES = (
 )
 
 RECOMMENDED = (
-    "chinchilla", "coupled", "data-constrained", "average-compute", "federated", "federated-steps",
-    "federated-capacity-steps", "diloco-offset",
+    "chinchilla", "coupled", "data-constrained", "average-compute", "federated", "federated-capacity-steps",
+    "federated-data-constrained", "diloco-offset",
 )  # fmt: skip
 """The laws to begin with. The others are kept for comparison, and because stored fits name them."""
 

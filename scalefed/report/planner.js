@@ -40,12 +40,13 @@ function pick(from, names) {
   return Object.fromEntries(names.filter((name) => from[name] !== undefined).map((name) => [name, from[name]]));
 }
 
-// The law's own rows with a setting put in; kept for the last setting, so that moving the compute compiles nothing.
+// The rows of the law, then of those mixed with it, with a setting put in; kept for the last setting, so that moving the compute compiles nothing.
 function rowsFor(data, setting) {
   const key = JSON.stringify([setting.given, setting.trained_share, setting.bytes_per_value]);
   if (data.kept?.key !== key) {
     const columns = columnsOf(setting);
-    const laws = data.law.values[data.law.free[0]].map((_, i) => compileLaw(data.law, rowOf(data.law, i), columns));
+    const compiled = (law) => law.values[law.free[0]].map((_, i) => compileLaw(law, rowOf(law, i), columns));
+    const laws = [data.law, ...data.mixed].flatMap(compiled);
     data.kept = { key, columns, laws, others: data.alternatives.map((one) => compileLaw(one, rowOf(one, 0), columns)) };
   }
   return data.kept;
@@ -68,6 +69,9 @@ function plan(data, ask) {
   if (goal && !Number.isFinite(best.compute)) throw new Refusal(unreachable(goal, best));
   if (!best.bounded)
     throw new Refusal("nothing holds the best size: with the fitted exponents the loss falls for ever; add a limit");
+  const [low, high] = ends(found.map((one) => Math.exp(one.n)), 0.95);
+  if (high > data.widest * low)
+    throw new Refusal(`these runs cannot tell the best size: its 95% interval, ${words.count(low)} to ${words.count(high)} parameters, is wider than a factor of ${data.widest}`);
   return report(data, ask, setting, rows, found, limits, goal);
 }
 
@@ -212,6 +216,6 @@ function beyondRuns(data, rows, n, d) {
 // The numbers that travel with the page, as they stand in it.
 function readNumbers(text) {
   const data = JSON.parse(text);
-  if (data.law) for (const law of [data.law, ...data.alternatives]) law.positive = new Set(law.positive);
+  if (data.law) for (const law of [data.law, ...data.mixed, ...data.alternatives]) law.positive = new Set(law.positive);
   return data;
 }
