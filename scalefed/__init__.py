@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from scalefed.allocation.optimum import Optimum as Optimum
     from scalefed.allocation.region import Region as Region
     from scalefed.analysis.compare import compare as compare
+    from scalefed.beginning import first_runs as first_runs
     from scalefed.charts import chart as chart
     from scalefed.config import RunConfig as RunConfig
     from scalefed.data.partitions import Partition as Partition
@@ -74,6 +75,7 @@ __all__ = [
     "compare",
     "estimate_pass_at_k",
     "evaluate",
+    "first_runs",
     "fit",
     "fit_link",
     "import_rounds",
@@ -98,6 +100,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "scalefed.beginning": ("first_runs",),
     "scalefed.charts": ("chart",),
     "scalefed.config": ("RunConfig",),
     "scalefed.sweeps": ("load_sweep", "sweep"),

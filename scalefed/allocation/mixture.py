@@ -90,7 +90,7 @@ def _joined(answers: list[Any]) -> Any:
     return np.concatenate(answers)
 
 
-def widened(fit: Fitted, found: Solution) -> Solution:
+def with_law_error(fit: Fitted, found: Solution) -> Solution:
     """The replicates spread further by the law's own error of the best size, so that their ends hold it.
 
     Every replicate's distance from the estimate grows in log size, and shrinks in log tokens, so that an end lies where

@@ -181,8 +181,8 @@ def test_seeds_tell_their_noise_from_lack_of_fit(bend: float) -> None:
     runs = simulate_runs("chinchilla", law, table, noise=0.01, seed=3)
     off = bend * np.random.default_rng(0).standard_normal(36).repeat(4)
     found = sf.fit(runs.assign(loss=runs["loss"] * np.exp(off)), "chinchilla", resamples=0, backtest=False)
-    assert found.repeats is not None and found.repeats.settings == 36
-    assert found.repeats.seeds == pytest.approx(0.01, rel=0.15)
-    assert found.repeats.lack_of_fit == pytest.approx(bend, rel=0.35, abs=0.003)
+    assert found.seed_noise is not None and found.seed_noise.settings == 36
+    assert found.seed_noise.seeds == pytest.approx(0.01, rel=0.15)
+    assert found.seed_noise.lack_of_fit == pytest.approx(bend, rel=0.35, abs=0.003)
     assert "seeds of 36 settings" in str(found)
-    assert sf.fit(runs.iloc[::4], "chinchilla", resamples=0, backtest=False).repeats is None
+    assert sf.fit(runs.iloc[::4], "chinchilla", resamples=0, backtest=False).seed_noise is None

@@ -13,7 +13,7 @@ _FEWEST = 3  # degrees of freedom between seeds
 
 
 @dataclass(frozen=True, slots=True)
-class Repeats:
+class SeedNoise:
     """Two components of the variance of log residuals.
 
     Attributes:
@@ -27,9 +27,9 @@ class Repeats:
     settings: int
 
 
-def repeats_of(
+def seed_noise_of(
     runs: pd.DataFrame, law: Law, params: Mapping[str, float], target: str, weights: np.ndarray | None = None
-) -> Repeats | None:
+) -> SeedNoise | None:
     """Seed noise and lack of fit, by a one-way analysis of variance of the log residuals; None without repeats.
 
     Settings are alike where the law's columns are; columns that are measured, such as skew, to a twentieth.
@@ -62,4 +62,4 @@ def repeats_of(
     seeds = float(np.sum(share * spread) / np.sum(share * (sizes - 1)))
     missed = float(np.sum(share * means**2) / np.sum(share) * len(sizes) / between)
     chance = float(np.sum(share * seeds / sizes) / np.sum(share))
-    return Repeats(float(np.sqrt(seeds)), float(np.sqrt(max(missed - chance, 0.0))), int(np.sum(sizes > 1)))
+    return SeedNoise(float(np.sqrt(seeds)), float(np.sqrt(max(missed - chance, 0.0))), int(np.sum(sizes > 1)))
