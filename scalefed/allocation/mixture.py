@@ -91,30 +91,39 @@ def _joined(answers: list[Any]) -> Any:
 
 
 def with_law_error(fit: Fitted, found: Solution) -> Solution:
-    """The replicates spread further by the law's own error of the best size, so that their ends hold it.
-
-    Every replicate's distance from the estimate grows in log size, and shrinks in log tokens, so that an end lies where
-    both errors together put it: a square root of a sum of squares. A size that a limit holds, the same in all
-    replicates, stays.
+    """The replicates spread further by the law's own error of the best size; what size gains at a budget, tokens lose.
 
     Args:
         fit: a fit, with a ``size_error`` where it has one.
         found: (1 + b, ...) the estimate, then replicates.
     """
-    error = getattr(fit, "size_error", None)
-    if error is None or len(found.params) < 2:
-        return found
+    factor = law_error(fit, found.params, found.tokens)
+    trades = np.ptp(np.log(found.tokens), axis=0) > _ALIKE
+    length = np.where(trades, factor, 1.0)
+    return replace(found, params=found.params * factor, tokens=found.tokens / length, rounds=found.rounds / length)
+
+
+def law_error(fit: Fitted, params: Array, tokens: Array) -> Array:
+    """What spreads the replicates of best sizes further, so that their ends hold the law's own error too: (1 + b, ...).
+
+    A replicate's distance from the estimate grows in log size so that an end lies where both errors together put it: at
+    the square root of a sum of squares. A size that a limit holds, the same in all replicates, stays.
+
+    Args:
+        fit: a fit, with a ``size_error`` where it has one.
+        params: (1 + b, ...) the estimate, then replicates.
+        tokens: of the same shape.
+    """
     from scipy.special import ndtri
 
-    shape = (len(found.params) - 1, *found.params.shape[1:])
+    error = getattr(fit, "size_error", None)
+    if error is None or len(params) < 2:
+        return np.ones_like(params)
     with np.errstate(all="ignore"):
-        spread = np.broadcast_to(error(found.params[0].ravel(), found.tokens[0].ravel()), found.params[0].size)
-        moved = np.log(found.params[1:] / found.params[:1])
+        spread = np.broadcast_to(error(params[0].ravel(), tokens[0].ravel()), params[0].size)
+        moved = np.log(params[1:] / params[:1])
         ranks = np.argsort(np.argsort(moved, axis=0, kind="stable"), axis=0, kind="stable")
         normal = ndtri((ranks + 0.5) / len(moved))
-        further = np.hypot(moved, normal * spread.reshape(shape[1:])) - np.abs(moved)
+        further = np.hypot(moved, normal * spread.reshape(params.shape[1:])) - np.abs(moved)
         further = np.where((np.ptp(moved, axis=0) > _ALIKE) & np.isfinite(further), np.sign(normal) * further, 0.0)
-        trades = np.ptp(np.log(found.tokens), axis=0) > _ALIKE
-    size = np.concatenate([np.ones_like(found.params[:1]), np.exp(further)])
-    length = np.where(trades, size, 1.0)
-    return replace(found, params=found.params * size, tokens=found.tokens / length, rounds=found.rounds / length)
+    return np.concatenate([np.ones_like(params[:1]), np.exp(further)])
