@@ -181,7 +181,7 @@ def predicted(view: Shown, rows: "pd.DataFrame") -> "pd.DataFrame":
             rows[name] = (rows["tokens"] / (per_round.median() * rows["clients_per_round"])).clip(lower=1.0)
         else:
             rows[name] = float(view.runs[name].median())
-    bands = view.fit.predict(rows)
+    bands = view.fit.predicted(rows)
     for name in ("estimate", "low", "high"):
         rows[name] = np.asarray(bands[name], dtype=float)
     return rows

@@ -201,7 +201,7 @@ def predict_held(f: Fit, train: pd.DataFrame, held: pd.DataFrame, *, level: floa
         )
     frame, _ = read_frame(held)
     test = prepare_held(frame, f.law.columns, f.target)
-    band = own.predict(test, level=level)
+    band = own.predicted(test, level=level)
     if resamples < 2:
         band[["low", "high"]] = np.nan
     errors = test[f.target].to_numpy(dtype=float) / band["estimate"].to_numpy(dtype=float) - 1.0

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
@@ -209,6 +210,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
         source=data.source,
         cluster=data.cluster,
         seed=seed,
+        ranges=ranges_of(data.frame, data.law),
     )
 
 

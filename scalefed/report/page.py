@@ -176,7 +176,7 @@ def _drawn(fit: Fit, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
     for name in ("params", "tokens", "compute", "clients_per_round", *_DRAWN):
         if name in table and table[name].notna().any():
             found[name] = _plain(table[name])
-    found["value"], found["fitted"] = _plain(table[fit.target]), _plain(fit.predict(table)["estimate"])
+    found["value"], found["fitted"] = _plain(table[fit.target]), _plain(fit.predicted(table)["estimate"])
     if "params" in table:
         found["size"] = _plain(pd.Series(same_size(table["params"].to_numpy(dtype=float))))
     if "mixture" in table and table["mixture"].nunique() > 1:
