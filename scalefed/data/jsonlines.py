@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from scalefed.errors import DataError
+from scalefed.runs.reading import bounded_lines
 
 _MAGIC = b"\x1f\x8b"
 
@@ -16,12 +17,12 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Line numbers (from 1) and lines of a file that may be packed with gzip; blank ones are skipped.
 
     Raises:
-        DataError: no such file, or one that cannot be unpacked; it names file and line.
+        DataError: no such file, one that cannot be unpacked, or a line without end; it names file and line.
     """
     number = 0
     try:
         with opened(path) as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007
+            for number, line in enumerate(bounded_lines(lines, path.name), 1):  # noqa: B007
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
