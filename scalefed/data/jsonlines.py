@@ -5,7 +5,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from scalefed.errors import DataError
 from scalefed.runs.reading import bounded_lines
@@ -29,7 +29,7 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path.name} cannot be read after line {number}: {error}; fetch the file again") from error
 
 
-def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+def opened(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked where its name ends in .gz.
 
     Raises:
@@ -41,7 +41,7 @@ def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
         start = packed.read(2)
     if start and start != _MAGIC:
         raise DataError(f"{path.name} is not packed with gzip, though its name ends in .gz; take .gz off its name")
-    return gzip.open(path, "rb")
+    return cast("IO[bytes]", gzip.open(path, "rb"))
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
