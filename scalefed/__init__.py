@@ -9,23 +9,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalefed.allocation.design import next_runs as next_runs
     from scalefed.allocation.optimum import Optimum as Optimum
+    from scalefed.allocation.region import Region as Region
     from scalefed.analysis.compare import compare as compare
+    from scalefed.beginning import first_runs as first_runs
     from scalefed.charts import chart as chart
     from scalefed.config import RunConfig as RunConfig
     from scalefed.data.partitions import Partition as Partition
     from scalefed.data.partitions import partition as partition
     from scalefed.downstream.fit import fit_link as fit_link
+    from scalefed.downstream.link import Link as Link
     from scalefed.errors import ConfigError as ConfigError
     from scalefed.errors import DataError as DataError
     from scalefed.errors import FitError as FitError
+    from scalefed.errors import FitWarning as FitWarning
+    from scalefed.errors import RunLogWarning as RunLogWarning
     from scalefed.errors import ScalefedError as ScalefedError
     from scalefed.experiment import evaluate as evaluate
     from scalefed.experiment import train as train
     from scalefed.experiment import train_all as train_all
     from scalefed.federated.flower.recording import log_flower as log_flower
+    from scalefed.fitting.profile import Profile as Profile
     from scalefed.fitting.result import Fit as Fit
     from scalefed.fitting.result import fit as fit
     from scalefed.fitting.result import load_fit as load_fit
+    from scalefed.fitting.status import FitStatus as FitStatus
     from scalefed.laws import LAWS as LAWS
     from scalefed.laws import Law as Law
     from scalefed.laws.simulate import simulate_runs as simulate_runs
@@ -51,17 +58,24 @@ __all__ = [
     "DataError",
     "Fit",
     "FitError",
+    "FitStatus",
+    "FitWarning",
     "Law",
+    "Link",
     "Optimum",
     "Partition",
     "PassAtK",
+    "Profile",
+    "Region",
     "Run",
     "RunConfig",
+    "RunLogWarning",
     "ScalefedError",
     "chart",
     "compare",
     "estimate_pass_at_k",
     "evaluate",
+    "first_runs",
     "fit",
     "fit_link",
     "import_rounds",
@@ -86,20 +100,25 @@ __all__ = [
 ]
 
 _HOMES = {
+    "scalefed.beginning": ("first_runs",),
     "scalefed.charts": ("chart",),
     "scalefed.config": ("RunConfig",),
     "scalefed.sweeps": ("load_sweep", "sweep"),
     "scalefed.data.partitions": ("Partition", "partition"),
-    "scalefed.errors": ("ConfigError", "DataError", "FitError", "ScalefedError"),
+    "scalefed.errors": ("ConfigError", "DataError", "FitError", "FitWarning", "RunLogWarning", "ScalefedError"),
     "scalefed.experiment": ("evaluate", "train", "train_all"),
     "scalefed.analysis.compare": ("compare",),
     "scalefed.allocation.design": ("next_runs",),
     "scalefed.downstream.fit": ("fit_link",),
+    "scalefed.downstream.link": ("Link",),
     "scalefed.federated.flower.recording": ("log_flower",),
+    "scalefed.fitting.profile": ("Profile",),
     "scalefed.fitting.result": ("Fit", "fit", "load_fit"),
+    "scalefed.fitting.status": ("FitStatus",),
     "scalefed.runs.importers.rounds": ("import_rounds",),
     "scalefed.laws": ("LAWS", "Law"),
     "scalefed.allocation.optimum": ("Optimum",),
+    "scalefed.allocation.region": ("Region",),
     "scalefed.passk": ("PassAtK", "estimate_pass_at_k", "pass_at_k"),
     "scalefed.report.page": ("write_report",),
     "scalefed.runs.pack": ("pack", "unpack"),

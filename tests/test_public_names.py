@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 
 DESIGNED = {
     "RunConfig", "sweep", "train", "evaluate", "partition", "pass_at_k", "load_runs", "Law", "LAWS", "fit", "Fit",
-    "load_fit", "compare", "next_runs", "simulate_runs", "train_flops", "chart", "write_report", "ScalefedError",
-    "FitError", "estimate_pass_at_k",
+    "load_fit", "compare", "first_runs", "next_runs", "simulate_runs", "train_flops", "chart", "write_report",
+    "ScalefedError", "FitError", "estimate_pass_at_k",
 }  # fmt: skip
 BESIDE = {  # what the designed names return, raise or are fed with
-    "ConfigError", "DataError", "Optimum", "Partition", "PassAtK", "Run", "fit_link", "import_rounds", "load_counts",
-    "load_sweep", "log_flower", "measured_skew", "pack", "train_all", "unpack", "write_run",
+    "ConfigError", "DataError", "FitStatus", "FitWarning", "Link", "Optimum", "Partition", "PassAtK", "Profile",
+    "Region", "Run", "RunLogWarning", "fit_link", "import_rounds", "load_counts", "load_sweep", "log_flower",
+    "measured_skew", "pack", "train_all", "unpack", "write_run",
 }  # fmt: skip
 
 # data that a function takes by position; everything else is by keyword
@@ -28,6 +29,7 @@ POSITIONAL = {
     "chart": ["fit_or_runs", "kind"],
     "compare": ["fits"],
     "evaluate": ["run"],
+    "first_runs": [],
     "fit": ["runs", "law"],
     "fit_link": ["counts", "losses"],
     "import_rounds": ["source"],
@@ -117,6 +119,6 @@ print([m for m in ("transformers", "peft", "flwr", "scalefed.experiment") if m i
 
 def test_generated_pages_are_what_the_code_says():
     build = runpy.run_path(str(ROOT / "docs" / "build.py"))
-    for name in ("settings", "columns", "laws"):
+    for name in ("settings", "columns", "laws", "api"):
         page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         assert page == build[name](), "run: python docs/build.py"

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, attached_link, must_be_determined, stacked_curves, values_of
+from scalefed.allocation.answers import FitLike, attached_link, must_be_determined, stacked_curves
 from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import values_of
 from scalefed.allocation.optimum import Optimum
 from scalefed.downstream.link import pass_at_k
 from scalefed.errors import ConfigError, FitError
@@ -24,8 +25,8 @@ from scalefed.units import sampling_flops
 
 Array = NDArray[np.float64]
 
-_POINTS = 241
-_REFINEMENTS = 4
+_POINTS = 241  # of a mesh of log attempts, each a fraction of the last mesh's step
+_REFINEMENTS = 4  # of that mesh; its step falls 120 times in each
 
 
 def optimal_size_with_attempts(
@@ -112,7 +113,8 @@ def optimal_size_with_attempts(
     spent = own.tokens
     own = replace(own, params=np.exp(n), tokens=compute / setting.per_token(np.exp(n)), compute=np.full(rows, compute))
     own = replace(own, rounds=own.rounds * own.tokens / spent, prices={}, bounded=np.ones(rows, dtype=np.bool_))
-    result = optimum.summarise(law, values, own, setting=setting, level=level)
+    losses = law.predict(values, optimum.columns_at(law, own, setting))
+    result = optimum.summarise(law, losses, own, level=level)
     at_best = solved(np.full((rows, 1), n[0]))[0][:, 0]
     k = float(np.exp(largest - n[0]))
     ends = np.quantile(at_best[1:], [(1 - level) / 2, (1 + level) / 2])

@@ -33,7 +33,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-
 _EXACT, _TURNS, _NEAR = 1e-12, 20, 1e-7
 """How near to the loss wanted, in logarithms: Newton's method gets there within 20 turns, but for a law that is
 searched by evaluation, whose least loss is known to some 1e-8 only."""
@@ -175,6 +174,7 @@ class Optimum(Typeset):
         pass_at_k: k -> (estimate, low, high), where a link is attached.
         level: coverage of the intervals.
         notes: what to keep in mind, in words.
+        extrapolation: column -> how far the answer lies beyond the runs: decades, or the share of their range for skew.
         replicates: one row a bootstrap replicate (params, tokens, loss at its own optimum), for a joint region.
         target: the column that the law explains.
     """
@@ -202,6 +202,7 @@ class Optimum(Typeset):
     pass_at_k: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
     level: float = 0.95
     notes: tuple[str, ...] = ()
+    extrapolation: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, Array] = field(default_factory=dict)
     target: str = "loss"
 
@@ -278,7 +279,8 @@ def interval(
     """
     law, setting = as_law(law), setting or Setting()
     values = stack(law, best, replicates)
-    return summarise(law, values, minimise(law, values, budget=budget, setting=setting), setting=setting, level=level)
+    found = minimise(law, values, budget=budget, setting=setting)
+    return summarise(law, law.predict(values, columns_at(law, found, setting)), found, level=level)
 
 
 def stack(law: Law, best: Mapping[str, float], replicates: Mapping[str, ArrayLike]) -> dict[str, Array]:
@@ -326,10 +328,14 @@ def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: Ar
     return columns_of(law, setting, size, length, length / (step * local), local)
 
 
-def summarise(
-    law: Law, values: Mapping[str, Array], found: Solution, *, setting: Setting, level: float = 0.95
-) -> Optimum:
+def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) -> Optimum:
     """An :class:`Optimum` from solutions whose first row is the estimate and whose others are replicates.
+
+    Args:
+        law: the estimate's law.
+        losses: (1 + b,) what every row predicts for the estimate's run.
+        found: (1 + b,) every row's own best run.
+        level: coverage of the intervals.
 
     Raises:
         FitError: nothing holds the estimate's optimum.
@@ -340,8 +346,6 @@ def summarise(
             f"params = {found.params[0]:.3g}, tokens = {found.tokens[0]:.3g}; add limits (params=..., tokens=...) or "
             "runs that vary params and tokens apart"
         )
-    here = columns_at(law, found, setting)
-    losses = law.predict(values, here)
     series = np.stack([found.params, found.tokens, found.rounds, losses], axis=1)
     lows, highs = ends(series, level)
     params, tokens, rounds, loss = map(float, series[0])

@@ -8,12 +8,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, must_be_determined, values_of
+from scalefed.allocation.answers import FitLike, must_be_determined
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import mixed
 from scalefed.errors import ConfigError
+from scalefed.laws import Law
 from scalefed.units import train_flops
 
-_SIZES = 241
+_SIZES = 241  # points of the curve: 80 a decade, finer than a chart shows
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,11 +103,15 @@ def region(
     if not (np.isfinite(compute) and compute > 0):
         raise ConfigError(f"compute must be positive and finite (FLOPs), got {compute}")
     _, known, _ = question(fit.law, fit.runs, words)
-    values = {p: series[:, None] for p, series in values_of(fit).items()}
 
-    def losses(params: np.ndarray) -> np.ndarray:
+    def losses(params: optimum.Array) -> optimum.Array:
         tokens = compute / known.per_token(params)
-        return np.asarray(optimum.evaluate(fit.law, values, known, params=params[None], tokens=tokens[None]))
+
+        def ask(law: Law, values: Mapping[str, optimum.Array]) -> optimum.Array:
+            column = {name: series[:, None] for name, series in values.items()}
+            return optimum.evaluate(law, column, known, params=params[None], tokens=tokens[None])
+
+        return mixed(fit, ask)
 
     grid = _usual_size(compute) * np.geomspace(1e-4, 1e4, _SIZES) if sizes is None else np.asarray(sizes, float)
     loss = losses(grid)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from scalefed.allocation.answers import values_of
 from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question
+from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import ends, minimise
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.data import clusters_of
@@ -21,6 +21,8 @@ from scalefed.fitting.fitted import Fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.weights import problem_of
+from scalefed.laws import Law
+from scalefed.runs.log import require
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +183,7 @@ def average_compute_test(
 
     if setting:
         raise ConfigError(f"a table of optima takes no setting, got {', '.join(setting)}; give it with a fit")
-    missing = [c for c in ("params", "compute", clients) if c not in optima.columns]
-    if missing:
-        raise DataError(f"the table of optima has no column {', '.join(missing)}")
+    require(optima, ["params", "compute", clients], "the optima")
     if len(optima) < 4:
         raise DataError(f"q = p needs at least 4 optima at several budgets and client counts, got {len(optima)}")
     logs = np.log(optima[["params", "compute", clients]].to_numpy(dtype=float))
@@ -213,8 +213,12 @@ def _from_fit(fit: Fit, level: float, words: Mapping[str, object]) -> AverageCom
     counts = np.unique(fit.runs[count]) if fit.runs[count].nunique() > 1 else np.array([1.0, 2.0])
     compute, side = (grid.ravel() for grid in np.meshgrid(computes, counts))
     budget, setting, _ = question(law, fit.runs, {**words, "compute": compute, count: side})
-    values = {name: series[:, None] for name, series in values_of(fit).items()}
-    sizes = np.log(minimise(law, values, budget=budget, setting=setting).params)
+
+    def best(law: Law, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        column = {name: series[:, None] for name, series in values.items()}
+        return minimise(law, column, budget=budget, setting=setting).params
+
+    sizes = np.log(mixed(fit, best))
     design = np.column_stack([np.ones(len(side)), np.log(compute), -np.log(side)])
     _, p, q = np.linalg.lstsq(design, sizes.T, rcond=None)[0]
     series = np.stack([p, q, q - p], axis=1)

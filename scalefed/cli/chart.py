@@ -62,7 +62,7 @@ def report(
     compute: Annotated[float | None, typer.Option(help="The budget of the question, in FLOPs of all clients.")] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Its title.")] = None,
-    law: Law = "federated",
+    law: Law = "auto",
     column: Columns = None,
     as_json: Json = False,
 ) -> None:

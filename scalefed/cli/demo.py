@@ -38,7 +38,7 @@ def demo(
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Clients of the question.")] = 16,
     participation: Annotated[float, typer.Option(help="Share of them that trains in a round, in (0, 1].")] = 0.25,
-    law: Annotated[str, typer.Option(help="The law to fit.")] = "federated",
+    law: Annotated[str, typer.Option(help="The law to fit.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
@@ -103,7 +103,7 @@ def _fit(runs: Path, law: str, target: Path) -> "Fit":
     from scalefed.laws import as_law
     from scalefed.runs.log import load_runs
 
-    frame, floor, fixed = load_runs(runs), as_law(law).floor, {}
+    frame, floor, fixed = load_runs(runs), "E" if law == "auto" else as_law(law).floor, {}
     if floor and "entropy_per_token" in frame and frame["entropy_per_token"].nunique() == 1:
         fixed[floor] = float(frame["entropy_per_token"].iloc[0])
         say(f"Fitting the law, its floor {floor} held at the text's exact entropy, {fixed[floor]:.4f} nats/token ...")

@@ -1,6 +1,6 @@
 """Commands that read runs: runs, fit, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +31,7 @@ Source = Annotated[
     Path, typer.Argument(help="A folder of runs, a .csv, .tsv, .parquet, .jsonl or .json table, or a tracker's store.")
 ]
 FitOrRuns = Annotated[Path, typer.Argument(help="A saved fit (.json), or runs to fit.")]
-Law = Annotated[str, typer.Option(help="A named law, or a formula such as 'E + A/params^a'.")]
+Law = Annotated[str, typer.Option(help="A named law, a formula such as 'E + A/params^a', or auto: the best of a few.")]
 Columns = Annotated[
     list[str] | None, typer.Option("--column", help="What the file calls a column: params=N; may be repeated.")
 ]
@@ -47,6 +47,9 @@ Covariates = Annotated[
     str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
 ]
 ScaleWeight = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
+Cluster = Annotated[
+    str | None, typer.Option(help="Column whose equal values are checkpoints of one run, resampled together.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 Resamples = Annotated[int, typer.Option(min=0, help="Bootstrap replicates.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -61,7 +64,7 @@ def register(app: typer.Typer) -> None:
     add(
         app,
         fit,
-        "scalefed fit runs/pilot --law federated --out fits/pilot.json",
+        "scalefed fit runs/pilot --out fits/pilot.json",
         "scalefed fit mine.csv --law chinchilla --column params=N --column tokens=D",
     )
     add(
@@ -115,7 +118,7 @@ def runs(
 
 def fit(
     source: Source,
-    law: Law = "federated",
+    law: Law = "auto",
     target: Target = "loss",
     huber_delta: HuberDelta = "1e-3",
     fix: Fix = None,
@@ -128,6 +131,7 @@ def fit(
     covariates: Covariates = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
+    cluster: Cluster = None,
     column: Columns = None,
     sweep: Sweep = None,
     out: Annotated[Path | None, typer.Option(help="Keep the fit in this .json file.")] = None,
@@ -138,19 +142,23 @@ def fit(
     from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
+    options["cluster"] = cluster
     options["huber_delta"] = _width(huber_delta)
     options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
+    where: dict[str, Any] = {}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
         passk, covariates = bool(asked.pop("passk", passk)), asked.pop("covariates", covariates)
+        where = asked.pop("where", {})
         options, out = options | asked, out or answer
     covariate_names = _covariate_names(covariates, passk=passk)
     frame, own = table_of(source, column, sweep)
+    frame = _chosen(frame, where)
     with working("Fitting the law ..."):
         result = make(frame, **options, columns=own)
-    result = replace(result, source=None if sweep else str(source), columns=columns_from(column) or {})
+    result = replace(result, source=None if sweep or where else str(source), columns=columns_from(column) or {})
     if passk:
         result = result.with_link(load_counts(source), covariates=covariate_names)
     if out is not None:
@@ -285,7 +293,7 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.errors import ConfigError, nearest
 
     allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
-               "passk", "covariates")  # fmt: skip
+               "cluster", "passk", "covariates", "where")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:
@@ -293,6 +301,22 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     if "runs" not in asked:
         raise ConfigError(f'{path} names no runs; add a line such as runs = "../runs/pilot"')
     return path.parent / asked.pop("runs"), asked, path.with_suffix(".json")
+
+
+def _chosen(frame: "pd.DataFrame", where: Mapping[str, Any]) -> "pd.DataFrame":
+    """The runs whose columns have the values that a question file asks for, one or any of a list."""
+    from scalefed.errors import DataError
+    from scalefed.runs.log import require
+
+    require(frame, list(where))
+    for name, value in where.items():
+        values = value if isinstance(value, list) else [value]
+        kept = frame[frame[name].isin(values)]
+        if not len(kept):
+            seen = ", ".join(sorted({str(one) for one in frame[name].dropna()})[:8])
+            raise DataError(f"where asks for {name} = {value!r}, which no run has; there are {seen or 'none'}")
+        frame = kept
+    return frame
 
 
 def _covariate_names(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Commands that ask a fit: optimum (a size, a plan, a sweep, the least compute), next."""
+"""Commands that ask: optimum (a size, a plan, a sweep, the least compute), next and, before any fit, first."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -21,6 +21,12 @@ def register(app: typer.Typer) -> None:
         "scalefed optimum fits/pilot.json --loss 0.4 clients=16 participation=0.25",
     )
     add(app, next_, "scalefed next fits/pilot.json --compute 2e13 --count 6 clients_per_round=4", name="next")
+    add(
+        app,
+        first,
+        "scalefed first --compute 1e18",
+        "scalefed first --compute 1e13 --count 10 clients_per_round=1,4,16 tokens_per_param=100",
+    )
 
 
 def optimum(
@@ -34,7 +40,7 @@ def optimum(
         float | None, typer.Option("--pass", help="Instead: the least compute that solves this share of problems.")
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Samples a problem may take, for --pass.")] = 1,
-    law: Law = "federated",
+    law: Law = "auto",
     level: Annotated[float, typer.Option(help="Coverage of the intervals.")] = 0.95,
     column: Columns = None,
     as_json: Json = False,
@@ -43,7 +49,8 @@ def optimum(
 
     Other limits are given as KEY=VALUE beside or instead of --compute: compute_per_client, bytes_sent,
     bytes_per_client, memory, seconds with flops_per_second and bandwidth, rounds, tokens, params,
-    unique_tokens_per_client, and sampled_tokens (answers to be paid from the compute).
+    unique_tokens_per_client, and sampled_tokens (answers to be paid from the compute). Any other setting of a run, such
+    as inner_state=reset or data=micro, is held against the runs.
     """
     from scalefed.allocation.defaults import LIMITS, SETTING
     from scalefed.errors import ConfigError
@@ -58,7 +65,7 @@ def optimum(
     found = fit_of(source, law, column)
     question = {**words, "level": level}
     if len(budgets) > 1:
-        tell_frame(found.optimal_sizes(compute=budgets, **question), as_json=as_json)
+        _tell_table(found.optimal_sizes(compute=budgets, **question), as_json=as_json)
         return
     answer = _answer(found, question, budgets, loss, passes, k)
     if as_json:
@@ -72,7 +79,7 @@ def next_(
     settings: Settings = None,
     compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
-    law: Law = "federated",
+    law: Law = "auto",
     column: Columns = None,
     as_json: Json = False,
 ) -> None:
@@ -83,6 +90,27 @@ def next_(
     words = _words(settings, OF_NEXT_RUNS)
     table = next_runs(fit_of(source, law, column), compute=compute, count=count, **words)
     tell_frame(table, as_json=as_json)
+
+
+def first(
+    settings: Settings = None,
+    compute: Annotated[float, typer.Option(help="FLOPs for all runs together.")] = ...,  # type: ignore[assignment]
+    count: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Say which runs to make first, when nothing has been measured yet.
+
+    As KEY=VALUE: clients_per_round (several, separated by commas), tokens_per_param (where the best size is thought to
+    be; 20 if left out) and concentration (of the one skewed run).
+    """
+    from scalefed.allocation.defaults import check_words
+    from scalefed.beginning import first_runs
+
+    words = options_from(settings or [])
+    check_words(words, ("clients_per_round", "tokens_per_param", "concentration"))
+    if "clients_per_round" in words:
+        words["clients_per_round"] = [number(part) for part in str(words["clients_per_round"]).split(",")]
+    tell_frame(first_runs(compute=compute, count=count, **words), as_json=as_json)
 
 
 # ---------------------------------------------------------------------- helpers
@@ -103,8 +131,27 @@ def _words(settings: list[str] | None, allowed: Sequence[str]) -> dict[str, Any]
     from scalefed.allocation.defaults import check_words
 
     words = options_from(settings or [])
+    others = {name: words.pop(name) for name in list(words) if name not in allowed and _is_setting(name)}
     check_words(words, allowed)
-    return words
+    return {**words, "columns": others} if others else words
+
+
+def _is_setting(name: str) -> bool:
+    """Whether the run log has a setting of this name, which a question may hold against the runs."""
+    from scalefed.runs.schema import COLUMNS
+
+    return name in COLUMNS and COLUMNS[name].kind == "setting"
+
+
+def _tell_table(table: Any, *, as_json: bool) -> None:
+    """A table of budgets, and below it what to keep in mind."""
+    notes = list(table.attrs["notes"])
+    if as_json:
+        tell_json([{**row, "notes": notes} for row in table.to_dict("records")])
+        return
+    tell_frame(table, as_json=False)
+    for note in notes:
+        tell(f"note: {note}")
 
 
 def _limits(words: dict[str, Any]) -> list[str]:

@@ -38,7 +38,7 @@ _SAID: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\bfit\.plan\([^)]*\)", "scalefed optimum FIT KEY=VALUE"),
     (r"\bfit\.save\('([^']*)'\)", r"scalefed fit RUNS --out \1"),
     (r"\bfit\.save\(\.\.\.\)", "scalefed fit RUNS --out FILE.json"),
-    (r"\b(?:sf|scalefed)\.(next_runs|compare|train|sweep|evaluate)\b(?:\([^)]*\))?",
+    (r"\b(?:sf|scalefed)\.(next_runs|first_runs|compare|train|sweep|evaluate)\b(?:\([^)]*\))?",
      lambda found: f"scalefed {found[1].removesuffix('_runs')}"),
     (r"\bload_runs\(rounds=True\)", "scalefed runs --rounds"),
 )  # fmt: skip

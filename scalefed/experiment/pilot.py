@@ -2,29 +2,32 @@
 
 import os
 import time
-from itertools import product
 
 import torch
 
+from scalefed.beginning import first_runs
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError
 from scalefed.experiment.pool import cost
 from scalefed.federated.preparation import prepare
 from scalefed.federated.rounds import initial_state, one_round
-from scalefed.sweeps import sweep
 
-SIZES = (3_500, 14_000, 24_000, 40_000, 55_000)
-SKEWED = 0.1
+COUNT = 17  # runs: two isoFLOP slices of four sizes at each of two cohorts, and one skewed run
+COHORTS = (1, 4)  # clients per round: one, and the fewest that show averaging
+TOKENS_PER_PARAM = 400.0  # about the best of so small models
+BUDGET_RATIO = 6.0  # in much shorter runs losses follow no law yet
+SMALLEST = 3_500  # params; a smaller model learns too little for the law to hold
 FIRST_SECONDS = 8.0  # a worker's start: imports and the first corpus
 EVALUATION_SECONDS = 3.0  # a run's evaluation: held-out loss, sampling, judging
+_STEPS = 12  # to the compute that takes the time; each leaves less than half of the gap in logs
 SHARE = 0.8  # of the time is planned, the rest is left to the fit, the charts and other work on the machine
 
 
 def pilot(minutes: float = 4.0, *, workers: int | None = None, base: RunConfig | None = None) -> list[RunConfig]:
     """The configs of a pilot sweep that takes about the given minutes on this machine's cores.
 
-    Five sizes and three token budgets, spaced by two, for one client a round; the two larger budgets again for two and
-    four clients a round, iid and skewed. The budgets follow from a short timing of one round.
+    The design of :func:`scalefed.first_runs`: two isoFLOP slices at each of 1 and 4 clients a round and one skewed
+    run. Its compute follows from a short timing of one round.
 
     Args:
         minutes: wall-clock time for the whole sweep, at least 1.
@@ -38,44 +41,30 @@ def pilot(minutes: float = 4.0, *, workers: int | None = None, base: RunConfig |
         raise ConfigError(f"a pilot sweep needs at least 1 minute, got {minutes:g}; 4 is usual")
     base = base or RunConfig(local_steps=10, samples=10, validation_tokens=32_768)
     crew = workers or os.cpu_count() or 1
-    unit = _grid(base, 1.0)
-    spend = (60 * minutes * SHARE - FIRST_SECONDS) * crew - EVALUATION_SECONDS * len(unit)
-    rate = _seconds_per_cost(base)
-    weight = sum(params_cost(base, params) * tokens for params, tokens, *_ in _plan(1.0)) * rate
-    tokens = max(spend, 10.0 * crew) / weight
-    return _grid(base, tokens)
+    spend = max((60 * minutes * SHARE - FIRST_SECONDS) * crew - EVALUATION_SECONDS * COUNT, 10.0 * crew)
+    budget, compute = spend / _seconds_per_cost(base), 1e12
+    for _ in range(_STEPS):
+        compute *= budget / sum(map(cost, _runs(base, compute)))
+    return _runs(base, compute)
 
 
-def params_cost(base: RunConfig, params: int) -> float:
-    """Relative cost of one token for a model size."""
-    one = base.replace(params=params)
-    return cost(one) / (one.rounds * one.tokens_per_round)
-
-
-def _plan(tokens: float) -> list[tuple[int, float, int, float]]:
-    """Rows of (params, tokens, clients_per_round, concentration) for a smallest budget of ``tokens``."""
-    iid = float("inf")
-    rows = [(params, tokens * budget, 1, iid) for params, budget in product(SIZES, (1, 2, 4))]
-    rows += [(params, tokens * budget, 4, iid) for params, budget in product(SIZES[:4], (2, 4))]
-    rows += [(params, tokens * budget, 2, iid) for params, budget in product(SIZES[1:4], (2,))]
-    rows += [
-        (params, tokens * budget, clients, SKEWED) for params, budget, clients in product(SIZES[1:4], (2,), (2, 4))
-    ]
-    return rows
-
-
-def _grid(base: RunConfig, tokens: float) -> list[RunConfig]:
-    configs = []
-    for params, budget, clients, concentration in _plan(tokens):
-        configs += sweep(
-            base, params=[params], tokens=[_two_digits(budget)], clients_per_round=[clients],
-            concentration=[concentration],
-        )  # fmt: skip
-    return configs
-
-
-def _two_digits(tokens: float) -> int:
-    return max(1000, int(float(f"{tokens:.1e}")))
+def _runs(base: RunConfig, compute: float) -> list[RunConfig]:
+    """The design for a compute, its sizes no smaller than the ladder's second rung."""
+    table = first_runs(
+        compute=compute,
+        count=COUNT,
+        clients_per_round=COHORTS,
+        tokens_per_param=TOKENS_PER_PARAM,
+        budget_ratio=BUDGET_RATIO,
+    )
+    table = table.assign(
+        large=table.compute > table.compute.mean(),
+        tokens=lambda runs: (runs.tokens * (runs.params / SMALLEST).clip(upper=1)).astype(int),
+        params=lambda runs: runs.params.clip(lower=SMALLEST),
+    )
+    table = table[~table.duplicated(["params", "clients_per_round", "concentration", "large"])]
+    names = ("params", "tokens", "clients_per_round", "concentration")
+    return [base.replace(**{name: row[name] for name in names}) for row in table.to_dict("records")]
 
 
 def _seconds_per_cost(base: RunConfig) -> float:
@@ -94,4 +83,4 @@ def _seconds_per_cost(base: RunConfig) -> float:
         seconds = time.perf_counter() - started
     finally:
         torch.set_num_threads(threads)
-    return seconds / (before * params_cost(config, 14_000))
+    return seconds / before / (cost(config) / (config.rounds * config.tokens_per_round))

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from scalefed.config import RunConfig
-from scalefed.data import micro
-from scalefed.data.problems import Problem, load_problems
+from scalefed.data.problem import Problem
+from scalefed.data.problems import load_problems
 from scalefed.errors import DataError
 from scalefed.evaluation.scoring import HeldOutLoss
 from scalefed.experiment.checkpoints import (
@@ -39,7 +39,7 @@ from scalefed.runs.log import Run, add_evaluation, provenance, read_run, write_r
 from scalefed.units import train_flops
 
 logger = logging.getLogger(__name__)
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 20.0  # of work that a kill may cost; writing takes milliseconds
 CHECKPOINT_SHARE = 0.05  # of a run's time, at most: thousands of clients that keep moments make large ones
 KEPT_ROUNDS = 2_000
 """Most records of rounds in the log of a run: all 31,250 rounds of one local step at 16M tokens would be 14 MB."""
@@ -114,10 +114,8 @@ def evaluation_name(problems: str, samples: int, seed: int) -> str:
 
 
 def problem_set(name: str, config: RunConfig) -> list[Problem]:
-    """The problems of a name, at most ``problem_count`` of them."""
-    if name == "micro":
-        return micro.problems(config.problem_count, seed=config.data_seed)
-    return load_problems(name)[: config.problem_count]
+    """The problems of a name that a run of these settings is given, at most ``problem_count`` of them."""
+    return load_problems(name, count=config.problem_count, seed=config.data_seed)
 
 
 # ---------------------------------------------------------------------- one run

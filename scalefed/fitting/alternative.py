@@ -1,4 +1,6 @@
-"""What would the next richer law say? Its disagreement beyond the runs is a sign of how far the law can be trusted.
+"""What would another law say? Its disagreement beyond the runs is a sign of how far a law can be trusted.
+
+``law="auto"`` has fitted several; a law asked by name has its rival, the next richer law.
 
 A law that adds its terms (``E + A/params^a + B/tokens^b``) has as its rival the same terms under a common power
 (``E + (A/params^a + B/tokens^b)^c``), a law without a floor the same law with one, and a single term beside a floor the
@@ -7,10 +9,11 @@ where the two part company beyond them, the runs cannot tell who is right.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
@@ -18,12 +21,38 @@ from scalefed.laws.law import Law
 from scalefed.laws.terms import Part, Power, Term
 
 _POWER, _FLOOR, _BEND = "rival_power", "rival_floor", "rival_bend"
-_POWER_BOUNDS = (0.1, 5.0)
-_BEND_BOUNDS = (-0.2, 0.2)
-_LARGE = 5_000
+_POWER_BOUNDS = (0.1, 5.0)  # of the power around the sum: 1 is the law itself
+_BEND_BOUNDS = (-0.2, 0.2)  # of the curvature in log size, beside exponents of 0.1 to 1
+_LARGE = 5_000  # runs; above, every so manieth is looked at
+
+RIVAL = "rival of "  # how the name of a rival begins
 
 STRENGTH = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
 EDGE = 0.1  # decades beyond the runs over which that comes in, so that a band has no step at their edge
+
+
+@dataclass(frozen=True, eq=False)
+class Alternative:
+    """Another law fitted to the same runs, whose disagreement the answers carry.
+
+    Attributes:
+        law: the law.
+        params: its estimates.
+        replicates: bootstrap replicates of its free parameters, one row each.
+        weight: its share of the replicates behind an interval.
+        holdout_error: its median relative error on the largest runs when they are held out.
+        widens: how many standard deviations of a band its distance from the first law is, beyond the runs.
+    """
+
+    law: Law
+    params: dict[str, float]
+    replicates: pd.DataFrame
+    weight: float
+    holdout_error: float = float("nan")
+    widens: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Alternative {self.law.name!r}: weight {self.weight:.2f}, held-out error {self.holdout_error:.2%}>"
 
 
 @lru_cache(maxsize=64)
@@ -62,7 +91,7 @@ def _bent(law: Law, constants: list[Term], term: Term) -> Law | None:
 def _extended(law: Law, terms: tuple[Term, ...], name: str, *, bounds: tuple[float, float] | None = None) -> Law:
     return replace(
         law,
-        name=f"rival of {law.name}",
+        name=f"{RIVAL}{law.name}",
         terms=terms,
         parameters=(*law.parameters, name),
         positive=law.positive | {name} if bounds is None else law.positive,
@@ -70,8 +99,8 @@ def _extended(law: Law, terms: tuple[Term, ...], name: str, *, bounds: tuple[flo
     )
 
 
-def fit_alternative(problem: Problem, theta: np.ndarray, *, delta: float) -> dict[str, float] | None:
-    """The rival's parameters, fitted from the law's own optimum; None where there is no rival.
+def fit_rival(problem: Problem, theta: np.ndarray, *, delta: float) -> Alternative | None:
+    """The law's rival, fitted from the law's own optimum; None where there is no rival.
 
     Args:
         problem: law and runs.
@@ -89,7 +118,8 @@ def fit_alternative(problem: Problem, theta: np.ndarray, *, delta: float) -> dic
     coordinates = richer.to_coordinates(np.array([[s[n] for n in richer.names] for s in starts]))
     found = Solver(richer, delta=delta).solve(coordinates, cold=True, iterations=100, tolerance=1e-9)
     best = richer.to_values(found.theta[[int(np.argmin(found.objective))]])[0]
-    return dict(zip(richer.names, map(float, best), strict=True))
+    params = dict(zip(richer.names, map(float, best), strict=True))
+    return Alternative(law, params, pd.DataFrame(columns=list(law.free), dtype=float), 0.0, widens=STRENGTH)
 
 
 def _extras(law: Law, problem: Problem) -> list[dict[str, float]]:
@@ -101,11 +131,14 @@ def _extras(law: Law, problem: Problem) -> list[dict[str, float]]:
 
 
 def disagreement(
-    law: Law, params: Mapping[str, float], alternative: Mapping[str, float] | None, columns: Mapping[str, np.ndarray]
+    law: Law,
+    params: Mapping[str, float],
+    alternatives: tuple[Alternative, ...],
+    columns: Mapping[str, np.ndarray],
 ) -> np.ndarray:
-    """Absolute difference of log predictions between a law and its rival, one a run; 0 without a rival."""
-    richer = rival_of(law)
-    if alternative is None or richer is None:
-        return np.zeros(1)
-    ours, theirs = law.predict(params, columns), richer.predict(alternative, columns)
-    return np.asarray(np.abs(np.log(theirs) - np.log(ours)))
+    """Standard deviation of log predictions that the distances between a law and others stand for, one a run."""
+    ours, total = np.log(law.predict(params, columns)), np.zeros(1)
+    for one in alternatives:
+        if one.widens:
+            total = total + (one.widens * (np.log(one.law.predict(one.params, columns)) - ours)) ** 2
+    return np.asarray(np.sqrt(total))

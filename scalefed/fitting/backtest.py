@@ -17,15 +17,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from scalefed.fitting.bootstrap import noise_scale
-from scalefed.fitting.data import FitData
-from scalefed.fitting.initialisation import global_fit
+from scalefed.fitting.initialisation import GlobalFit, global_fit
 from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
 
-_CUTS = (0.5, 1.0)
-_FEWEST_SPARE = 2
-_LARGE = 5_000
-_SHORTEST_SPAN = 0.25
+_CUTS = (0.5, 1.0)  # decades below the largest run, where a cut holds out what is above
+SPARE = 2  # runs more than parameters that a hold-out leaves
+_LARGE = 5_000  # runs; above, every so manieth is fitted
+_SHORTEST_SPAN = 0.25  # decades; a shorter range says nothing about how errors grow with distance
 _NAN = float("nan")
 
 
@@ -117,31 +116,85 @@ def model_error(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataF
     return np.asarray(np.where(beyond[0] > 0, error[0], error.max(axis=0)))
 
 
-def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, folds: bool = True) -> BackTest:
-    """Hold out the largest runs, refit, and measure.
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """One hold-out.
+
+    Attributes:
+        size: runs held out.
+        missed: (size,) log errors of the held-out runs, positive where they are worse than predicted.
+        excess: squared error beyond the noise, of a run one span of the others beyond them.
+    """
+
+    size: int
+    missed: np.ndarray
+    excess: float
+
+
+Folds = tuple[tuple[Fold, ...], ...]
+"""The hold-outs of the largest runs by scale, then by each of its columns."""
+
+
+def cuts(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], least: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Which runs are kept in each hold-out, (n,) masks: of the largest by scale, then by each of its columns.
 
     Args:
-        data: the runs.
+        columns: each (n,).
+        needed: the columns of the laws; in a hold-out each keeps three levels, or all it had.
+        least: fewest runs to keep.
+    """
+    names = scale_columns(columns, needed)
+    if not names:
+        return ()
+
+    def kept(row: np.ndarray, sizes: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+        masks = [row <= row.max() - cut for cut in sizes]
+        return tuple(keep for keep in masks if keep.sum() >= least and _still_varies(columns, needed, keep))
+
+    return tuple(kept(row, _CUTS if i == 0 else _CUTS[:1]) for i, row in enumerate(axes(columns, names)))
+
+
+def hold_outs(
+    problem: Problem, best: GlobalFit, masks: tuple[tuple[np.ndarray, ...], ...], *, delta: float, seed: int = 0
+) -> Folds:
+    """Refit without the largest runs, and see what is missed.
+
+    Args:
         problem: law and runs as fitted.
+        best: the fit to all runs, from which the refits start too.
+        masks: the runs that are kept, from :func:`cuts`.
         delta: width of the Huber loss.
         seed: of the starts.
-        folds: whether to hold anything out; without, only the measured scale is noted.
     """
-    names = scale_columns(data.columns, data.law.columns)
+    if not problem.p or not masks:
+        return ()
+    x = axes(problem.columns, scale_columns(problem.columns, problem.law.columns))
+    return tuple(
+        tuple(_fold(problem, keep, row, best, delta, seed) for keep in way) for way, row in zip(masks, x, strict=True)
+    )
+
+
+def back_test(problem: Problem, folds: Folds) -> BackTest:
+    """What the hold-outs say of the law; without any, only the measured scale is noted.
+
+    Args:
+        problem: law and runs as fitted.
+        folds: from :func:`hold_outs`.
+    """
+    names = scale_columns(problem.columns, problem.law.columns)
     if not names:
         return BackTest(0, 0, _NAN, _NAN, _NAN, names, _NAN, _NAN)
-    x = axes(data.columns, names)
+    x = axes(problem.columns, names)
     ends = [(float(row.min()), float(row.max())) for row in x]
-    largest = _folds(problem, x, 0, _CUTS, delta, seed) if folds and problem.p else []
-    if not largest:
+    if not folds or not folds[0]:
         return BackTest(0, 0, _NAN, _NAN, _NAN, names, ends[0][0], ends[0][1], tuple(ends[1:]))
+    largest, others = folds[0], folds[1:]
     ahead = _discrepancy(largest)
-    others = [_folds(problem, x, i, _CUTS[:1], delta, seed) for i in range(1, len(x))]
     return BackTest(
         folds=len(largest),
         held_out=max(f.size for f in largest),
-        error=float(np.mean([f.error for f in largest])),
-        bias=float(np.mean([f.bias for f in largest])),
+        error=float(np.mean([np.median(np.abs(np.expm1(f.missed))) for f in largest])),
+        bias=float(np.mean([np.mean(np.expm1(f.missed)) for f in largest])),
         discrepancy=ahead,
         scale=names,
         low=ends[0][0],
@@ -154,59 +207,33 @@ def back_test(data: FitData, problem: Problem, *, delta: float, seed: int = 0, f
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Fold:
-    size: int
-    error: float
-    bias: float
-    excess: float
-
-
-def _discrepancy(folds: list[_Fold]) -> float:
+def _discrepancy(folds: tuple[Fold, ...]) -> float:
     return float(np.sqrt(max(f.excess for f in folds)))
 
 
-def _folds(
-    problem: Problem, x: np.ndarray, direction: int, cuts: tuple[float, ...], delta: float, seed: int
-) -> list[_Fold]:
-    """Hold-outs of the largest runs in one direction, where enough are left that still vary."""
-    done = []
-    for cut in cuts:
-        keep = x[direction] <= x[direction].max() - cut
-        if keep.sum() >= problem.p + _FEWEST_SPARE and _still_varies(problem, keep):
-            done.append(_fold(problem, keep, x[direction], delta, seed))
-    return done
-
-
-def _still_varies(problem: Problem, keep: np.ndarray) -> bool:
+def _still_varies(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], keep: np.ndarray) -> bool:
     """Whether every column keeps at least three levels, or all it had."""
-    for values in problem.columns.values():
+    for name in needed:
+        values = columns[name]
         if len(np.unique(values[keep])) < min(3, len(np.unique(values))):
             return False
     return True
 
 
-def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, delta: float, seed: int) -> _Fold:
+def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, best: GlobalFit, delta: float, seed: int) -> Fold:
     inside = np.flatnonzero(keep)
     if len(inside) > _LARGE:
         inside = inside[:: len(inside) // _LARGE]
     reduced = subset(problem, inside)
-    best = global_fit(reduced, delta=delta, seed=seed)
-    solver = Solver(reduced, delta=delta)
-    residuals = solver.residuals(best.theta[None])[0][0]
+    starts = reduced.to_coordinates(problem.to_values(best.theta[None]))
+    found = global_fit(reduced, delta=delta, seed=seed, extra=starts)
+    residuals = Solver(reduced, delta=delta).residuals(found.theta[None])[0][0]
     outside = np.flatnonzero(~keep)
     held = subset(problem, outside)
-    values = reduced.to_values(best.theta[None])
-    law = problem.law
-    predicted = np.log(law.predict(dict(zip(reduced.names, values[0], strict=True)), held.columns))
-    missed = held.z - predicted
+    values = dict(zip(reduced.names, reduced.to_values(found.theta[None])[0], strict=True))
+    missed = held.z - np.log(problem.law.predict(values, held.columns))
     span = max(float(np.ptp(scale[inside])), _SHORTEST_SPAN)
     beyond = (scale[outside] - scale[inside].max()) / span
     noise = noise_scale(residuals, reduced.p, reduced.weights)
     excess = np.mean(missed**2 - noise**2) / np.mean(beyond**2)
-    return _Fold(
-        len(outside),
-        float(np.median(np.abs(np.expm1(missed)))),
-        float(np.mean(np.expm1(missed))),
-        max(float(excess), 0.0),
-    )
+    return Fold(len(outside), missed, max(float(excess), 0.0))

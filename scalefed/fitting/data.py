@@ -34,6 +34,7 @@ class FitData:
         clusters: (n,) integers; rows of one cluster are resampled together.
         notes: sentences about what was dropped or fixed.
         source: the path the runs came from, or None.
+        cluster: the column that says so, or None for ``run_id``.
     """
 
     frame: pd.DataFrame
@@ -43,6 +44,7 @@ class FitData:
     clusters: np.ndarray
     notes: tuple[str, ...]
     source: str | None
+    cluster: str | None = None
 
     @property
     def n(self) -> int:
@@ -118,12 +120,14 @@ def prepare(
     frame, source = read_frame(runs, columns)
     frame = _possible(_numbers_in_texts(frame, (*law.columns, target)), law, target)
     if any(name not in frame.columns for name in law.columns):
-        frame = derived(_numbers_in_texts(frame, SCHEMA).copy())
+        frame = with_derived(frame)
     law, notes = adapt(law, frame)
     _require(frame, law, target, cluster)
     frame, dropped = _clean(frame, law, target)
+    frame, copies = _without_copies(frame)
     law, more = adapt(law, frame)
-    notes = (*notes, *dropped, *more)
+    cluster, together = run_column(frame, cluster)
+    notes = (*notes, *dropped, *copies, *more, *together)
     if len(frame) < 2:
         left = "only one run is" if len(frame) == 1 else "no run is"
         raise DataError(
@@ -134,7 +138,13 @@ def prepare(
         for note in notes:
             warnings.warn(note, FitWarning, stacklevel=4)
     arrays = {c: frame[c].to_numpy(dtype=float) for c in law.columns}
-    return FitData(frame, law, arrays, frame[target].to_numpy(dtype=float), clusters_of(frame, cluster), notes, source)
+    values, clusters = frame[target].to_numpy(dtype=float), clusters_of(frame, cluster)
+    return FitData(frame, law, arrays, values, clusters, notes, source, cluster)
+
+
+def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs with every column of the run log that follows from those they have."""
+    return derived(_numbers_in_texts(frame, SCHEMA).copy())
 
 
 def _numbers_in_texts(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
@@ -236,6 +246,40 @@ def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tu
 def positive_columns(law: Law) -> set[str]:
     """The columns of which the law takes a logarithm or a power."""
     return {c for t in law.bound_terms for p in t.all_parts() for a in p.atoms if a.kind != "raw" for c in a.columns}
+
+
+def _without_copies(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The rows without exact copies of other rows, alike in every column, which tell nothing new."""
+    plain = [c for c in frame.columns if frame[c].dtype.kind in "iufb" or pd.api.types.is_string_dtype(frame[c])]
+    copies = frame[plain].duplicated() if plain else pd.Series(False, index=frame.index)
+    if not copies.any():
+        return frame, ()
+    return frame[~copies.to_numpy()], (
+        f"{int(copies.sum())} of {len(frame)} rows are exact copies of others: counted once",
+    )
+
+
+RUN_LIKE = ("run_id", "run", "run_name", "wandb_id", "trial_id", "trial", "job_id", "experiment_id", "name", "id")
+"""Columns that may say which rows are checkpoints of one run."""
+
+
+def run_column(frame: pd.DataFrame, cluster: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """The column whose equal values are one run's checkpoints, and a note where it was found and not asked for.
+
+    It is the first of ``RUN_LIKE`` of which a value stands in several rows, the tokens of which differ at one size.
+    """
+    if cluster is not None or not {"params", "tokens"} <= set(frame.columns):
+        return cluster, ()
+    for name in RUN_LIKE:
+        if name not in frame.columns or frame[name].isna().any() or not 1 < frame[name].nunique() < len(frame):
+            continue
+        groups = frame.groupby(name, sort=False)
+        if name == "run_id":
+            break  # as everywhere in the run log
+        if (groups["params"].nunique() == 1).all() and (groups["tokens"].nunique() == groups.size()).all():
+            what = f"{frame[name].nunique()} runs of {len(frame)} rows: rows of one {name} are resampled together"
+            return name, (what,)
+    return None, ()
 
 
 def clusters_of(frame: pd.DataFrame, cluster: str | None = None) -> np.ndarray:

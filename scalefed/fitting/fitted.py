@@ -1,8 +1,8 @@
 """What does a fitted law say? A :class:`Fit`: parameters, intervals, predictions, optimal size, saved and shown."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import planning, region, sizes
-from scalefed.errors import ConfigError, refuses_old_words
+from scalefed.allocation.extrapolation import Ranges, look_at_table
+from scalefed.allocation.mixture import mixed
+from scalefed.allocation.repeats import passes_of
+from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting import profile
-from scalefed.fitting.alternative import EDGE, STRENGTH, disagreement
+from scalefed.fitting.alternative import EDGE, Alternative, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
+from scalefed.fitting.data import read_frame
 from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
@@ -25,7 +29,7 @@ from scalefed.units import grouped
 if TYPE_CHECKING:
     from scalefed.downstream.link import Link
 
-_CHUNK_DOUBLES = 2**22
+_CHUNK_DOUBLES = 2**22  # 32 MB of predictions at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,13 +53,14 @@ class Fit(Typeset):
         noise_by_loss: centres (log target) and noise of windows of similar runs.
         degrees: degrees of freedom behind the noise.
         backtest: what the law missed on its own largest runs.
-        rival: parameters of the next richer law, whose disagreement widens bands beyond the runs; or None.
+        alternatives: other laws fitted to the same runs, with their weights: their disagreement is in every interval.
         notes: what was left out or fixed.
         runs_hash: hash of the numbers that were fitted.
         source: the path the runs came from, or None.
         cluster: the column whose equal values were resampled together, or None for ``run_id``.
         columns: our name -> the name in the runs as they were given.
         seed: of starts and bootstrap.
+        ranges: what the runs had of every column that a question may name.
         link: success counts against loss, for pass@k; see :meth:`with_link`.
     """
 
@@ -75,7 +80,7 @@ class Fit(Typeset):
     noise_by_loss: tuple[tuple[float, ...], tuple[float, ...]]
     degrees_of_freedom: int
     backtest: BackTest
-    alternative: dict[str, float] | None
+    alternatives: tuple[Alternative, ...]
     notes: tuple[str, ...]
     runs_hash: str
     source: str | None
@@ -83,11 +88,17 @@ class Fit(Typeset):
     seed: int
     link: "Link | None" = field(default=None)
     columns: Mapping[str, str] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=Ranges)
 
     @property
     def holdout_error(self) -> float:
         """Median relative error on the largest runs when they are held out (0.02 is 2%); NaN if that cannot be done."""
         return self.backtest.error
+
+    @property
+    def weight(self) -> float:
+        """The law's own share of the replicates behind an interval; what is left is its alternatives'."""
+        return 1.0 - sum(one.weight for one in self.alternatives)
 
     # -- what it says ------------------------------------------------------------------------------------------------
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
@@ -118,6 +129,7 @@ class Fit(Typeset):
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
         params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
+        Columns outside the runs, and columns that the law does not have, are told in a :class:`FitWarning`.
 
         Args:
             runs: a DataFrame or mapping with the law's columns, under our names or those of the fitted runs; or give
@@ -132,9 +144,42 @@ class Fit(Typeset):
 
         Raises:
             DataError: a column is missing or not positive.
+            FitError: the law needs a column of which the fitted runs had one other value only.
+        """
+        given = columns if runs is None else read_frame(runs)[0]
+        found = self.predicted(runs, level=level, parts=parts, **columns)
+        for note in look_at_table(self.law, self.ranges, given, columns):
+            warnings.warn(note, FitWarning, stacklevel=2)
+        return self._with_repeats(found, runs, columns, given, level)
+
+    def _with_repeats(
+        self, found: pd.DataFrame, runs: Any, columns: Mapping[str, Any], given: Mapping[str, Any], level: float
+    ) -> pd.DataFrame:
+        """Bands that reach to text that teaches nothing when it is read again, for runs that read it more often."""
+        often = passes_of(self.law, self.ranges, given)
+        if often is None or "tokens" not in self.law.columns:
+            return found
+        laws = (self.law, *(one.law for one in self.alternatives))
+        arrays = {c: x for law in laws for c, x in columns_for(law, runs, columns, self.columns)[0].items()}
+        fewer = arrays["tokens"] / (often if np.size(often) == len(found) else np.max(often))
+        once = self.predicted({**arrays, "tokens": fewer}, level=level)
+        return found.assign(high=np.maximum(found["high"], once["high"].to_numpy()))
+
+    def predicted(
+        self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: ArrayLike
+    ) -> pd.DataFrame:
+        """What :meth:`predict` answers, without a word on what lies outside the runs: for those who tell it themselves.
+
+        Args:
+            runs: as :meth:`predict`.
+            level: as :meth:`predict`.
+            parts: as :meth:`predict`.
+            columns: as :meth:`predict`.
         """
         check_level(level)
-        arrays, index = columns_for(self.law, runs, columns, self.columns)
+        laws = (self.law, *(one.law for one in self.alternatives))
+        asked = [columns_for(law, runs, columns, self.columns) for law in laws]
+        arrays, index = {c: x for one, _ in asked for c, x in one.items()}, asked[0][1]
         count = max((len(x) for x in arrays.values()), default=1)
         size = max(1, _CHUNK_DOUBLES // max(len(self.replicates), 1))
         pieces = [
@@ -147,19 +192,17 @@ class Fit(Typeset):
     def _band(self, arrays: Mapping[str, np.ndarray], count: int, level: float) -> dict[str, np.ndarray]:
         from scipy.special import ndtri, stdtrit
 
-        estimate = np.broadcast_to(self.law.predict(self.params, arrays), count)
+        def rows(law: Law, values: Mapping[str, np.ndarray]) -> np.ndarray:
+            return np.broadcast_to(law.predict(values, arrays), (len(next(iter(values.values()))), count))
+
+        found = mixed(self, rows)
+        estimate, sample = found[0], np.log(found[min(1, len(found) - 1) :])
         log = np.log(estimate)
-        sample = np.broadcast_to(log, (1, count))
-        if len(self.replicates):
-            values = self._replicates
-            sample = np.log(np.broadcast_to(self.law.predict(values, arrays), (len(self.replicates), count)))
         tail = (1 + level) / 2
         down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
-        apart = (
-            STRENGTH * disagreement(self.law, self.params, self.alternative, arrays) * np.minimum(beyond / EDGE, 1.0)
-        )
+        apart = disagreement(self.law, self.params, self.alternatives, arrays) * np.minimum(beyond / EDGE, 1.0)
         model = np.hypot(model_error(self.backtest, arrays), apart)
         rest = (float(stdtrit(self.degrees_of_freedom, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
@@ -172,12 +215,6 @@ class Fit(Typeset):
             "distance": beyond,
         }
 
-    @cached_property
-    def _replicates(self) -> dict[str, np.ndarray]:
-        """The free parameters' replicates as plain arrays."""
-        matrix = self.replicates[list(self.law.free)].to_numpy(dtype=float)
-        return {p: np.ascontiguousarray(matrix[:, i]) for i, p in enumerate(self.law.free)}
-
     # -- what to train -----------------------------------------------------------------------------------------------
     optimal_size = planning.optimal_size
     plan = planning.plan
@@ -189,7 +226,12 @@ class Fit(Typeset):
     @property
     def undetermined(self) -> str:
         """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
-        return self.message if self.status is FitStatus.NOT_IDENTIFIED else ""
+        return self.message if self.status in (FitStatus.NOT_IDENTIFIED, FitStatus.NO_SPARE_RUN) else ""
+
+    @property
+    def loose(self) -> str:
+        """Which parameters the runs leave loose, with the runs that would help; empty where they leave none so."""
+        return self.message if self.status is FitStatus.LOOSE else ""
 
     @refuses_old_words
     def with_link(self, link: "Link | pd.DataFrame", *, covariates: Sequence[str] = ()) -> "Fit":
@@ -250,15 +292,24 @@ class Fit(Typeset):
 
     def _footer(self) -> list[str]:
         test = self.backtest
+        noise = "noise unknown" if np.isnan(self.noise) else f"noise {self.noise:.2%}"
         held = "the runs are too few or span too little to hold any out"
         if test.folds:
             held = f"held-out error {test.error:.2%} (the {test.held_out} largest runs held out)"
         return [
-            f"{len(self.run_ids)} runs, noise {self.noise:.2%}, {held}",
+            f"{len(self.run_ids)} runs, {noise}, {held}",
             f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
+            *self._laws(),
             *(f"{p} is {other}, by request" for p, other in self.law.ties.items()),
             *(f"note: {note}" for note in self.notes),
         ]
+
+    def _laws(self) -> list[str]:
+        """The other laws that are mixed into the intervals."""
+        others = [
+            f"{a.law.name} {a.weight:.0%} (held-out error {a.holdout_error:.2%})" for a in self.alternatives if a.weight
+        ]
+        return [f"intervals mix {self.law.name} {self.weight:.0%} with {', '.join(others)}"] if others else []
 
 
 def _known(value: float) -> str:

@@ -5,50 +5,41 @@ import numpy as np
 from scalefed.fitting.data import FitData
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
-from scalefed.fitting.status import Certificate, listed
+from scalefed.fitting.status import listed
 from scalefed.laws.law import Law
 from scalefed.laws.terms import Term
 from scalefed.seeds import quasi_random
 
-_PROBES = 24
-_SINGULAR = 1e-6
-_PROPORTIONAL = 0.05
-_SHOWN_LEVELS = 4
-_ENOUGH = 20_000
-_PROBED = 1_000
-_LOOSE = 3.0
+_PROBES = 24  # points of the parameter space: a rank that is full at one of them is full nearly everywhere
+_SINGULAR = 1e-6  # share of the largest singular value: far above rounding, far below what 1% noise resolves
+_PROPORTIONAL = 0.05  # of the spread: columns as near to a line as that cannot be told apart
+_SHOWN_LEVELS = 4  # in a sentence
+_ENOUGH = 20_000  # runs looked at for distinct settings
+_PROBED = 1_000  # distinct settings that the rank is computed from
 
 
-def gaps(data: FitData, problem: Problem, certificate: Certificate) -> tuple[str, ...]:
-    """What the design or the losses leave undetermined, in sentences; empty if nothing."""
-    found = design_gaps(data)
-    if found or certificate.loose_error <= _LOOSE:
-        return found
-    return (
-        f"the losses leave the combination of {certificate.loose} loose (standard error {certificate.loose_error:.2g} "
-        f"where 1 is a factor of e): add runs that vary {listed(data.law.columns)} further, or repeat runs with more "
-        "seeds",
-    )
-
-
-def design_gaps(data: FitData) -> tuple[str, ...]:
-    """Sentences naming what the runs cannot determine because of where they are, whatever their losses.
+def gaps(data: FitData, problem: Problem, theta: np.ndarray) -> tuple[str, ...]:
+    """Sentences naming what the runs cannot determine because of where they are; empty if nothing.
 
     Checked in turn: enough different designs for the free parameters; every column varies; no two columns move in
-    proportion; the law's Jacobian has full rank at generic parameters.
+    proportion; the law's Jacobian has full rank, at generic parameters or at the optimum.
+
+    Args:
+        data: the runs.
+        problem: law and runs as fitted.
+        theta: (p,) the optimum.
     """
     law = data.law
     if not law.free:
         return ()
     gaps = _too_few(law, data) + _constant_columns(law, data)
     if not gaps:
-        gaps = _proportional(law, data) or _rank(law, data)
+        gaps = _proportional(law, data) or _rank(law, data, problem.to_values(theta[None]))
     return tuple(gaps)
 
 
 def _too_few(law: Law, data: FitData) -> list[str]:
-    table = np.stack([data.columns[c] for c in law.columns], axis=1) if law.columns else np.zeros((data.n, 1))
-    distinct, free = len(np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)), len(law.free)
+    distinct, free = distinct_settings(data), len(law.free)
     if not law.columns:
         return [f"{law.formula!r} names no column of the runs, so they say nothing about {listed(law.free)}"]
     if distinct >= free:
@@ -59,6 +50,12 @@ def _too_few(law: Law, data: FitData) -> list[str]:
         f"{runs} for {free} free parameters ({', '.join(law.free)}): "
         f"add at least {more} at other settings of {listed(law.columns)}, or fix parameters"
     ]
+
+
+def distinct_settings(data: FitData) -> int:
+    """How many different settings of the law's columns the runs have, of at most 20,000 runs that are looked at."""
+    table = np.stack([data.columns[c] for c in data.law.columns], axis=1) if data.law.columns else np.zeros((data.n, 1))
+    return len(np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0))
 
 
 def _constant_columns(law: Law, data: FitData) -> list[str]:
@@ -137,14 +134,14 @@ def _proportional(law: Law, data: FitData) -> list[str]:
     return gaps
 
 
-def _rank(law: Law, data: FitData) -> list[str]:
-    """The Jacobian at generic parameters: where it loses rank, some combination never shows in the losses."""
+def _rank(law: Law, data: FitData, best: np.ndarray) -> list[str]:
+    """Where the Jacobian loses rank, at generic parameters and at the best, a combination never shows in the losses."""
     table = np.stack([data.columns[c] for c in law.columns], axis=1)
     distinct = np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0)[:: max(1, min(data.n, _ENOUGH) // _PROBED)]
     columns = {c: distinct[:, i] for i, c in enumerate(law.columns)}
     problem = Problem(law, columns, np.zeros(len(distinct)))
-    singular, direction = _weakest(problem)
-    if singular > _SINGULAR:
+    singular, direction = _weakest(problem, generic_jacobian(problem))
+    if singular > _SINGULAR or _weakest(problem, _jacobian(problem, problem.to_coordinates(best)))[0] > _SINGULAR:
         return []
     loose = [n for n, w in zip(problem.names, direction, strict=True) if abs(w) > 0.1]
     thin = [c for c in law.columns if len(np.unique(data.columns[c])) < 3]
@@ -158,9 +155,8 @@ def _rank(law: Law, data: FitData) -> list[str]:
     return [f"the combination of {listed(loose)} is loose: vary {listed(law.columns)} independently of each other"]
 
 
-def _weakest(problem: Problem) -> tuple[float, np.ndarray]:
-    """Median over generic parameters of the smallest singular value, and the direction that belongs to it."""
-    jacobian = generic_jacobian(problem)
+def _weakest(problem: Problem, jacobian: np.ndarray) -> tuple[float, np.ndarray]:
+    """Median over (points, n, p) Jacobians of the smallest singular value, and the direction that belongs to it."""
     jacobian = jacobian[np.isfinite(jacobian).all(axis=(1, 2))]  # what is subtracted may leave nothing at a probe
     if not len(jacobian):
         return 1.0, np.zeros(problem.p)
@@ -185,8 +181,13 @@ def generic_jacobian(problem: Problem) -> np.ndarray:
             theta[:, i] = 0.0
         elif name in problem.law.positive and problem.law.bounds.get(name):
             theta[:, i] = np.log(4.0 + 8.0 * cube[:, i])
+    return _jacobian(problem, theta)
+
+
+def _jacobian(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """D log loss / d coordinate with columns scaled to unit size, at (points, p) coordinates: (points, n, p)."""
     solver, step = Solver(problem), 1e-6
-    jacobian = np.empty((_PROBES, problem.n, problem.p))
+    jacobian = np.empty((len(theta), problem.n, problem.p))
     for i in range(problem.p):
         move = np.zeros(problem.p)
         move[i] = step

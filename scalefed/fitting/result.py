@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
-from scalefed.fitting.alternative import fit_alternative
-from scalefed.fitting.backtest import back_test
+from scalefed.fitting.alternative import Alternative, fit_rival
+from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
 from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
-from scalefed.fitting.data import FitData, hash_runs, prepare, run_ids
+from scalefed.fitting.candidates import Trial, candidates, constrained, weigh
+from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identifiability import gaps
 from scalefed.fitting.initialisation import GlobalFit, global_fit
@@ -26,15 +28,16 @@ from scalefed.laws.parser import COLUMNS
 
 __all__ = ["Fit", "fit", "load_fit"]
 
-_USUAL_DELTA = 1e-3
-_SMALLEST_DELTA = 1e-6
-_HUBER = 1.345
+_USUAL_DELTA = 1e-3  # Hoffmann et al. 2022, on log losses
+_SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
+_HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
+_FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
 
 
 @refuses_old_words
 def fit(
     runs: Any,
-    law: "Law | str" = "federated",
+    law: "Law | str" = "auto",
     *,
     target: str = "loss",
     huber_delta: float | str | None = _USUAL_DELTA,
@@ -53,7 +56,9 @@ def fit(
 
     Args:
         runs: a DataFrame, a mapping of columns, a run folder, or a CSV, Parquet or JSONL file.
-        law: a Law, a name in ``LAWS``, or a formula.
+        law: a Law, a name in ``LAWS``, or a formula; ``"auto"`` tries the named laws that the runs' varying columns
+            allow, holds out the largest runs, and weighs the laws by what they missed: the best is ``fit.law``, the
+            others are ``fit.alternatives``, and every interval carries their disagreement.
         target: the column that the law explains, positive; ``loss`` in nats per token.
         huber_delta: width of the Huber loss in units of log target; None is least squares, ``"auto"`` takes the width
             from the residuals (1.345 robust standard deviations).
@@ -63,8 +68,9 @@ def fit(
         seed: of the bootstrap and the starts.
         columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
             own that are named here (``{"width": "width"}``).
-        cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one.
-        fixed: parameters held at a number.
+        cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one, or
+            another column of run names of which each has one size and several token counts.
+        fixed: parameters held at a number (with ``"auto"`` in the laws that have them).
         bounds: parameter -> (low, high).
         ties: parameter -> the parameter whose value it takes.
         intervals: how replicates are made: ``"auto"``, ``"exchange"`` or ``"pairs"``
@@ -83,43 +89,107 @@ def fit(
     """
     delta = _delta(huber_delta)
     _check(resamples, scale_weight)
+    data, laws = _chosen(runs, law, target, columns, cluster, fixed, bounds, ties)
+    tried = [_fitted(_data_of(data, one), scale_weight, huber_delta, delta, seed) for one in laws]
+    if backtest:
+        least = max(trial.problem.p for trial in tried) + SPARE
+        masks = cuts(data.columns, data.law.columns, least)
+        tried = [replace(t, folds=hold_outs(t.problem, t.best, masks, delta=t.delta, seed=seed)) for t in tried]
+    weighed = weigh(tried)
+    (trial, _), others = weighed[0], weighed[1:]
+    replicates = _replicates(trial, resamples, seed, intervals)
+    alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
+    if not others and backtest and (rival := fit_rival(trial.problem, trial.best.theta, delta=trial.delta)):
+        alternatives = (rival,)
+    found = _assemble(trial, replicates, target, scale_weight, seed)
+    return replace(found, alternatives=alternatives, columns=dict(columns or {}))
+
+
+def _chosen(
+    runs: Any,
+    law: "Law | str",
+    target: str,
+    columns: Mapping[str, str] | None,
+    cluster: str | None,
+    fixed: Mapping[str, float] | None,
+    bounds: Mapping[str, tuple[float | None, float | None]] | None,
+    ties: Mapping[str, str] | None,
+) -> tuple[FitData, tuple[Law, ...]]:
+    """The runs as the law that needs most of them does, and the laws to fit."""
     own = [name for name in columns or {} if name not in COLUMNS]
-    law = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, ties=ties)
-    data = prepare(runs, law, target=target, columns=columns, cluster=cluster)
+    if law != "auto":
+        one = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, ties=ties)
+        data = prepare(runs, one, target=target, columns=columns, cluster=cluster)
+        return data, (data.law,)
+    frame, source = read_frame(runs, columns)
+    frame = with_derived(frame)
+    laws = constrained(candidates(frame), fixed=fixed, bounds=bounds, ties=ties)
+    data = prepare(frame, max(laws, key=lambda one: len(one.columns)), target=target, cluster=cluster)
+    return replace(data, source=source), laws
+
+
+def _data_of(data: FitData, law: Law) -> FitData:
+    """The same runs for another law."""
+    if law == data.law:
+        return data
+    law, notes = adapt(law, data.frame)
+    notes = tuple(dict.fromkeys((*(n for n in data.notes if "cannot be fitted" not in n), *notes)))
+    arrays = {c: data.frame[c].to_numpy(dtype=float) for c in law.columns}
+    return replace(data, law=law, columns=arrays, notes=notes)
+
+
+def _fitted(data: FitData, scale_weight: float, huber_delta: float | str | None, delta: float, seed: int) -> Trial:
     problem = problem_of(data.columns, data.law, data.target, scale_weight)
     best = global_fit(problem, delta=delta, seed=seed)
     if huber_delta == "auto":
         for _ in range(3):
             delta = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = global_fit(problem, delta=delta, seed=seed, extra=best.theta[None])
-    replicates = bootstrap(problem, best, data.clusters, resamples=resamples, delta=delta, seed=seed, method=intervals)
-    found = _assemble(data, problem, best, replicates, delta, target, cluster, scale_weight, seed, backtest)
-    return replace(found, columns=dict(columns or {}))
+    return Trial(data, problem, best, delta, ())
 
 
-def _assemble(
-    data: FitData,
-    problem: Problem,
-    best: GlobalFit,
-    refits: Replicates,
-    delta: float,
-    target: str,
-    cluster: str | None,
-    scale_weight: float,
-    seed: int,
-    backtest: bool,
-) -> Fit:
+def _replicates(trial: Trial, resamples: int, seed: int, method: str) -> Replicates:
+    if trial.problem.n <= trial.problem.p:
+        resamples = 0  # without a spare run nothing tells how far off the parameters are
+    return bootstrap(
+        trial.problem, trial.best, trial.data.clusters, resamples=resamples, delta=trial.delta, seed=seed, method=method
+    )
+
+
+def _alternative(trial: Trial, weight: float, resamples: int, seed: int, method: str) -> Alternative:
+    """A law that is not the best one, with replicates for its share."""
+    law, names = trial.data.law, list(trial.problem.names)
+    share = min(resamples, max(_FEWEST_REPLICATES, min(round(weight * resamples), _MOST_REPLICATES)))
+    refits = _replicates(trial, share, seed, method)
+    values = trial.problem.to_values(refits.theta)
+    test = back_test(trial.problem, trial.folds)
+    return Alternative(
+        law, _params(trial), pd.DataFrame(values, columns=names), weight=weight, holdout_error=test.error
+    )
+
+
+def _params(trial: Trial) -> dict[str, float]:
+    estimates = trial.problem.to_values(trial.best.theta[None])[0]
+    known = {**trial.data.law.fixed, **dict(zip(trial.problem.names, map(float, estimates), strict=True))}
+    return {p: known.get(p, np.nan) for p in trial.data.law.parameters}
+
+
+def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float, seed: int) -> Fit:
+    data, problem, best = trial.data, trial.problem, trial.best
     residuals = _residuals(problem, best)
+    noise = noise_scale(residuals, problem.p, problem.weights)
+    by_loss = local_noise(problem.z - residuals, residuals, problem.p, problem.weights)
+    runs = int(data.clusters.max()) + 1
     certificate = certify(problem, best, refits.theta, refits.converged)
-    verdict = judge(certificate, gaps(data, problem, certificate))
-    estimates = dict(zip(problem.names, map(float, problem.to_values(best.theta[None])[0]), strict=True))
+    verdict = judge(certificate, gaps(data, problem, best.theta), problem.n - problem.p)
+    if problem.n <= problem.p:
+        noise, by_loss = np.nan, (by_loss[0], (np.nan,) * len(by_loss[1]))
     replicates = pd.DataFrame(problem.to_values(refits.theta), columns=list(problem.names))
     if verdict.status is not FitStatus.CONVERGED:
         warnings.warn(verdict.message, FitWarning, stacklevel=3)
-    runs = int(data.clusters.max()) + 1
     return Fit(
         law=data.law,
-        params={p: estimates.get(p, data.law.fixed.get(p, np.nan)) for p in data.law.parameters},
+        params=_params(trial),
         covariance=replicates.cov() if len(replicates) > 1 else pd.DataFrame(),
         status=verdict.status,
         message=verdict.message,
@@ -128,18 +198,19 @@ def _assemble(
         runs=data.frame,
         replicates=replicates,
         target=target,
-        huber_delta=delta,
+        huber_delta=trial.delta,
         scale_weight=scale_weight,
-        noise=noise_scale(residuals, problem.p, problem.weights),
-        noise_by_loss=local_noise(problem.z - residuals, residuals, problem.p, problem.weights),
+        noise=noise,
+        noise_by_loss=by_loss,
         degrees_of_freedom=max(runs - problem.p, 1),
-        backtest=back_test(data, problem, delta=delta, seed=seed, folds=backtest),
-        alternative=fit_alternative(problem, best.theta, delta=delta) if backtest else None,
+        backtest=back_test(problem, trial.folds),
+        alternatives=(),
         notes=data.notes,
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
-        cluster=cluster,
+        cluster=data.cluster,
         seed=seed,
+        ranges=ranges_of(data.frame, data.law),
     )
 
 

@@ -11,10 +11,9 @@ from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.holdout import missed
 from scalefed.fitting.inputs import check_level
+from scalefed.fitting.weights import stacking_weights
 
-_CUTS = (0.25, 0.5, 0.75, 1.0)
-_SUM_TO_ONE = 1e3
-_TOWARDS_EQUAL = 0.5
+_CUTS = (0.25, 0.5, 0.75, 1.0)  # decades below the largest run, at which laws are compared
 
 
 def stack(
@@ -47,28 +46,6 @@ def stack(
         found = np.stack([missed(f, inside, outside) for f in fits], axis=1)
         errors.append(found / np.sqrt(len(found)))
     return stacking_weights(np.concatenate(errors))
-
-
-def stacking_weights(errors: np.ndarray) -> np.ndarray:
-    """Weights on the simplex that make the blended error smallest, drawn a little towards equal weights.
-
-    Args:
-        errors: (points, laws) out-of-sample errors.
-
-    Source: Breiman 1996, stacked regressions.
-
-    >>> stacking_weights(np.array([[1.0, -1.0], [1.0, -1.0]])).round(3).tolist()
-    [0.5, 0.5]
-    """
-    from scipy.optimize import nnls
-
-    laws = errors.shape[1]
-    size = np.sqrt(np.sum(errors**2, axis=0).min()) + 1e-300
-    ridge = _TOWARDS_EQUAL * size * np.eye(laws)
-    matrix = np.concatenate([errors, ridge, _SUM_TO_ONE * size * np.ones((1, laws))])
-    target = np.concatenate([np.zeros(len(errors)), ridge.sum(axis=1) / laws, [_SUM_TO_ONE * size]])
-    weights, _ = nnls(matrix / size, target / size)
-    return np.asarray(weights / weights.sum())
 
 
 @dataclass(frozen=True, eq=False)

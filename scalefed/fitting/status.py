@@ -8,9 +8,10 @@ import numpy as np
 from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import VANISHED, Problem
 
-_FEW_AGREE = 0.02
-_NOT_CONVERGED_SHARE = 0.01
-_DECREMENT = 1e-6
+_FEW_AGREE = 0.02  # of the starts: one in fifty by itself may be luck
+_NOT_CONVERGED_SHARE = 0.01  # of replicates: fewer move no end of a 95% interval
+_DECREMENT = 1e-6  # relative fall still to come, far below the noise of any run
+_LOOSE = 3.0  # standard error where 1 is a factor of e: a factor of 20 either way is not known
 
 
 class FitStatus(Enum):
@@ -20,6 +21,8 @@ class FitStatus(Enum):
     REPLICATES_NOT_CONVERGED = "Some bootstrap replicates did not converge, so the intervals are rough."
     STARTS_DISAGREE = "Very few starts reached the best optimum, so a better one may exist."
     BOUND_HIT = "A parameter sits on its bound, so its interval is one-sided and its value is a limit, not an estimate."
+    LOOSE = "Some parameters are loose, so only what does not hang on them is answered."
+    NO_SPARE_RUN = "There is no run more than free parameters, so no error can be estimated."
     NOT_CONVERGED = "The solver stopped before it reached an optimum."
     NOT_IDENTIFIED = "These runs cannot determine the law."
 
@@ -97,16 +100,24 @@ def certify(problem: Problem, best: GlobalFit, theta: np.ndarray, converged: np.
     )
 
 
-def judge(certificate: Certificate, gaps: tuple[str, ...]) -> Verdict:
+def judge(certificate: Certificate, gaps: tuple[str, ...], spare: int) -> Verdict:
     """The status of a fit.
 
     Args:
         certificate: the evidence.
-        gaps: what the design or the losses leave undetermined, in sentences.
+        gaps: what the design leaves undetermined, in sentences.
+        spare: runs more than free parameters.
     """
     found: dict[FitStatus, str] = {}
     if gaps:
         found[FitStatus.NOT_IDENTIFIED] = "; ".join(gaps)
+    elif spare < 1:
+        found[FitStatus.NO_SPARE_RUN] = "add at least 1 run, better 3 or more, or fix parameters"
+    elif certificate.loose_error > _LOOSE:
+        found[FitStatus.LOOSE] = (
+            f"the losses leave the combination of {certificate.loose} loose, standard error "
+            f"{certificate.loose_error:.2g} where 1 is a factor of e: vary the runs further, or repeat with more seeds"
+        )
     if not certificate.converged and certificate.decrement > _DECREMENT * certificate.objective:
         found[FitStatus.NOT_CONVERGED] = f"the objective could still fall by about {certificate.decrement:.1g}"
     if certificate.bounds_hit:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import Ranges, ranges_of
 from scalefed.errors import DataError, RunLogWarning, ScalefedError
+from scalefed.fitting.alternative import RIVAL, Alternative, rival_of
 from scalefed.fitting.backtest import BackTest
 from scalefed.fitting.data import hash_runs, prepare
 from scalefed.fitting.fitted import Fit
@@ -19,8 +21,8 @@ from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
 from scalefed.runs.reading import read_text, shown, understanding
 
-FORMAT = 1
-_KEPT_RUNS = 20_000
+FORMAT = 2  # of the stored file; raised when what is in it changes meaning
+_KEPT_RUNS = 20_000  # a file of more would be tens of megabytes; ids and hash stay
 _TRIED = 50  # runs that a fit is asked of when it is read
 
 
@@ -40,18 +42,10 @@ def write_fit(fit: Fit, path: "str | os.PathLike[str]") -> Path:
 
 def to_json(fit: Fit) -> dict[str, Any]:
     """Everything that a fit needs to answer again, as plain numbers and words."""
-    law = fit.law
     kept = fit.runs if len(fit.runs) <= _KEPT_RUNS else fit.runs.iloc[:0]
     return {
         "format": FORMAT,
-        "law": {
-            "name": law.name,
-            "formula": law.formula,
-            "fixed": dict(law.fixed),
-            "ties": dict(law.ties),
-            "bounds": {p: list(v) for p, v in law.bounds.items()},
-            "extra_columns": list(law.extra_columns),
-        },
+        "law": _law_to_json(fit.law),
         "target": fit.target,
         "params": fit.params,
         "status": fit.status.name,
@@ -65,15 +59,46 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "columns": dict(fit.columns),
         "runs_hash": fit.runs_hash,
         "run_ids": list(fit.run_ids),
+        "ranges": {
+            **{name: list(ends) for name, ends in fit.ranges.numbers.items()},
+            **{name: list(values) for name, values in fit.ranges.words.items()},
+        },
         "backtest": asdict(fit.backtest),
-        "alternative": fit.alternative,
+        "alternatives": [_alternative_to_json(one) for one in fit.alternatives],
         "noise": fit.noise,
         "noise_by_loss": [list(x) for x in fit.noise_by_loss],
         "degrees_of_freedom": fit.degrees_of_freedom,
         "scale_weight": fit.scale_weight,
         "link": None if fit.link is None else fit.link.to_json(),
-        "replicates": {p: [float(f"{x:.12g}") for x in fit.replicates[p]] for p in fit.replicates.columns},
+        "replicates": _replicates_to_json(fit.replicates),
         "runs": {str(c): [_plain(x) for x in kept[c]] for c in kept.columns if _is_short(kept[c])},
+    }
+
+
+def _law_to_json(law: Law) -> dict[str, Any]:
+    return {
+        "name": law.name,
+        "formula": law.formula,
+        "fixed": dict(law.fixed),
+        "ties": dict(law.ties),
+        "bounds": {p: list(v) for p, v in law.bounds.items()},
+        "extra_columns": list(law.extra_columns),
+    }
+
+
+def _replicates_to_json(replicates: pd.DataFrame) -> dict[str, list[float]]:
+    return {p: [float(f"{x:.12g}") for x in replicates[p]] for p in replicates.columns}
+
+
+def _alternative_to_json(one: Alternative) -> dict[str, Any]:
+    """A rival follows from the fitted law and is kept by its parameters alone."""
+    return {
+        "law": None if one.law.name.startswith(RIVAL) else _law_to_json(one.law),
+        "params": one.params,
+        "replicates": _replicates_to_json(one.replicates),
+        "weight": one.weight,
+        "holdout_error": one.holdout_error,
+        "widens": one.widens,
     }
 
 
@@ -124,15 +149,24 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
         degrees_of_freedom=content["degrees_of_freedom"],
         backtest=_backtest(content["backtest"]),
-        alternative=content["alternative"],
+        alternatives=tuple(_alternative(one, law) for one in content["alternatives"]),
         notes=tuple(content["notes"]),
         runs_hash=content["runs_hash"],
         source=content["source"],
         cluster=content["cluster"],
         columns=content.get("columns", {}),
         seed=content["seed"],
+        ranges=_ranges(content["ranges"]) if "ranges" in content else ranges_of(runs, law),
         link=_link(content["link"]),
     )
+
+
+def _alternative(stored: Mapping[str, Any], fitted: Law) -> Alternative:
+    law = rival_of(fitted) if stored["law"] is None else _law(stored["law"])
+    if law is None:
+        raise ValueError(f"the law {fitted.name!r} has no rival")
+    replicates = pd.DataFrame(stored["replicates"], columns=list(law.free), dtype=float)
+    return Alternative(**{**stored, "law": law, "replicates": replicates})
 
 
 def _check(fit: Fit) -> None:
@@ -164,8 +198,9 @@ def _try(fit: Fit) -> None:
     """Ask the fit of its own runs: what cannot answer that is damaged."""
     if len(fit.runs) and set(fit.law.columns) <= set(fit.runs.columns):
         few = fit.runs.iloc[:: max(1, len(fit.runs) // _TRIED)]
-        band = fit.predict(few).to_numpy(dtype=float)
-        wrong = ~(np.isfinite(band) & (band > 0)).all(axis=1)
+        band = fit.predicted(few).to_numpy(dtype=float)
+        open_ended = np.isnan(fit.noise) & np.isnan(band)
+        wrong = ~((np.isfinite(band) & (band > 0)) | open_ended).all(axis=1) | ~np.isfinite(band[:, 0])
         if wrong.any():
             raise ValueError(f"it predicts {band[wrong][0].tolist()} for a run of its own")
     str(fit), fit.summary()
@@ -192,6 +227,12 @@ def _law(stored: Mapping[str, Any]) -> Law:
         named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
     bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items() if p not in stored["fixed"]}
     return named.with_(ties=stored["ties"]).with_(fixed=stored["fixed"], bounds=bounds)
+
+
+def _ranges(stored: Mapping[str, Any]) -> Ranges:
+    words = {name: tuple(values) for name, values in stored.items() if isinstance(values[0], str)}
+    numbers = {name: (float(ends[0]), float(ends[1])) for name, ends in stored.items() if name not in words}
+    return Ranges(numbers, words)
 
 
 def _backtest(stored: Mapping[str, Any]) -> BackTest:

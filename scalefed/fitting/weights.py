@@ -1,4 +1,4 @@
-"""How much does a run weigh, and what is minimised over the runs of a fit?"""
+"""How much does a run weigh, and how much a law; what is minimised over the runs of a fit?"""
 
 from collections.abc import Mapping
 from typing import TypeAlias
@@ -9,6 +9,9 @@ import pandas as pd
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.problem import Problem
 from scalefed.laws import Law
+
+_SUM_TO_ONE = 1e3  # weight of the row that makes weights sum to 1, so large that it holds to 1e-6
+_TOWARDS_EQUAL = 0.5  # pull towards equal weights, as against the errors: half (tests/fitting/test_weights.py)
 
 Columns: TypeAlias = Mapping[str, np.ndarray] | pd.DataFrame
 
@@ -34,3 +37,25 @@ def problem_of(runs: Columns, law: Law, target: np.ndarray, scale_weight: float)
     """
     columns = {c: np.asarray(runs[c], dtype=float) for c in law.columns}
     return Problem(law, columns, np.log(np.asarray(target, dtype=float)), weights_for(columns, law, scale_weight))
+
+
+def stacking_weights(errors: np.ndarray) -> np.ndarray:
+    """Weights on the simplex that make the blended error smallest, drawn a little towards equal weights.
+
+    Args:
+        errors: (points, laws) out-of-sample errors.
+
+    Source: Breiman 1996, stacked regressions.
+
+    >>> stacking_weights(np.array([[1.0, -1.0], [1.0, -1.0]])).round(3).tolist()
+    [0.5, 0.5]
+    """
+    from scipy.optimize import nnls
+
+    laws = errors.shape[1]
+    size = np.sqrt(np.sum(errors**2, axis=0).min()) + 1e-300
+    ridge = _TOWARDS_EQUAL * size * np.eye(laws)
+    matrix = np.concatenate([errors, ridge, _SUM_TO_ONE * size * np.ones((1, laws))])
+    target = np.concatenate([np.zeros(len(errors)), ridge.sum(axis=1) / laws, [_SUM_TO_ONE * size]])
+    weights, _ = nnls(matrix / size, target / size)
+    return np.asarray(weights / weights.sum())

@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.allocation.answers import ALIKE, values_of
+from scalefed.allocation.answers import ALIKE, WIDEST
 from scalefed.allocation.cost import PowerSum, cost_of
+from scalefed.allocation.defaults import columns_and_texts
 from scalefed.allocation.defaults import question as settle
+from scalefed.allocation.extrapolation import LINEAR, LINEAR_SLACK, PHRASES, column_of, look, most_passes, ranges_behind
+from scalefed.allocation.mixture import shares, values_of
 from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.downstream.link import Link
 from scalefed.errors import FitError
-from scalefed.fitting.alternative import EDGE, STRENGTH, rival_of
+from scalefed.fitting.alternative import EDGE
 from scalefed.fitting.fitted import Fit
 from scalefed.laws import Law
 from scalefed.units import train_flops
@@ -40,17 +43,21 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         FitError: the runs do not settle what the question leaves out.
     """
-    values = values_of(fit)
     budget, setting, notes = settle(fit.law, fit.runs, asked)
     given = {name: float(value) for name in _KNOWN if (value := getattr(setting, name)) is not None}
     assumed = {name: note for note in notes if (name := note.split(" = ")[0]) in _KNOWN}
     degrees = fit.degrees_of_freedom
+    laws = [
+        _law(one.law, {name: _short(series[rows]) for name, series in values_of(one).items()})
+        for one, rows in shares(fit)
+    ]
     return {
         "law": {
-            **_law(fit.law, {name: _short(series) for name, series in values.items()}),
+            **laws[0],
             "name": fit.law.name,
             "in_rounds": bool(ROUND_COLUMNS & set(fit.law.columns)),
         },
+        "mixed": laws[1:],
         "alternatives": _alternatives(fit),
         "noise": {"at": list(fit.noise_by_loss[0]), "size": list(fit.noise_by_loss[1])},
         "reach": {
@@ -71,11 +78,15 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
         "assumed": assumed,
         "notes": [note for note in notes if note not in assumed.values()],
         "measured": measured(fit.runs),
+        "ranges": _ranges(fit),
+        "texts": list(look(fit.law, ranges_behind(fit), columns_and_texts(fit.law, fit.runs, asked)[1], ())[0]),
+        "seen_passes": most_passes(ranges_behind(fit)),
         "smallest_compute": _computes(fit.runs)[0],
         "largest_compute": largest_compute(fit.runs),
         "exact": _exact(fit.runs),
         "link": None if fit.link is None else _link(fit.link),
         "level": 0.95,
+        "widest": WIDEST,
     }
 
 
@@ -86,6 +97,19 @@ def measured(runs: pd.DataFrame) -> dict[str, list[float]]:
         if name in runs and len(runs):
             values = runs[name].to_numpy(dtype=np.float64)
             found[name] = [float(np.nanmin(values)), float(np.nanmax(values))]
+    return found
+
+
+def _ranges(fit: Fit) -> dict[str, dict[str, Any]]:
+    """What the runs had of every column that a page may ask, and how a number of it reads."""
+    ranges, found = ranges_behind(fit), {}
+    for name in (*PHRASES, "trained_share", *fit.law.columns):
+        column = column_of(name, ranges, fit.law)
+        told = {
+            end: value if math.isfinite(value) else None for end, value in (("low", column.low), ("high", column.high))
+        }
+        found[name] = {**asdict(column), **told, "linear": column.linear, "constant": column.constant,
+                       "slack": LINEAR_SLACK if name in LINEAR else 0.0, "phrases": column.phrases}  # fmt: skip
     return found
 
 
@@ -116,11 +140,15 @@ def _law(law: Law, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _alternatives(fit: Fit) -> list[dict[str, Any]]:
     """The laws whose disagreement widens the band, each with its weight in the variance."""
-    richer = rival_of(fit.law)
-    if richer is None or fit.alternative is None:
-        return []
-    values = {name: [float(fit.alternative[name])] for name in richer.free}
-    return [{**_law(richer, values), "weight": STRENGTH**2, "edge": EDGE}]
+    return [
+        {
+            **_law(one.law, {name: [float(one.params[name])] for name in one.law.free}),
+            "weight": one.widens**2,
+            "edge": EDGE,
+        }
+        for one in fit.alternatives
+        if one.widens
+    ]
 
 
 def _tails(level: float, degrees: float) -> dict[str, float]:

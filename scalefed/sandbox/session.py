@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from scalefed.sandbox import endless, wire
+from scalefed.sandbox import endless, kernel, wire
 from scalefed.sandbox.launcher import CREDENTIALS, ForkServer
 from scalefed.sandbox.messages import Usage
 
-_LARGEST_REPLY = 32 << 20
+_LARGEST_REPLY = 32 << 20  # bytes: more than any test compares, less than memory limits allow
 _BATCH, _BATCH_BYTES = 64, 1 << 15  # calls sent before their answers are read; answers to them fit in a socket
 _WALL = 4  # times its limit that a sample of several threads may take on the clock to use its CPU time
 _LOOKS = (0.1, 0.4, 1.6)  # seconds of waiting after which a sample is made to look whether it can still come back
@@ -236,10 +236,7 @@ class Candidate:
     def _clock(self) -> float | None:
         """CPU time of the whole process: read at once if its pid is known, else asked for."""
         if self._pid:
-            try:
-                return time.clock_gettime((~self._pid << 3) | 2)
-            except OSError:
-                return None
+            return kernel.cpu_seconds(self._pid)
         return self._server.cpu_seconds()
 
     def _first(self) -> bytes:

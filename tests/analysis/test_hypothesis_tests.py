@@ -124,7 +124,7 @@ def test_a_fit_predicts_and_is_kept_under_the_names_it_was_given(
 
 def test_plain_runs_are_shown_a_law_that_fits_them(runs: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="or fit law='chinchilla'"):
-        fit(runs)
+        fit(runs, "federated")
 
 
 def test_columns_of_unequal_length_are_refused() -> None:

@@ -28,6 +28,7 @@ COMMANDS = (
     "compare",
     "demo",
     "evaluate",
+    "first",
     "fit",
     "laws",
     "next",
@@ -241,6 +242,15 @@ def test_a_law_is_fitted_kept_and_asked(files, capsys, tmp_path):
     assert fitted["params"]["a"]["estimate"] == pytest.approx(TRUTH["a"], abs=0.05)
     code, out, _ = run(capsys, "next", kept, "--compute", "1e12", "--count", 2, "--json")
     assert code == 0 and 1 <= len(json.loads(out)) <= 2
+
+
+def test_the_runs_to_begin_with_are_told(capsys):
+    words = ["first", "--compute", "1e13", "clients_per_round=1,4", "tokens_per_param=100", "--json"]
+    code, out, _ = run(capsys, *words)
+    rows = json.loads(out)
+    assert code == 0 and len(rows) == 10 and {row["clients_per_round"] for row in rows} == {1, 4}
+    code, _, err = run(capsys, "first", "--compute", "1e13", "--count", 5)
+    assert code == 2 and "from 6" in err
 
 
 def test_the_version_is_told(capsys):

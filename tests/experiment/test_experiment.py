@@ -17,6 +17,7 @@ from scalefed.errors import CheckpointError, ConfigError, ScalefedError
 from scalefed.experiment import evaluate, pilot, train, train_all
 from scalefed.experiment.bundles import bundles, runs_at_once, train_together
 from scalefed.experiment.checkpoints import checkpoint_path
+from scalefed.experiment.pilot import _runs as pilot_runs
 from scalefed.runs.log import load_counts, load_runs, log_differences, same_log
 from scalefed.sweeps import sweep
 
@@ -224,6 +225,16 @@ def test_bad_calls_are_refused():
         train_all([])
     with pytest.raises(ConfigError, match="at least 1 minute"):
         pilot(0.5)
+
+
+def test_the_pilot_has_two_slices_at_each_cohort_and_one_skewed_run():
+    configs = pilot_runs(RunConfig(local_steps=10), 3e13)
+    assert len({config.run_id for config in configs}) == len(configs) == 17
+    assert {config.clients_per_round for config in configs} == {1, 4}
+    assert [config.clients_per_round for config in configs if config.concentration < 1] == [4]
+    assert min(config.params for config in configs) >= 3_500
+    small, *_, large = sorted(config.compute for config in configs)
+    assert 4 < large / small < 8
 
 
 SWEEP = """

@@ -12,7 +12,7 @@ from law_truths import TRUTHS
 
 from scalefed.allocation.region import region
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.alternative import disagreement, rival_of
+from scalefed.fitting.alternative import Alternative, disagreement, rival_of
 from scalefed.fitting.backtest import BackTest, distance, model_error, scale_columns
 from scalefed.fitting.bootstrap import bootstrap, local_noise, noise_scale, robust_covariance
 from scalefed.fitting.heteroscedasticity import unevenness
@@ -240,7 +240,8 @@ def test_a_rival_contains_its_law(name: str, extra: str | None) -> None:
     assert alternative is not None and set(alternative.parameters) - set(law.parameters) == {extra}
     neutral = {"rival_power": 1.0, "rival_floor": 1e-12, "rival_bend": 0.0}[extra]
     columns = {c: np.array([1e8, 2e9]) if c in ("params", "tokens") else np.array([1.0, 0.5]) for c in law.columns}
-    same = disagreement(law, TRUTHS[name], {**TRUTHS[name], extra: neutral}, columns)
+    rival = Alternative(alternative, {**TRUTHS[name], extra: neutral}, pd.DataFrame(), 0.0, widens=1.0)
+    same = disagreement(law, TRUTHS[name], (rival,), columns)
     assert np.abs(same).max() < 1e-9
 
 

@@ -191,7 +191,7 @@ def test_the_federated_law_works_without_skew() -> None:
         (runs.assign(skew=np.nan), "the runs have no skew"),
     ):
         with pytest.warns(FitWarning, match=words):
-            found = fit(frame, resamples=0, backtest=False)
+            found = fit(frame, "federated", resamples=0, backtest=False)
         assert found.params == pytest.approx({**truth, "s": 0.0}, rel=1e-6)
         assert found.status is FitStatus.CONVERGED
         assert found.predict(params=1e9, tokens=1e10, clients_per_round=4).shape == (1, 3)
@@ -271,6 +271,7 @@ GOOD = Certificate(1e-3, 1e-12, True, 16, 1.0, 100, 0, {}, {}, "A and a", 0.1)
 @pytest.mark.parametrize(
     ("change", "gaps", "status", "words"),
     [
+        ({"loose_error": 5.0}, (), FitStatus.LOOSE, "the combination of A and a loose"),
         ({}, (), FitStatus.CONVERGED, "nothing speaks against it"),
         ({"replicates_not_converged": 7}, (), FitStatus.REPLICATES_NOT_CONVERGED, "7 of 100"),
         ({"agreeing": 0.01}, (), FitStatus.STARTS_DISAGREE, "1.0% of 16 starts"),
@@ -282,10 +283,71 @@ GOOD = Certificate(1e-3, 1e-12, True, 16, 1.0, 100, 0, {}, {}, "A and a", 0.1)
 def test_every_status_is_a_sentence(
     change: dict[str, object], gaps: tuple[str, ...], status: FitStatus, words: str
 ) -> None:
-    verdict = judge(dataclasses.replace(GOOD, **change), gaps)  # type: ignore[arg-type]
+    verdict = judge(dataclasses.replace(GOOD, **change), gaps, spare=1)  # type: ignore[arg-type]
     assert verdict.status is status
     assert words in verdict.message
     assert status.value.endswith(".")
+
+
+def test_without_a_spare_run_there_is_no_interval() -> None:
+    runs = simulate_runs(
+        "E + A/params^a", {"E": 1.8, "A": 30.0, "a": 0.3}, {"params": [1e7, 1e8, 1e9, 1e10]}, noise=0.01
+    )
+    with pytest.warns(FitWarning, match="no run more than free parameters"):
+        found = fit(runs[:3], "E + A/params^a", resamples=20)
+    assert found.status is FitStatus.NO_SPARE_RUN and not len(found.replicates) and np.isnan(found.noise)
+    assert found.summary()["low"].isna().all()
+    assert found.predict(params=1e12)[["low", "high"]].isna().all(axis=None)
+    assert "noise unknown" in str(found)
+    full = fit(runs, "E + A/params^a", resamples=20)
+    assert full.status is not FitStatus.NO_SPARE_RUN and len(full.replicates) == 20
+
+
+def test_exact_copies_count_once(runs: pd.DataFrame) -> None:
+    noisy = runs.assign(loss=runs["loss"] * np.exp(0.01 * np.random.default_rng(1).standard_normal(len(runs))))
+    with pytest.warns(
+        FitWarning, match=f"{len(runs)} of {2 * len(runs)} rows are exact copies of others: counted once"
+    ):
+        twice = fit(pd.concat([noisy, noisy]), "chinchilla", resamples=50)
+    once = fit(noisy, "chinchilla", resamples=50)
+    pd.testing.assert_frame_equal(twice.summary(), once.summary())
+    seeds = pd.concat([noisy.assign(seed=1), noisy.assign(seed=2)])
+    assert len(fit(seeds, "chinchilla", resamples=0, backtest=False).runs) == 2 * len(runs)
+
+
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
+def test_checkpoints_of_a_run_are_found_by_its_name(runs: pd.DataFrame) -> None:
+    noisy = runs.assign(loss=runs["loss"] * np.exp(0.01 * np.random.default_rng(1).standard_normal(len(runs))))
+    named = noisy.assign(run_name=noisy["params"].map("ladder-{:g}".format))
+    found = fit(named, "chinchilla", resamples=20, backtest=False)
+    assert found.cluster == "run_name" and "rows of one run_name are resampled together" in found.notes[0]
+    asked = fit(noisy.assign(ladder=named["run_name"]), "chinchilla", cluster="ladder", resamples=20, backtest=False)
+    pd.testing.assert_frame_equal(found.replicates, asked.replicates)
+    kinds = noisy.assign(run_name="decoder")  # all sizes have one: it names no runs
+    assert fit(kinds, "chinchilla", resamples=0, backtest=False).cluster is None
+
+
+def test_rank_is_judged_at_the_optimum() -> None:
+    tokens = np.geomspace(1e9, 1e12, 25)
+    loss = 1.2 + 30 * tokens**-0.1 * (1 + (tokens / 3e10) ** 1.5) ** -0.2
+    found = fit({"tokens": tokens, "loss": loss}, "E + A*tokens^-a*(1+(tokens/d)^g)^-h", resamples=20, backtest=False)
+    assert found.status is FitStatus.CONVERGED and found.params["h"] == pytest.approx(0.2, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
+def test_the_width_of_what_is_asked_decides_whether_it_is_answered(tmp_path: Path) -> None:
+    runs = simulate_runs(
+        "chinchilla", TRUTH, {"params": [1e8, 3e8, 1e9], "tokens": [2e9, 6e9, 2e10]}, noise=0.004, seed=2
+    )
+    found = fit(runs, "chinchilla", resamples=200)
+    assert found.status is FitStatus.LOOSE and not found.undetermined
+    near = found.optimal_size(compute=3e19)
+    assert near.params_high < 10 * near.params_low
+    with pytest.raises(FitError, match="interval, .* wider than a factor of 10.*next_runs"):
+        found.optimal_size(compute=1e26)
+    with pytest.raises(FitError, match="any of these best sizes"):
+        found.optimal_sizes(compute=[1e26, 1e27])
+    assert len(found.optimal_sizes(compute=[3e19, 1e26])) == 2
 
 
 def test_every_status_can_be_told_apart() -> None:
@@ -318,7 +380,8 @@ def test_predictions_carry_bands_that_widen_beyond_the_runs(fitted: Fit, runs: p
 
 def test_bands_have_no_step_at_the_edge_of_the_runs(fitted: Fit, runs: pd.DataFrame) -> None:
     edge, tokens = float(runs["params"].max()), float(runs["tokens"].max())
-    doubted = dataclasses.replace(fitted, alternative={**fitted.params, "rival_power": 1.5})
+    rival = dataclasses.replace(fitted.alternatives[0], params={**fitted.params, "rival_power": 1.5})
+    doubted = dataclasses.replace(fitted, alternatives=(rival,))
     band = doubted.predict(params=edge * np.array([0.999, 1.001, 2.0]), tokens=tokens, parts=True)
     assert (band["distance"] > 0).tolist() == [False, True, True]
     assert band["model"].iloc[2] > 0.02

@@ -1,0 +1,89 @@
+"""What do several laws fitted to the same runs say together? Replicates of each, as many as its weight asks for.
+
+The estimate is that of the fit's own law. An interval runs over a weighted mixture: parameter error within each law and
+the disagreement between laws are both in it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from scalefed.allocation import optimum
+from scalefed.allocation.optimum import Solution
+from scalefed.laws import Law
+
+Array = NDArray[np.float64]
+Answer = TypeVar("Answer", Array, Solution)
+
+
+class Fitted(Protocol):
+    """A law with its parameters and their replicates."""
+
+    @property
+    def law(self) -> Law:
+        """The fitted law."""
+
+    @property
+    def params(self) -> Mapping[str, float]:
+        """Its parameters."""
+
+    @property
+    def replicates(self) -> pd.DataFrame:
+        """One row a bootstrap replicate, one column a free parameter."""
+
+
+def values_of(fit: Fitted) -> dict[str, Array]:
+    """Parameter -> (1 + b,): the estimate first, then the bootstrap replicates."""
+    table = fit.replicates.to_numpy(dtype=float)
+    return optimum.stack(fit.law, fit.params, {str(name): table[:, i] for i, name in enumerate(fit.replicates.columns)})
+
+
+def shares(fit: Fitted) -> list[tuple[Fitted, NDArray[np.intp]]]:
+    """Each law with the rows of its values that the mixture takes: the first law's estimate, then replicates.
+
+    There are as many rows as the fit has replicates; another law with fewer than its share lends them again.
+    """
+    count = len(fit.replicates)
+    others = [(one, round(one.weight * count)) for one in getattr(fit, "alternatives", ()) if len(one.replicates)]
+    taken = sum(number for _, number in others)
+    if not taken:
+        return [(fit, np.arange(1 + count))]
+    rows = [(one, 1 + np.arange(number) % len(one.replicates)) for one, number in others if number]
+    return [(fit, np.arange(1 + count - taken)), *rows]
+
+
+def mixed(fit: Fitted, ask: Callable[[Law, dict[str, Array]], Answer]) -> Answer:
+    """What the laws answer, rows on the first axis: the estimate of the fit's own law, then the mixture's replicates.
+
+    Args:
+        fit: a fit, with its ``alternatives`` where it has some.
+        ask: from a law and its values, as :func:`values_of` gives them, to an answer with a row for each.
+    """
+    laws: list[tuple[Fitted, NDArray[np.intp]]] = shares(fit)
+    first: Answer = ask(fit.law, values_of(fit))
+    if len(laws) == 1:
+        return first
+    found = [first, *(ask(one.law, values_of(one)) for one, _ in laws[1:])]
+    whole: Answer = _joined([_taken(answer, rows) for answer, (_, rows) in zip(found, laws, strict=True)])
+    return whole
+
+
+def _taken(answer: Any, rows: NDArray[np.intp]) -> Any:
+    if isinstance(answer, Mapping):
+        return {name: values[rows] for name, values in answer.items()}
+    if isinstance(answer, Solution):
+        return Solution(**{item.name: _taken(getattr(answer, item.name), rows) for item in fields(answer)})
+    return answer[rows]
+
+
+def _joined(answers: list[Any]) -> Any:
+    if isinstance(answers[0], Mapping):
+        return {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+    if isinstance(answers[0], Solution):
+        names = [item.name for item in fields(answers[0])]
+        return Solution(**{name: _joined([getattr(one, name) for one in answers]) for name in names})
+    return np.concatenate(answers)

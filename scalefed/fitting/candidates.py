@@ -1,0 +1,130 @@
+"""Which laws could these runs follow? A few named ones, by the columns that vary, and how well each foretells.
+
+``law="auto"`` fits each of them, holds out the runs' own largest (by scale, by params, by tokens), and weighs the laws
+by what they missed. The best single one is the fit's law; the others are its alternatives.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.fitting.backtest import Folds
+from scalefed.fitting.data import SAME, FitData
+from scalefed.fitting.initialisation import GlobalFit
+from scalefed.fitting.problem import Problem
+from scalefed.fitting.weights import stacking_weights
+from scalefed.laws import LAWS, Law
+
+_LEAST_WEIGHT = 0.02  # of a law that is kept beside the best one
+
+
+def candidates(frame: pd.DataFrame) -> tuple[Law, ...]:
+    """The named laws to try, the simplest first.
+
+    Args:
+        frame: the runs, under the run log's column names.
+
+    Raises:
+        DataError: without params and tokens there is nothing to choose from.
+
+    >>> runs = pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 2e8], "clients_per_round": 4})
+    >>> [law.name for law in candidates(runs)]
+    ['chinchilla', 'coupled']
+    """
+    missing = [name for name in ("params", "tokens") if name not in frame.columns]
+    if missing:
+        raise DataError(
+            f"law='auto' chooses among laws of params and tokens, but the runs have no {' and no '.join(missing)}; "
+            "give their names, columns={'params': 'its name'}, or a law of your own such as 'E + A/params^a'"
+        )
+    if _varies(frame, "clients_per_round"):
+        skewed = _varies(frame, "skew")
+        third = "federated-capacity" if skewed else "federated-steps"
+        names = ["federated", third, "federated-coupled", "federated-capacity-steps"]
+    elif _repeats(frame):
+        names = ["chinchilla", "coupled", "data-constrained"]
+    else:
+        names = ["chinchilla", "coupled"]
+    return tuple(LAWS[name] for name in names)
+
+
+def constrained(
+    laws: Sequence[Law], *, fixed: Mapping[str, Any] | None, bounds: Mapping[str, Any] | None, ties: Any
+) -> tuple[Law, ...]:
+    """The laws with what was asked of their parameters, each as far as it has them.
+
+    Raises:
+        ConfigError: a parameter that no law has.
+    """
+    known = {parameter for law in laws for parameter in law.parameters}
+    for name in (*(fixed or {}), *(bounds or {}), *(ties or {})):
+        if name not in known:
+            tried = ", ".join(law.name for law in laws)
+            raise ConfigError(f"none of the laws {tried} has a parameter {name!r}; {nearest(str(name), sorted(known))}")
+
+    def own(law: Law, asked: Any) -> dict[str, Any]:
+        return {name: value for name, value in (asked or {}).items() if name in law.parameters}
+
+    return tuple(law.with_(fixed=own(law, fixed), bounds=own(law, bounds), ties=own(law, ties)) for law in laws)
+
+
+def _varies(frame: pd.DataFrame, name: str) -> bool:
+    if name not in frame.columns or not pd.api.types.is_numeric_dtype(frame[name]):
+        return False
+    values = frame[name].dropna().to_numpy(dtype=float)
+    return len(values) > 0 and float(np.ptp(values)) > SAME.get(name, 0.0)
+
+
+def _repeats(frame: pd.DataFrame) -> bool:
+    """Whether some runs saw text more than once."""
+    return "unique_tokens" in frame.columns and bool((frame["tokens"] > 1.05 * frame["unique_tokens"]).any())
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A law fitted to the runs, and what it missed where the largest of them were held out.
+
+    Attributes:
+        data: the runs as the law needs them.
+        problem: what was minimised.
+        best: the fit.
+        delta: width of the Huber loss.
+        folds: the hold-outs.
+    """
+
+    data: FitData
+    problem: Problem
+    best: GlobalFit
+    delta: float
+    folds: Folds
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Log errors of the held-out runs, each hold-out with the same weight in their sum of squares."""
+        return errors_of(self.folds)
+
+
+def errors_of(folds: Folds) -> np.ndarray:
+    """Log errors of the held-out runs, each hold-out with the same weight in their sum of squares."""
+    pieces = [fold.missed / np.sqrt(fold.size) for way in folds for fold in way]
+    return np.concatenate(pieces) if pieces else np.zeros(0)
+
+
+def weigh(trials: Sequence[Trial]) -> tuple[tuple[Trial, float], ...]:
+    """The trials with their weights, the best single law first; those that add next to nothing are left out.
+
+    Where nothing could be held out all weigh the same, and the simplest law is first.
+    """
+    errors = np.stack([trial.errors for trial in trials], axis=1)
+    if not len(errors):
+        order = sorted(range(len(trials)), key=lambda i: trials[i].problem.p)
+        return tuple((trials[i], 1.0 / len(trials)) for i in order)
+    weights = stacking_weights(errors)
+    order = list(np.argsort(np.square(errors).sum(axis=0), kind="stable"))
+    weights[order[0]] = max(weights[order[0]], 1.0 / len(trials))
+    kept = [i for i in order if i == order[0] or weights[i] >= _LEAST_WEIGHT]
+    return tuple((trials[i], float(weights[i] / weights[kept].sum())) for i in kept)

@@ -1,0 +1,128 @@
+"""``law="auto"``: which laws are tried, how they are weighed, and that answers carry their disagreement."""
+
+import itertools
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import scalefed as sf
+from scalefed.allocation.mixture import mixed, shares
+from scalefed.fitting.alternative import Alternative
+from scalefed.fitting.candidates import candidates
+from scalefed.laws.simulate import simulate_runs
+
+COUPLED = {"E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.6}
+SIZES = {"params": np.geomspace(1e7, 3e9, 7), "tokens": np.geomspace(5e8, 1e11, 7)}
+
+
+def rows(**columns: object) -> pd.DataFrame:
+    """Two runs with params, tokens and these columns."""
+    return pd.DataFrame({"params": [1e6, 2e6], "tokens": [1e8, 2e8], **columns})
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        (rows(), {"chinchilla", "coupled"}),
+        (rows(clients_per_round=4, skew=[0.0, 0.5]), {"chinchilla", "coupled"}),
+        (rows(unique_tokens=5e7), {"chinchilla", "coupled", "data-constrained"}),
+        (rows(unique_tokens=1e9), {"chinchilla", "coupled"}),
+        (rows(clients_per_round=[1, 4], skew=0.01),
+         {"federated", "federated-steps", "federated-coupled", "federated-capacity-steps"}),
+        (rows(clients_per_round=[1, 4], skew=[0.0, 0.5]),
+         {"federated", "federated-capacity", "federated-coupled", "federated-capacity-steps"}),
+    ],
+)  # fmt: skip
+def test_the_columns_that_vary_choose_the_laws(runs: pd.DataFrame, expected: set[str]) -> None:
+    assert {law.name for law in candidates(runs)} == expected
+
+
+def test_without_tokens_there_is_nothing_to_choose() -> None:
+    with pytest.raises(sf.DataError, match="no tokens"):
+        sf.fit({"params": [1e6, 2e6, 3e6], "loss": [3.0, 2.5, 2.2]})
+    with pytest.raises(sf.ConfigError, match="none of the laws chinchilla, coupled has a parameter 'gamma'"):
+        sf.fit(simulate_runs("coupled", COUPLED, SIZES, noise=0.003), fixed={"gamma": 1.0})
+
+
+@pytest.fixture(scope="module")
+def chosen() -> sf.Fit:
+    """Runs that follow the coupled law, with the law left to choose."""
+    return sf.fit(simulate_runs("coupled", COUPLED, SIZES, noise=0.003, seed=2), resamples=100)
+
+
+def test_the_law_that_foretells_best_is_the_fits_and_the_others_are_kept(chosen: sf.Fit) -> None:
+    assert chosen.law.name == "coupled"
+    assert chosen.weight + sum(one.weight for one in chosen.alternatives) == pytest.approx(1.0)
+    for one in chosen.alternatives:
+        assert one.holdout_error > chosen.holdout_error
+    assert chosen.params["c"] == pytest.approx(0.6, abs=0.15)
+
+
+def with_weight(fit: sf.Fit, weight: float) -> sf.Fit:
+    """The fit beside one of chinchilla with that weight."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        other = sf.fit(fit.runs, "chinchilla", resamples=60, backtest=False)
+    beside = Alternative(other.law, other.params, other.replicates, weight)
+    return replace(fit, alternatives=(beside,))
+
+
+def test_every_answer_carries_the_disagreement_of_the_laws(chosen: sf.Fit) -> None:
+    alone, both = replace(chosen, alternatives=()), with_weight(chosen, 0.4)
+    other = with_weight(chosen, 1.0).optimal_size(compute=3e23)
+    one, two = (fit.optimal_size(compute=3e23) for fit in (alone, both))
+    assert two.params == one.params and two.loss == one.loss
+    assert two.params_low <= one.params_low and two.params_high >= one.params_high
+    assert two.params_low <= np.median(other.replicates["params"]) <= two.params_high
+    assert len(two.replicates["params"]) == len(chosen.replicates)
+    sweep = both.optimal_sizes(compute=[3e23])
+    assert sweep.loc[0, "params_high"] == pytest.approx(two.params_high)
+    goal = both.least_compute(loss=one.loss)
+    assert (
+        goal.params == pytest.approx(one.params, rel=1e-6)
+        and goal.params_high > alone.least_compute(loss=one.loss).params_high * 0.999
+    )
+    band, own = (fit.predict(params=1e11, tokens=1e12).loc[0] for fit in (both, alone))
+    assert band["estimate"] == own["estimate"] and band["high"] - band["low"] > own["high"] - own["low"]
+    region = both.region(compute=3e23)
+    assert (
+        region.size_high / region.size_low >= alone.region(compute=3e23).size_high / alone.region(compute=3e23).size_low
+    )
+
+
+def test_a_mixture_takes_rows_by_weight(chosen: sf.Fit) -> None:
+    both = with_weight(chosen, 0.4)
+    assert [len(taken) for _, taken in shares(both)] == [61, 40]
+    rows = mixed(both, lambda law, values: values["E"])
+    assert rows[0] == both.params["E"] and set(rows[61:]) <= set(both.alternatives[0].replicates["E"])
+    assert len(mixed(replace(both, replicates=both.replicates.iloc[:0]), lambda law, values: values["E"])) == 1
+
+
+def test_a_chosen_law_is_kept_with_its_alternatives(chosen: sf.Fit, tmp_path: object) -> None:
+    both = with_weight(chosen, 0.3)
+    back = sf.load_fit(both.save(f"{tmp_path}/fit.json"))
+    assert back.alternatives[0].law == both.alternatives[0].law
+    assert back.optimal_size(compute=3e22).params_high == pytest.approx(both.optimal_size(compute=3e22).params_high)
+    assert "intervals mix coupled 70% with chinchilla 30%" in str(back)
+    rival = sf.fit(chosen.runs, "chinchilla", resamples=5)
+    again = sf.load_fit(rival.save(f"{tmp_path}/rival.json"))
+    assert again.alternatives[0].params == rival.alternatives[0].params
+
+
+def test_clients_and_skew_are_weighed_by_what_is_held_out() -> None:
+    truth = {"E": 0.2, "A": 12.0, "a": 0.3, "B": 300.0, "b": 0.45, "g": 0.6, "s": 0.5, "r": 0.1, "c": 1.4}
+    grid = itertools.product([4e3, 1e4, 3e4, 1e5, 3e5], [1e6, 4e6, 1.6e7, 6.4e7], [1.0, 4.0, 16.0], [0.0, 0.5])
+    columns = dict(
+        zip(("params", "tokens", "clients_per_round", "skew"), map(np.array, zip(*grid, strict=True)), strict=True)
+    )
+    runs = simulate_runs("federated-coupled", truth, pd.DataFrame(columns), noise=0.01, seed=3)
+    found = sf.fit(runs, fixed={"E": 0.2}, resamples=20)
+    assert found.law.name == "federated-coupled"
+    answer = found.optimal_size(compute=1e14, clients_per_round=4, skew=0.0)
+    best = sf.fit(runs, "federated-coupled", fixed={"E": 0.2}, resamples=0, backtest=False)
+    assert answer.params == pytest.approx(
+        best.optimal_size(compute=1e14, clients_per_round=4, skew=0.0).params, rel=0.02
+    )
