@@ -8,6 +8,7 @@ tell the answer with its intervals and notes (:mod:`scalefed.allocation.answers`
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from scalefed.allocation.answers import (
     must_be_determined,
     report,
     with_repeats,
+    with_tests,
 )
 from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question, words_of
@@ -179,10 +181,15 @@ def plan(
     if sampled_tokens is not None and compute is None:
         raise ConfigError("sampled_tokens changes nothing here: it goes with a limit on compute, which pays for it")
 
-    def solve(limits: Budget) -> Solution:
-        return mixed(fit, lambda law, values: optimum.minimise(law, values, budget=limits, setting=setting))
+    def ask(law: Law, values: Mapping[str, optimum.Array], limits: Budget = budget) -> Solution:
+        return optimum.minimise(law, values, budget=limits, setting=setting)
 
-    best = report(fit, solve(budget), setting, (*chosen, *notes), level)
+    def solve(limits: Budget) -> Solution:
+        return mixed(fit, partial(ask, limits=limits))
+
+    found = solve(budget)
+    best = report(fit, found, setting, (*chosen, *notes), level)
+    best = with_tests(fit, best, found, setting, partial(ask, fit.law))
     said = words["unique_tokens"] is not None
     best, _ = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     return against_runs(fit, best, setting, words)
@@ -284,13 +291,13 @@ def least_compute(
     budget, setting, notes = question(fit.law, fit.runs, words)
     share = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0)
 
-    def solve(limits: Budget) -> Solution:
-        def ask(law: Law, values: Mapping[str, optimum.Array]) -> Solution:
-            if loss is not None:
-                return optimum.least_compute(law, values, loss=loss, budget=limits, setting=setting)
-            return least_for_passes(attached_link(fit), law, values, share, k, limits, setting)
+    def ask(law: Law, values: Mapping[str, optimum.Array], limits: Budget = budget) -> Solution:
+        if loss is not None:
+            return optimum.least_compute(law, values, loss=loss, budget=limits, setting=setting)
+        return least_for_passes(attached_link(fit), law, values, share, k, limits, setting)
 
-        return mixed(fit, ask)
+    def solve(limits: Budget) -> Solution:
+        return mixed(fit, partial(ask, limits=limits))
 
     found = solve(budget)
     if not np.isfinite(found.compute[0]):
@@ -301,6 +308,7 @@ def least_compute(
             "allow); ask for less"
         )
     best = replace(report(fit, found, setting, notes, level), regret=np.nan)
+    best = with_tests(fit, best, found, setting, partial(ask, fit.law))
     said = words["unique_tokens"] is not None
     best, once = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     ends = np.array([
