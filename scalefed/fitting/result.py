@@ -14,6 +14,7 @@ from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
 from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
 from scalefed.fitting.candidates import Trial, beside, candidates, constrained, least_missed, weigh
+from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.drift import size_drift
 from scalefed.fitting.fitted import Fit
@@ -107,7 +108,8 @@ def fit(
         alternatives = _of_a_name(trial, powers, masks, huber_delta, delta, resamples, seed, intervals)
     found = _assemble(trial, replicates, target, seed)
     test = replace(found.backtest, drift=size_drift([one for trials in tried for one in trials]))
-    return replace(found, backtest=test, alternatives=alternatives, columns=dict(columns or {}))
+    tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
+    return replace(found, backtest=test, alternatives=alternatives, column_tests=tests, columns=dict(columns or {}))
 
 
 def _chosen(
