@@ -33,7 +33,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-
 _EXACT, _TURNS, _NEAR = 1e-12, 20, 1e-7
 """How near to the loss wanted, in logarithms: Newton's method gets there within 20 turns, but for a law that is
 searched by evaluation, whose least loss is known to some 1e-8 only."""
