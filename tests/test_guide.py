@@ -9,7 +9,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 SESSIONS = runpy.run_path(str(DOCS / "sessions.py"))
 PAGES = SESSIONS["pages"]()
-SHOWN_ONLY = ("pip install", "scalefed demo", "flwr run", "for ", "done", "flower-superlink", "flower-supernode")
+SHOWN_ONLY = ("pip install", "scalefed demo", "scalefed sweep", "flwr run", "for ", "done", "flower-super", "ray start")
 
 
 def anchors(page):
