@@ -22,7 +22,13 @@ from scalefed.errors import ConfigError, MissingExtraError, ScalefedError
 
 RETRIES = 3
 """How often a bundle is made again because its node or its process was lost."""
-SWITCHES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+SWITCHES = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # no calls home
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the config's device decides
+    "RAY_worker_niceness": "0",  # runs are the work, not a background job
+    "RAY_worker_register_timeout_seconds": "300",  # a busy machine takes a while
+}
+"""Environment of a cluster that is started here; what the user has set stays."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Of a process that makes runs, here and on a node: one core each."""
 

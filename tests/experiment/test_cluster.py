@@ -69,7 +69,7 @@ def test_words_that_contradict_are_refused(words, tmp_path):
 def test_two_nodes_make_the_log_of_one_machine_though_one_is_killed_at_work(tmp_path):
     from scalefed.sweeps import sweep
 
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | cluster.SWITCHES | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-W", "ignore", "-c", TWO_NODES, str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
