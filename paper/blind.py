@@ -2,14 +2,14 @@
 
     python paper/blind.py            one line a held-out run that breaks the rule; fails if there is one
 
-The held-out cells stand in ``runs/holdout/sweep.toml``; a run is one of them at any seed, on any kernel and device,
-wherever in ``runs/`` it lies. Predictions are the files ``fits/*.frozen.json``: each is committed once and never
-changed. Everything is read from the run logs and from git's history.
+The held-out cells stand in ``runs/holdout/sweep.toml`` and ``runs/isoflop/sweep.toml``; a run is one of them at any
+seed, on any kernel and device, wherever in ``runs/`` it lies. Predictions are the files ``fits/*.frozen.json``: each is
+committed once and never changed. Everything is read from the run logs and from git's history.
 """
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 import scalefed as sf
 
-HOLDOUT = "runs/holdout/sweep.toml"
+HOLDOUTS = ("runs/holdout/sweep.toml", "runs/isoflop/sweep.toml")
 # What may differ between runs of one cell: chance, the machine, and how the end is measured.
 FREE = frozenset(
     "seed data_seed kernels device precision client_batching problems problem_count samples temperature top_p"
@@ -62,10 +62,10 @@ def frozen_predictions(root: Path) -> tuple[list[Frozen], list[str]]:
     return found, breaches
 
 
-def held_out_runs(root: Path, sweep: str = HOLDOUT) -> Iterator[Mapping[str, Any]]:
-    """The rows of all stored runs that are a cell of the sweep file, at any seed."""
+def held_out_runs(root: Path, sweeps: Sequence[str] = HOLDOUTS) -> Iterator[Mapping[str, Any]]:
+    """The rows of all stored runs that are a cell of the sweep files, at any seed."""
     cells: dict[tuple[str, ...], set[int]] = {}
-    for config in sf.load_sweep(root / sweep):
+    for config in (config for sweep in sweeps if (root / sweep).exists() for config in sf.load_sweep(root / sweep)):
         cells.setdefault(_cell(config.to_dict()), set()).add(config.corpus_tokens)
     for folder in sorted({path.parent for path in root.glob("runs/*/runs.parquet")} | _folders(root)):
         for row in sf.load_runs(folder).to_dict("records"):

@@ -114,7 +114,7 @@ def test_a_prediction_that_changes_or_is_not_committed_is_none(
 
 
 def test_stored_runs_are_recognised_by_their_cell() -> None:
-    found = list(BLIND["held_out_runs"](ROOT, "runs/steps/sweep.toml"))
+    found = list(BLIND["held_out_runs"](ROOT, ["runs/steps/sweep.toml"]))
     assert {row["run_id"] for row in sf.load_runs(ROOT / "runs" / "steps").to_dict("records")} <= {
         row["run_id"] for row in found
     }

@@ -143,8 +143,8 @@ class Budget:
         seconds: wall clock; with ``flops_per_second`` and ``bandwidth`` (bytes per second) of a client, and
             ``latency`` in seconds a round.
         rounds, tokens, params: the largest number.
-        unique_tokens_per_client: different tokens of a client, used at most ``epochs`` times (a law with a term for
-            repeats prices repetition itself, and then there is no such limit).
+        unique_tokens_per_client: different tokens of a client, used at most ``epochs`` times: once if that is not
+            given, but as often as pays where the law has a term for repeats.
     """
 
     compute: ArrayLike | None = None
@@ -161,7 +161,7 @@ class Budget:
     flops_per_second: ArrayLike | None = None
     bandwidth: ArrayLike | None = None
     latency: float = 0.0
-    epochs: float = 1.0
+    epochs: float | None = None
     sampled_tokens: ArrayLike | None = None
 
     def __post_init__(self) -> None:
@@ -201,7 +201,7 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
         budget: what limits the run.
         setting: what is held fixed.
         shape: of the batch, flattened in the result.
-        repeats_priced: the law has a term for repeated tokens, so unique tokens are no limit.
+        repeats_priced: the law has a term for repeated tokens, so unique tokens limit only where epochs are given.
     """
 
     def flat(value: ArrayLike) -> Array:
@@ -212,7 +212,7 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
     made: list[Limit] = []
     terms: Terms
     for name in budget.names:
-        if name == "unique_tokens_per_client" and repeats_priced:
+        if name == "unique_tokens_per_client" and repeats_priced and budget.epochs is None:
             continue
         top = flat(getattr(budget, name))
         elasticity = np.ones(len(top))
@@ -238,7 +238,7 @@ def limits(budget: Budget, setting: Setting, shape: tuple[int, ...], *, repeats_
             terms = [(1 / flat(largest), (1, 0, 0))]
             elasticity = flat(elasticity)
         elif name == "unique_tokens_per_client":
-            terms = [(1 / (top * budget.epochs * flat(setting.need("clients", name))), (0, 1, 0))]
+            terms = [(1 / (top * (budget.epochs or 1.0) * flat(setting.need("clients", name))), (0, 1, 0))]
         else:
             exponents = {"rounds": (0, 0, 1), "tokens": (0, 1, 0), "params": (1, 0, 0)}[name]
             terms = [(1 / top, exponents)]

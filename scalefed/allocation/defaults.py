@@ -71,6 +71,8 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
     known = {name: value for name, value in words.items() if name in Setting.__slots__}
     needed = set(law.columns)
     notes = [*_participants(known, words, runs, needed, budget), *_skew(known, words, runs, needed)]
+    if "unique_tokens" in needed and "unique_tokens" not in known:
+        notes += _text(known, budget)
     in_rounds = bool(needed & ROUND_COLUMNS or set(budget.names) & _LIMITED_BY_ROUNDS)
     if known.get("local_steps") == "free":
         del known["local_steps"]
@@ -165,6 +167,17 @@ def _participants(
             f"and participation=... (runs: {seen})"
         )
     return notes
+
+
+def _text(known: dict[str, Any], budget: Budget) -> list[str]:
+    """Fill in how many different tokens there are, in words where that was not given either."""
+    if budget.unique_tokens_per_client is None:
+        return ["unique_tokens = tokens: every token is read once, as the question does not say how much text there is"]
+    if "clients" in known:
+        known["unique_tokens"] = np.asarray(budget.unique_tokens_per_client, float) * np.asarray(
+            known["clients"], float
+        )
+    return []
 
 
 def _skew(known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, needed: set[str]) -> list[str]:

@@ -48,7 +48,7 @@ def _columns(
     }
     clients_per_round = np.asarray(known.get("clients_per_round", np.nan))
     known["bytes_sent"] = 2 * setting.bytes_per_value * trained * np.asarray(rounds) * clients_per_round
-    known.setdefault("unique_tokens", np.inf)
+    known.setdefault("unique_tokens", tokens)  # every token is read once
     known["epochs"] = np.asarray(tokens) / np.asarray(known["unique_tokens"])
     return known
 

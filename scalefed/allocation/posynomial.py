@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 
 from scalefed.errors import FitError
 from scalefed.laws import Monomial
+from scalefed.laws.terms import effective_slopes, log_effective
 
 Array = NDArray[np.float64]
+
+_NEVER_REPEATED = 690.0  # log of more different tokens than any run reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class Posynomial:
             slope[:, power.term] += power.power[:, None] * first
             curvature[:, power.term] += power.power[:, None, None] * second
         for repeat in self.repeats:
-            inner, one, two = _effective(x[:, repeat.variable], repeat)
+            asked = x[:, repeat.variable], repeat.log_unique, repeat.decay
+            inner, (one, two) = log_effective(*asked), effective_slopes(*asked)
             axis = np.broadcast_to(basis, (len(x), *basis.shape[-2:]))[:, repeat.variable]
             value[:, repeat.term] += repeat.exponent * inner
             slope[:, repeat.term] += (repeat.exponent * one)[:, None] * axis
@@ -133,17 +137,6 @@ class Posynomial:
         return own or any(power.inner.depends_on(variable) for power in self.powers)
 
 
-def _effective(log_tokens: Array, repeat: Repeat) -> tuple[Array, Array, Array]:
-    """Log effective tokens with first and second derivative in log tokens."""
-    ratio = np.exp(np.clip(log_tokens - repeat.log_unique, 0.0, 600.0))
-    kept = np.exp(-(ratio - 1) / repeat.decay)
-    worth = 1 + repeat.decay * -np.expm1(-(ratio - 1) / repeat.decay)
-    again = log_tokens > repeat.log_unique
-    one = np.where(again, ratio * kept / worth, 1.0)
-    two = np.where(again, one * (1 - ratio / repeat.decay - one), 0.0)
-    return np.where(again, repeat.log_unique + np.log(worth), log_tokens), one, two
-
-
 @dataclass(frozen=True, slots=True)
 class Substitution:
     """A column of a law written in the planner's variables: ``log column = constant + exponents . x``."""
@@ -185,7 +178,10 @@ def from_monomials(
         for (exponent, decay, tokens, unique), scale in zip(term.repeated, term.scales, strict=True):
             held, moved = _written(unique, columns), _written(tokens, columns)
             variable = int(np.argmax(moved.exponents))
-            repeats.append(Repeat(index, flat(exponent), flat(decay), flat(held.constant) + flat(scale), variable))
+            log_unique = (
+                flat(held.constant) + flat(scale) if not any(held.exponents) else np.full(size, _NEVER_REPEATED)
+            )
+            repeats.append(Repeat(index, flat(exponent), flat(decay), log_unique, variable))
     return Posynomial(log_coefficient, exponents, tuple(powers), tuple(repeats))
 
 

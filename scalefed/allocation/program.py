@@ -70,7 +70,7 @@ def build(law: Law, values: Mapping[str, ArrayLike], budget: Budget, setting: Se
     _check_law(law)
     if not budget.names:
         raise FitError("no limit was given, so the best size is infinite; give compute=... (FLOPs) or another budget")
-    given = _given(law, budget, setting)
+    given = _given(law, setting)
     shape = np.broadcast_shapes(
         budget.shape(), *(np.shape(v) for v in values.values()), *(v.shape for v in given.values())
     )
@@ -150,10 +150,8 @@ def _no_trade(law: Law, name: str) -> FitError:
     )
 
 
-def _given(law: Law, budget: Budget, setting: Setting) -> dict[str, Array]:
+def _given(law: Law, setting: Setting) -> dict[str, Array]:
     given = setting.given()
-    if "unique_tokens" not in given and budget.unique_tokens_per_client is not None and setting.clients is not None:
-        given["unique_tokens"] = np.asarray(budget.unique_tokens_per_client, float) * np.asarray(setting.clients, float)
     columns = law.columns
     chosen = {"params", "params_total", "params_trained", "tokens", "epochs", "compute", *ROUND_COLUMNS}
     needed = [name for name in columns if name != "unique_tokens" or "epochs" in columns]
@@ -194,15 +192,17 @@ def _substitutions(
     wire = float(np.log(2 * setting.bytes_per_value * setting.trained_share))
     clients_per_round = np.log(np.broadcast_to(given.get("clients_per_round", np.asarray(np.nan)), shape))
     share = float(np.log(setting.trained_share))
-    unique = np.broadcast_to(given.get("unique_tokens", np.asarray(np.inf)), shape)
     columns = {
         "params": write(zero, 1, 0, 0),
         "params_total": _power(setting.total, write, zero),
         "params_trained": write(zero + share, 1, 0, 0),
         "tokens": write(zero, 0, 1, 0),
         "compute": _power(setting.per_token, write, zero, 1),
-        "unique_tokens": write(np.log(np.minimum(unique, 1e300)), 0, 0, 0),
+        "unique_tokens": write(zero, 0, 1, 0),  # where it is not given, every token is read once
     }
+    if "unique_tokens" in given:
+        unique = np.broadcast_to(given["unique_tokens"], shape)
+        columns["unique_tokens"] = write(np.log(np.minimum(unique, 1e300)), 0, 0, 0)
     if count == 3:
         columns["rounds"] = write(zero, 0, 0, 1)
         columns["local_steps"] = write(-log_step, 0, 1, -1)

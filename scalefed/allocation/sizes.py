@@ -82,9 +82,8 @@ def optimal_sizes(
         rounds: limit on rounds.
         tokens: limit on training tokens, all clients.
         params: limit on non-embedding parameters.
-        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times (none
-            for a law with a term for repeats, which prices repetition itself).
-        epochs: passes over them; 1 by default.
+        unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times.
+        epochs: passes over them; 1 by default, but as many as pay where the law has a term for repeats.
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from the compute.
         clients: clients that hold data.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.

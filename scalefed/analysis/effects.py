@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from scalefed.errors import DataError, nearest
+from scalefed.errors import DataError
+from scalefed.runs.log import require
 from scalefed.runs.schema import COLUMNS
 
 if TYPE_CHECKING:
@@ -55,9 +56,7 @@ def paired_effects(
 
     Source: Student 1908 (the interval of a mean of paired differences).
     """
-    for name in (factor, of, *([by] if by else [])):
-        if name not in runs.columns:
-            raise DataError(f"the runs have no column {name!r}; {nearest(name, runs.columns)}")
+    require(runs, [factor, of, *([by] if by else [])], "the runs")
     ratio = of == "loss" if relative is None else relative
     table = runs.dropna(subset=[of])
     keys = [name for name in _settings(table, factor) if name not in (by, *follows)]
@@ -135,9 +134,7 @@ def at_equal_loss(
     import pandas as pd
     import statsmodels.api as sm
 
-    for name in ("run_id", target, *columns):
-        if name not in runs.columns:
-            raise DataError(f"the runs have no column {name!r}; {nearest(name, runs.columns)}")
+    require(runs, ["run_id", target, *columns], "the runs")
     solved = counts.groupby("run_id")[["correct", "samples"]].sum()
     paired = runs[["run_id", target, *columns]].set_index("run_id").join(solved.add_prefix("of_"), how="inner")
     if not len(paired):

@@ -22,6 +22,7 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.weights import problem_of
 from scalefed.laws import Law
+from scalefed.runs.log import require
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +183,7 @@ def average_compute_test(
 
     if setting:
         raise ConfigError(f"a table of optima takes no setting, got {', '.join(setting)}; give it with a fit")
-    missing = [c for c in ("params", "compute", clients) if c not in optima.columns]
-    if missing:
-        raise DataError(f"the table of optima has no column {', '.join(missing)}")
+    require(optima, ["params", "compute", clients], "the optima")
     if len(optima) < 4:
         raise DataError(f"q = p needs at least 4 optima at several budgets and client counts, got {len(optima)}")
     logs = np.log(optima[["params", "compute", clients]].to_numpy(dtype=float))

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.inputs import check_level
 from scalefed.runs.derived import flops_per_token
+from scalefed.runs.log import require
 from scalefed.seeds import rng
 
 _FEWEST = 3  # sizes of a parabola
@@ -94,9 +95,7 @@ def isoflop_optima(
 
 
 def _measured(runs: pd.DataFrame, by: Sequence[str], target: str, floor: float) -> tuple[pd.DataFrame, list[str]]:
-    for name in ("params", "tokens", target):
-        if name not in runs.columns:
-            raise DataError(f"the runs have no column {name!r}; {nearest(name, map(str, runs.columns))}")
+    require(runs, ["params", "tokens", target], "the runs")
     keys = [name for name in by if name in runs.columns]
     table = runs[[*keys, "params", "tokens"]].copy()
     above = runs[target].astype(float) - floor

@@ -58,13 +58,16 @@ _KNOWN = (
 )
 
 
-def load_problems(source: str | Path = "micro", *, count: int | None = None, plus: bool = True) -> list[Problem]:
+def load_problems(
+    source: str | Path = "micro", *, count: int | None = None, seed: int = 0, plus: bool = True
+) -> list[Problem]:
     """The problems of a set, in its order.
 
     Args:
         source: ``"micro"``, ``"humaneval"``, or the path of a .jsonl, .jsonl.gz or .json file in HumanEval's format,
             EvalPlus's or MBPP's.
         count: the first so many only; all if None (164 for micro, which can make more).
+        seed: of micro, whose other seeds are other problems: a run's are those of its ``data_seed``, like its text.
         plus: for EvalPlus's format, use the added inputs beside the base ones.
 
     Raises:
@@ -83,7 +86,7 @@ def load_problems(source: str | Path = "micro", *, count: int | None = None, plu
     if source == "micro":
         from scalefed.data import micro
 
-        return list(micro.problems() if count is None else micro.problems(count))
+        return micro.problems(seed=seed) if count is None else micro.problems(count, seed=seed)
     path = _humaneval_file() if source == "humaneval" else Path(source)
     if not path.is_file():
         raise DataError(f"no problem set or file {str(source)!r}; {nearest(str(source), NAMED)}")

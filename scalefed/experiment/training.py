@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from scalefed.config import RunConfig
-from scalefed.data import micro
 from scalefed.data.problems import Problem, load_problems
 from scalefed.errors import DataError
 from scalefed.evaluation.scoring import HeldOutLoss
@@ -114,10 +113,8 @@ def evaluation_name(problems: str, samples: int, seed: int) -> str:
 
 
 def problem_set(name: str, config: RunConfig) -> list[Problem]:
-    """The problems of a name, at most ``problem_count`` of them."""
-    if name == "micro":
-        return micro.problems(config.problem_count, seed=config.data_seed)
-    return load_problems(name)[: config.problem_count]
+    """The problems of a name that a run of these settings is given, at most ``problem_count`` of them."""
+    return load_problems(name, count=config.problem_count, seed=config.data_seed)
 
 
 # ---------------------------------------------------------------------- one run

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from scalefed.fitting.problem import Node, Problem, Sum
+from scalefed.laws.terms import effective_slopes, log_effective
 
 State = list[np.ndarray]
 Curvature = Callable[[np.ndarray, np.ndarray], Iterator[tuple[int, int, np.ndarray]]]
@@ -176,7 +177,7 @@ def log_node(node: Node, v: State) -> np.ndarray:
     """The logarithm of a term without its sign, (B, n), from its channels."""
     total = _value(node.log, v)
     for exponent, decay, tokens, unique in node.repeats:
-        total = total + _value(exponent, v) * _effective(log_node(tokens, v), log_node(unique, v), v[decay])
+        total = total + _value(exponent, v) * log_effective(log_node(tokens, v), log_node(unique, v), np.exp(v[decay]))
     for exponent, children in node.groups:
         inside, _ = _soft_max([log_node(c, v) for c in children], [c.sign for c in children], with_one=False)
         total = total + _value(exponent, v) * inside
@@ -216,30 +217,21 @@ def _channel_jet(channel: int, v: State) -> Jet:
     return Jet(v[channel], {channel: np.ones((1, 1))})
 
 
-def _effective(tokens: np.ndarray, unique: np.ndarray, log_decay: np.ndarray) -> np.ndarray:
-    """log(U (1 + R (1 - exp(-(D/U - 1)/R)))), and log D where nothing is repeated, from three logarithms."""
-    decay = np.exp(log_decay)
-    again = np.expm1(np.clip(tokens - unique, 0.0, _HIGHEST))
-    return np.asarray(np.minimum(unique, tokens) + np.log1p(-decay * np.expm1(-again / decay)))
-
-
 def _effective_jet(tokens: Jet, unique: Jet, decay: Jet) -> Jet:
     """The same of jets: effective tokens are U h(D/U, R), so the slope in log U is 1 less that in log D."""
     size = np.exp(decay.value)
+    by_ratio, bend_ratio = effective_slopes(tokens.value, unique.value, size)
     ratio = np.exp(np.clip(tokens.value - unique.value, 0.0, _HIGHEST))
-    repeated = tokens.value > unique.value
     t = (ratio - 1.0) / size
     fade = np.exp(-t)
     gain = -size * np.expm1(-t)
     worth = 1.0 + gain
-    by_ratio = np.where(repeated, ratio * fade / worth, 1.0)
-    bend_ratio = np.where(repeated, by_ratio * (1.0 - ratio / size - by_ratio), 0.0)
+    value = log_effective(tokens.value, unique.value, size)
     slope = gain - (ratio - 1.0) * fade
     by_decay = slope / worth
     bend_decay = (slope - (ratio - 1.0) * t * fade) / worth - by_decay**2
-    mixed = np.where(repeated, by_ratio * (t - by_decay), 0.0)
+    mixed = np.where(tokens.value > unique.value, by_ratio * (t - by_decay), 0.0)
     x = tokens + _negative(unique)
-    value = np.minimum(unique.value, tokens.value) + np.log1p(gain)
     first = _merge(
         unique.first,
         _merge({i: by_ratio * d for i, d in x.first.items()}, {i: by_decay * d for i, d in decay.first.items()}),

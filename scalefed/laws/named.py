@@ -216,7 +216,8 @@ _ENTRIES = (
         "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2)"
         " + B/repeats(tokens, unique_tokens, R)^b"
         " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d"
-        " + O*params^w*(tokens/unique_tokens)^x*local_steps^y/(clients_per_round^z*(unique_tokens/clients)^v))^c",
+        " + O*(params/10000)^w*(tokens/unique_tokens)^x*local_steps^y"
+        "/(clients_per_round^z*(unique_tokens/(10000*clients))^v))^c",
         source=_FINITE,
         meanings={
             **_CAPACITY_MEANINGS,
@@ -238,7 +239,7 @@ _ENTRIES = (
             **_COUPLED_UNITS,
             "R": "passes over the unique tokens",
             "G": "nats^(1/c) at one token",
-            "O": "nats^(1/c) at one pass over one token of a client",
+            "O": "nats^(1/c) at 10,000 params and one pass over 10,000 tokens of a client",
             **dict.fromkeys("dfhklrtvwxyz", "none"),
         },
         bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0), "R": (0.05, 1e4)},

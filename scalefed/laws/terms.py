@@ -257,6 +257,21 @@ def log_effective_tokens(tokens: np.ndarray, unique: np.ndarray, decay: np.ndarr
     >>> float(np.exp(log_effective_tokens(np.array(4e9), np.array(1e9), np.array(15.4)))).__round__(-6)
     3726000000.0
     """
-    unique = np.minimum(unique, tokens)
-    repeats = tokens / unique - 1.0
-    return np.asarray(np.log(unique) + np.log1p(-decay * np.expm1(-repeats / decay)))
+    return log_effective(np.log(tokens), np.log(unique), decay)
+
+
+def log_effective(log_tokens: np.ndarray, log_unique: np.ndarray, decay: np.ndarray) -> np.ndarray:
+    """:func:`log_effective_tokens` from logarithms."""
+    repeats = np.expm1(np.clip(log_tokens - log_unique, 0.0, _HIGHEST))
+    return np.asarray(np.minimum(log_unique, log_tokens) + np.log1p(-decay * np.expm1(-repeats / decay)))
+
+
+def effective_slopes(
+    log_tokens: np.ndarray, log_unique: np.ndarray, decay: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """First and second derivative of :func:`log_effective` in ``log_tokens``: both fall where text is repeated."""
+    ratio = np.exp(np.clip(log_tokens - log_unique, 0.0, _HIGHEST))
+    fading = -(ratio - 1.0) / decay
+    repeated = log_tokens > log_unique
+    slope = np.where(repeated, ratio * np.exp(fading) / (1.0 - decay * np.expm1(fading)), 1.0)
+    return slope, np.where(repeated, slope * (1.0 - ratio / decay - slope), 0.0)

@@ -23,13 +23,14 @@ function columnsOf(setting) {
   const columns = {};
   for (const [name, value] of Object.entries(setting.given)) columns[name] = fixedColumn(value);
   const wire = Math.log(2 * setting.bytes_per_value * setting.trained_share * setting.given.clients_per_round);
-  const unique = Math.log(Math.min(setting.given.unique_tokens ?? Infinity, 1e300));
-  columns.unique_tokens = { c: unique, n: 0, d: 0, raw: Math.exp(unique) };
+  const text = setting.given.unique_tokens; // where it is not given, every token is read once
+  const unique = Number.isFinite(text) ? Math.log(Math.min(text, 1e300)) : undefined;
+  columns.unique_tokens = unique === undefined ? { c: 0, n: 0, d: 1 } : { c: unique, n: 0, d: 0, raw: Math.exp(unique) };
   columns.params = { c: 0, n: 1, d: 0 };
   columns.params_total = setting.total ? powerColumn(setting.total, 0) : columns.params;
   columns.params_trained = { c: Math.log(setting.trained_share), n: 1, d: 0 };
   columns.tokens = { c: 0, n: 0, d: 1 };
-  columns.epochs = { c: -unique, n: 0, d: 1 };
+  columns.epochs = unique === undefined ? fixedColumn(1) : { c: -unique, n: 0, d: 1 };
   columns.compute = powerColumn(setting.cost, 1);
   columns.rounds = { c: -setting.log_round, n: 0, d: 1 };
   columns.bytes_sent = { c: wire - setting.log_round, n: 1, d: 1 };
@@ -91,7 +92,7 @@ function limitsOf(budget, setting, repeatsPriced) {
     const rise = Math.log(memoryOf(setting, low + 1e-4) / memoryOf(setting, low - 1e-4)) / 2e-4;
     add("memory", [{ c: -low, n: 1, d: 0 }], 1 / rise);
   }
-  if (b.unique_tokens_per_client && !repeatsPriced)
+  if (b.unique_tokens_per_client && (!repeatsPriced || b.epochs))
     add("unique_tokens_per_client", [{ c: -Math.log(b.unique_tokens_per_client * (b.epochs || 1) * clients), n: 0, d: 1 }]);
   if (b.rounds) add("rounds", [inRounds(1 / b.rounds, 0)]);
   if (b.tokens) add("tokens", [{ c: -Math.log(b.tokens), n: 0, d: 1 }]);

@@ -4,7 +4,6 @@ The columns with their units are in :mod:`scalefed.runs.schema`, the files of on
 :mod:`scalefed.runs.files`; both are offered here. Nothing in this module needs torch.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-
 from scalefed.errors import DataError, nearest
-from scalefed.runs.derived import DERIVED, as_stored
 from scalefed.runs.files import (
     EVALUATION,
     RUN,
@@ -54,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "COLUMNS", "ROUND_COLUMNS", "SCHEMA", "TIMING", "Column", "Run", "add_evaluation", "load_counts", "load_runs",
     "log_differences", "provenance", "read_evaluation", "read_rounds", "read_run", "require", "run_folders",
-    "runs_hash", "same_log", "write_run",
+    "same_log", "write_run",
 ]  # fmt: skip
 
 
@@ -258,35 +254,6 @@ def require(frame: "pd.DataFrame", names: Iterable[str], what: str = "the runs")
             f'add it, or name yours by columns={{"{missing[0]}": "..."}}'
         )
     return frame
-
-
-def runs_hash(frame: "pd.DataFrame") -> str:
-    """A hash of what the runs are and measured, whatever the order of rows and columns, timing left out.
-
-    Floats count to the last bit, so a changed measurement changes the hash.
-    """
-    frame = as_stored(frame)
-    measured = sorted(
-        name for name in frame.columns
-        if name in COLUMNS and COLUMNS[name].kind == "result" and name not in ("sweep", *DERIVED)
-        and not frame[name].isna().all()
-    )  # fmt: skip
-    codes: dict[str, Any] = {}
-    for name in [
-        *measured,
-        *(c for c in ("clients", "clients_per_round", "concentration", "local_steps") if c in frame),
-    ]:
-        if COLUMNS[name].dtype in ("int", "float"):
-            codes[name] = frame[name].to_numpy(dtype=float, na_value=np.nan)
-        else:
-            codes[name] = frame[name].astype(str).to_numpy(dtype=str)
-    digest = hashlib.blake2b(str(len(frame)).encode(), digest_size=8)
-    order = np.lexsort([np.unique(values, return_inverse=True)[1] for values in codes.values()] or [[0] * len(frame)])
-    for name in sorted(codes):
-        digest.update(name.encode() + b"\0")
-        values = codes[name][order]
-        digest.update(values.tobytes() if values.dtype.kind == "f" else "\0".join(values.tolist()).encode())
-    return digest.hexdigest()
 
 
 def same_log(a: "str | os.PathLike[str] | pd.DataFrame", b: "str | os.PathLike[str] | pd.DataFrame") -> bool:

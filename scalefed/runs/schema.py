@@ -126,7 +126,7 @@ vocab_size|int|tokens|entries of the tokenizer
 partition|str|-|how examples are dealt to clients
 families_per_client|int|families|families a client holds under the pathological partition
 unique_tokens|int|tokens|training text in the corpus, before any repetition
-sampling|str|-|how the clients of a round are drawn
+sampling|str|-|how the clients of a round are drawn; fixed and uniform are two names of one draw, under two run ids
 dropout|float|-|share of drawn clients that never answer
 stragglers|float|-|share of drawn clients that finish only part of their steps
 straggler_share|float|-|share of its steps that a straggler finishes

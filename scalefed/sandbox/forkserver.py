@@ -24,7 +24,6 @@ import signal
 import socket
 import struct
 import sys
-import time
 from typing import Any, NoReturn
 
 from scalefed.sandbox import allowlist, candidate, kernel
@@ -224,19 +223,12 @@ def _watch(control: socket.socket, child: int) -> bytes:
                 handles = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", ended))]
                 control.sendmsg([b"F".ljust(REPLY, b"\0")], handles)
             elif command == b"Q":
-                control.sendall((b"C" + struct.pack("d", _cpu_seconds(child))).ljust(REPLY, b"\0"))
+                used = kernel.cpu_seconds(child)
+                control.sendall((b"C" + struct.pack("d", -1.0 if used is None else used)).ljust(REPLY, b"\0"))
     if ended >= 0:
         os.close(ended)
     peak = usage.ru_maxrss if _LINUX else usage.ru_maxrss // 1024
     return b"D" + struct.pack("=idq", status, usage.ru_utime + usage.ru_stime, peak)
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a living process so far, -1 where the system has no such clock."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return -1.0
 
 
 def _mapped() -> int:

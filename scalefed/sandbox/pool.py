@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scalefed.errors import SandboxError
+from scalefed.sandbox import kernel
 from scalefed.sandbox.launcher import command
 from scalefed.sandbox.messages import Link, Outcome, Usage
 
@@ -53,7 +54,7 @@ class _Worker:
 
     def move(self) -> None:
         """It was heard of, or has just got something to do."""
-        self.moved, self.cpu_before = time.monotonic(), _cpu_seconds(self.process.pid)
+        self.moved, self.cpu_before = time.monotonic(), kernel.cpu_seconds(self.process.pid) or 0.0
 
 
 class Pool:
@@ -205,7 +206,8 @@ class Pool:
         for worker in self._workers:
             if not worker.jobs or now - worker.moved < _GRACE:
                 continue
-            computing = _cpu_seconds(worker.process.pid) - worker.cpu_before > _TESTS_CPU * self._timeout + _GRACE
+            used = (kernel.cpu_seconds(worker.process.pid) or 0.0) - worker.cpu_before
+            computing = used > _TESTS_CPU * self._timeout + _GRACE
             if computing or now - worker.moved > _TESTS_WALL * self._timeout + 2 * _GRACE:
                 worker.overdue = True
                 worker.process.kill()
@@ -228,14 +230,6 @@ def _end(worker: _Worker) -> None:
         except subprocess.TimeoutExpired:
             stop()
     worker.process.wait()
-
-
-def _cpu_seconds(pid: int) -> float:
-    """CPU time of a child so far, 0 where the system has no such clock."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return 0.0
 
 
 def _refusal(isolation: str, refused: dict[str, str]) -> str:

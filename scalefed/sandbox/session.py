@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from scalefed.sandbox import endless, wire
+from scalefed.sandbox import endless, kernel, wire
 from scalefed.sandbox.launcher import CREDENTIALS, ForkServer
 from scalefed.sandbox.messages import Usage
 
@@ -236,10 +236,7 @@ class Candidate:
     def _clock(self) -> float | None:
         """CPU time of the whole process: read at once if its pid is known, else asked for."""
         if self._pid:
-            try:
-                return time.clock_gettime((~self._pid << 3) | 2)
-            except OSError:
-                return None
+            return kernel.cpu_seconds(self._pid)
         return self._server.cpu_seconds()
 
     def _first(self) -> bytes:

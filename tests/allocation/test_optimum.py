@@ -31,7 +31,7 @@ SPECIAL = {
     "kaplan": {"A": 100.0, "a": 0.8, "B": 1e9, "c": 0.1},
     "federated-data-constrained": {
         **HOFFMANN, "A": 4.0, "B": 4.0, "c": 1.3, "G": 30.0, "d": 0.3, "s": 0.8, "h": 0.2, "r": 0.5, "t": 0.4,
-        "R": 15.0, "k": 0.1, "f": 0.4, "l": 0.06, "O": 4e3, "w": 0.1, "x": 0.2, "y": 0.1, "z": 0.4, "v": 0.9,
+        "R": 15.0, "k": 0.1, "f": 0.4, "l": 0.06, "O": 2.5, "w": 0.1, "x": 0.2, "y": 0.1, "z": 0.4, "v": 0.9,
     },
 }  # fmt: skip
 SETTING = Setting(clients=100, clients_per_round=16, skew=0.2, local_steps=30, batch_tokens=4096, unique_tokens=1e9)
@@ -110,7 +110,7 @@ def test_published_constants_give_the_known_sizes(law, extra, setting, expected)
 
 def test_where_text_wears_out_the_budget_is_not_spent():
     """With so little text a client that more passes make it worse, the best run stops at the best number of tokens."""
-    law, values = LAWS["federated-data-constrained"], {**SPECIAL["federated-data-constrained"], "O": 30.0, "x": 0.9}
+    law, values = LAWS["federated-data-constrained"], {**SPECIAL["federated-data-constrained"], "O": 0.02, "x": 0.9}
     setting = Setting(clients=16, clients_per_round=4, skew=0.0, local_steps=25, batch_tokens=512, unique_tokens=32_768)
     found = minimise(law, values, budget=Budget(compute=1e15), setting=setting)
     columns = {"params": found.params, "clients_per_round": 4.0, "clients": 16.0, "skew": 0.0, "local_steps": 25.0}
@@ -118,6 +118,26 @@ def test_where_text_wears_out_the_budget_is_not_spent():
     loss = law.predict(values, {**columns, "tokens": tokens, "unique_tokens": 32_768.0})
     assert float(found.tokens) < 0.5 * tokens[-1]
     assert float(found.loss) == pytest.approx(loss.min(), rel=1e-5)
+
+
+def test_text_of_clients_is_all_the_text_and_passes_over_it_are_a_limit_where_they_are_given():
+    law, values = LAWS["federated-data-constrained"], {**SPECIAL["federated-data-constrained"], "O": 1e-3}
+    setting = Setting(clients=16, clients_per_round=4, skew=0.0, local_steps=25, batch_tokens=512, unique_tokens=32_768)
+    free = minimise(law, values, budget=Budget(compute=1e13, unique_tokens_per_client=2_048), setting=setting)
+    held = minimise(law, values, budget=Budget(compute=1e13, unique_tokens_per_client=2_048, epochs=3), setting=setting)
+    assert float(free.tokens) > 4 * 32_768
+    assert float(held.tokens) == pytest.approx(3 * 32_768, rel=1e-5)
+
+
+def test_without_a_word_on_text_every_token_is_read_once():
+    law, values = LAWS["federated-data-constrained"], {**SPECIAL["federated-data-constrained"], "O": 1e-3}
+    setting = Setting(clients=16, clients_per_round=4, skew=0.0, local_steps=25, batch_tokens=512)
+    found = minimise(law, values, budget=Budget(compute=1e15), setting=setting)
+    columns = {"clients_per_round": 4.0, "clients": 16.0, "skew": 0.0, "local_steps": 25.0}
+    params = float(found.params) * np.geomspace(0.8, 1.25, 21)
+    tokens = 1e15 / 6 / params
+    loss = law.predict(values, {**columns, "params": params, "tokens": tokens, "unique_tokens": tokens})
+    assert np.argmin(loss) == 10 and float(found.loss) == pytest.approx(loss[10], rel=1e-9)
 
 
 def test_closed_form_of_two_terms():

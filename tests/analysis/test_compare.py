@@ -300,7 +300,7 @@ def test_the_rule_can_be_asked_of_laws_without_a_discount(runs: pd.DataFrame) ->
 
 @pytest.mark.parametrize(
     ("table", "words"),
-    [(optima(0.5).drop(columns="compute"), "no column compute"), (optima(0.5).iloc[:3], "at least 4 optima")],
+    [(optima(0.5).drop(columns="compute"), "no column 'compute'"), (optima(0.5).iloc[:3], "at least 4 optima")],
 )
 def test_too_little_for_the_rule_is_named(table: pd.DataFrame, words: str) -> None:
     with pytest.raises(DataError, match=words):

@@ -21,6 +21,7 @@ DATA = Path(__file__).parents[2].parent / "shared" / "data"
 GRID = {
     "params": [1e7, 4e7, 2e8, 1e9],
     "tokens": [5e8, 4e9, 3e10],
+    "clients": [16, 64],
     "clients_per_round": [1, 4, 16],
     "skew": [0.0, 0.3, 0.7],
     "local_steps": [10, 50],

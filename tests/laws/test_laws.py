@@ -60,7 +60,7 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
         fresh = unique * (1 - p["R"] * np.expm1(-(passes - 1) / p["R"]))
         size = p["A"] * np.exp(p["s"] * q) * n ** (p["h"] * q - p["a"]) / m ** (p["r"] * q)
         late = p["G"] * np.exp(p["t"] * q) * x["clients"] ** p["k"] * m ** (p["f"] + p["l"] * np.log(local))
-        over = p["O"] * n ** p["w"] * passes ** p["x"] * local ** p["y"] / (m ** p["z"] * own ** p["v"])
+        over = p["O"] * (n / 1e4) ** p["w"] * passes ** p["x"] * local ** p["y"] / (m ** p["z"] * (own / 1e4) ** p["v"])
         return e + (size + p["B"] / fresh ** p["b"] + late / d ** p["d"] + over) ** p["c"]
     if name.startswith("federated-capacity"):
         size = p["A"] * np.exp(p["s"] * s) * n ** (p["h"] * s - p["a"]) / m ** (p["r"] * s)

@@ -30,7 +30,6 @@ from scalefed.runs.log import (
     log_differences,
     provenance,
     read_run,
-    runs_hash,
     same_log,
     write_run,
 )
@@ -321,15 +320,6 @@ def test_same_log_leaves_timing_out_and_nothing_else(tmp_path):
     assert log_differences(tmp_path / "a", tmp_path / "b") == [f"{other.name}: differs in rounds.jsonl"]
     extra = make_run(tmp_path / "a", seed=9)
     assert f"{extra.name}: only in the first" in log_differences(tmp_path / "a", tmp_path / "c")
-
-
-def test_runs_hash_sees_values_and_not_order():
-    frame = pd.DataFrame({"run_id": ["a", "b"], "params": [1, 2], "loss": [1.0, 2.0], "wall_s": [5.0, 6.0]})
-    assert runs_hash(frame) == runs_hash(frame.iloc[::-1, ::-1].reset_index(drop=True))
-    assert runs_hash(frame) == runs_hash(frame.assign(wall_s=0.0)) == runs_hash(frame.astype({"params": float}))
-    assert runs_hash(frame) != runs_hash(frame.assign(loss=[1.0, math.nextafter(2.0, 3.0)]))
-    assert runs_hash(frame) != runs_hash(frame.assign(loss=[2.0, 1.0]))
-    assert runs_hash(frame) != runs_hash(frame.iloc[:1])
 
 
 # ---------------------------------------------------------------------- tables
