@@ -44,6 +44,7 @@ class Posterior:
         theta: (draws, p) coordinates.
         phi: (draws, k + 1) the optimum terms and the log of the noise.
         terms: the law by its optimum.
+        noise: median standard deviation of log losses.
         notes: sentences that say how they were made.
     """
 
@@ -51,6 +52,7 @@ class Posterior:
     theta: Array
     phi: Array
     terms: OptimumTerms
+    noise: float
     notes: tuple[str, ...]
 
 
@@ -87,8 +89,12 @@ def posterior(
     found = sample(target.log_likelihood, held, max(draws, _FEWEST), rng(seed, "posterior"))
     middle = np.median(found, axis=0)[None]
     note = "intervals are of a posterior under weak beliefs about the optimum"
+    if problem.n <= problem.p:
+        note += f", which fill in what {problem.n} runs leave open of {problem.p} parameters"
     notes = (f"{note}, with {BORROWED} borrowed",) if borrowed else (note,)
-    return Posterior(target.coordinates(middle)[0], target.coordinates(found[:draws]), found[:draws], terms, notes)
+    noise = float(np.exp(middle[0, -1]) * np.sqrt(_DEGREES / (_DEGREES - 2)))
+    kept = found[:draws]
+    return Posterior(target.coordinates(middle)[0], target.coordinates(kept), kept, terms, noise, notes)
 
 
 def has_posterior(problem: Problem) -> bool:
