@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed.errors import ConfigError
 
 Floats = NDArray[np.float64]
-_FITTING_ROUNDS = 2000
+_FITTING_ROUNDS = 2000  # of proportional fitting, which ends at the tolerance long before
 
 
 # ---------------------------------------------------------------------- shares

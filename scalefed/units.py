@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FLOAT32_BYTES = 4
+FLOAT32_BYTES = 4  # IEEE 754 binary32
 PRIVATE_BATCHES = 8
 """Expected batch of private training, in ordinary batches: the noise that a budget asks for falls with its size."""
 NATS_PER_BIT = float(np.log(2.0))

@@ -1,18 +1,21 @@
 """What goes into an answer? The parameters asked of a fit, intervals, pass@k through a link, and notes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import cost_of
+from scalefed.allocation.defaults import columns_and_texts
+from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.allocation.repeats import PRICED, repeats_of, widened
 from scalefed.downstream.curve import PLAIN, Curve
 from scalefed.downstream.link import Link
 from scalefed.downstream.link import inverse as link_inverse
@@ -21,9 +24,9 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
-_TURNS = 60
-_AGREED = 1e-10
-_LEVEL = 0.95
+_TURNS = 60  # at most; the search ends long before, where two turns agree
+_AGREED = 1e-10  # logits; where a turn moves less, the goal is met to more digits than are shown
+_LEVEL = 0.95  # that an answer is refused at, whatever level it is asked to show: the usual one
 WIDEST = 10.0  # high over low end of a size's interval that is still an answer
 ALIKE = 0.1  # two counts of compute that differ by less are told as one
 
@@ -92,12 +95,101 @@ def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ..
     best = optimum.summarise(fit.law, losses, found, level=level)
     must_be_narrow(fit, found.params, f"the best size at {best.compute:.3g} FLOPs")
     best = replace(best, target=str(getattr(fit, "target", "loss")))
-    best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *_distance(fit.runs, best)))
-    if (predict := getattr(fit, "predict", None)) is not None:
-        band = predict(level=level, **here).iloc[0]
-        best = replace(best, loss_low=float(band["low"]), loss_high=float(band["high"]))
+    far = distance(fit.runs, {"params": best.params, "tokens": best.tokens})
+    best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *far))
+    low, high = _band(fit, here, level)
+    if np.isfinite(low):
+        best = replace(best, loss_low=low, loss_high=high)
     link = getattr(fit, "link", None)
     return best if link is None else _with_link(link, losses, here, best)
+
+
+def against_runs(fit: FitLike, best: Optimum, setting: Setting, words: Mapping[str, Any]) -> Optimum:
+    """The answer with what it assumes wherever its question lies outside the runs, and how far outside.
+
+    Args:
+        fit: the fit that answered.
+        best: its answer.
+        setting: what was held fixed.
+        words: the question as it was put.
+
+    Raises:
+        FitError: the law needs a column of which the runs had one other value only.
+    """
+    asked = asked_of(fit, setting, words, params=best.params, tokens=best.tokens, local_steps=best.local_steps)
+    notes, beyond = look(fit.law, ranges_behind(fit), asked, said_in(words))
+    return replace(best, notes=(*best.notes, *notes), extrapolation={**best.extrapolation, **beyond})
+
+
+def with_repeats(
+    fit: FitLike,
+    best: Optimum,
+    solve: Callable[[Budget], Solution],
+    *,
+    budget: Budget,
+    setting: Setting,
+    said: bool,
+) -> tuple[Optimum, Solution | None]:
+    """The answer with what it says where it reads text more often than the runs did, which the law takes for fresh.
+
+    Args:
+        fit: the fit that answered.
+        best: its answer.
+        solve: the question at other limits.
+        budget: its limits.
+        setting: what was held fixed.
+        said: whether the question names the different tokens.
+
+    Returns:
+        The answer, and the solution where text read again teaches nothing; None where that makes no difference.
+
+    Raises:
+        FitError: what repeats are worth decides the answer.
+    """
+    found = repeats_of(fit.law, ranges_behind(fit), budget, setting, np.asarray(best.tokens))
+    if found is None:
+        return best, None
+    once = None
+    if found.beyond:
+        once = solve(found.once(budget))
+        if not np.isfinite(once.compute[0]):
+            raise found.refusal(best.params, np.inf)
+        least = np.minimum(best.tokens, found.unique * found.seen)
+        run = replace(once, params=np.array([best.params]), tokens=np.array([least]))
+        here = optimum.columns_at(fit.law, run, setting)
+        best = widened(best, report(fit, once, setting, (), best.level), _band(fit, here, best.level)[1], found)
+        if (link := getattr(fit, "link", None)) is not None:
+            losses = mixed(fit, lambda law, values: law.predict(values, here))
+            best = _lower_passes(best, _with_link(link, losses, here, replace(best, loss=float(losses[0]))))
+        best = replace(best, extrapolation={"epochs": found.beyond})
+    note = found.note(said=said)
+    return replace(best, notes=(*best.notes, *([note] if note else []))), once
+
+
+def _lower_passes(best: Optimum, other: Optimum) -> Optimum:
+    """The answer with pass@k down to the lower ends of another."""
+    table = {k: (p, min(low, other.pass_at_k[k][1]), high) for k, (p, low, high) in best.pass_at_k.items()}
+    return replace(best, pass_at_k=table, pass_at_1_low=table[1][1])
+
+
+def asked_of(
+    fit: FitLike, setting: Setting, words: Mapping[str, Any], *, params: Any, tokens: Any, local_steps: Any
+) -> dict[str, Any]:
+    """Column -> its value, or values, in a question and its answer: what is held against the runs."""
+    given: dict[str, Any] = {"params": params, "tokens": tokens, **setting.given()}
+    given.setdefault("local_steps", local_steps)
+    if "unique_tokens" in given and PRICED & set(fit.law.columns):
+        given["epochs"] = tokens / given["unique_tokens"]
+    elif "unique_tokens" not in fit.law.columns:
+        given.pop("unique_tokens", None)
+    if words.get("trained_share") not in (None, 1):
+        given["trained_share"] = words["trained_share"]
+    return given | columns_and_texts(fit.law, fit.runs, words)[1]
+
+
+def said_in(words: Mapping[str, Any]) -> set[str]:
+    """The columns that a question names."""
+    return {*(name for name, value in words.items() if value is not None), *(words.get("columns") or {})}
 
 
 def _with_link(link: Link, losses: Array, here: Mapping[str, float], best: Optimum) -> Optimum:
@@ -169,6 +261,15 @@ def attached_link(fit: FitLike) -> Link:
     return link
 
 
+def _band(fit: FitLike, here: Mapping[str, float], level: float) -> tuple[float, float]:
+    """The band of a run that is made; NaN where the fit has no predictions."""
+    predicted = getattr(fit, "predicted", None)
+    if predicted is None:
+        return np.nan, np.nan
+    band = predicted(level=level, **here).iloc[0]
+    return float(band["low"]), float(band["high"])
+
+
 def _exact(runs: pd.DataFrame, setting: Setting, best: Optimum) -> tuple[str, ...]:
     """What the answer costs with output layer and attention counted, where the runs tell that and it differs."""
     if "compute_exact" not in runs or not best.params > 0:
@@ -182,15 +283,16 @@ def _exact(runs: pd.DataFrame, setting: Setting, best: Optimum) -> tuple[str, ..
     return (f"with output layer and attention counted (compute_exact) this run takes {ratio:.2g} times its compute",)
 
 
-def _distance(runs: pd.DataFrame, best: Optimum) -> tuple[str, ...]:
-    """How far beyond the runs the answer lies."""
+def distance(runs: pd.DataFrame, sizes: Mapping[str, ArrayLike]) -> tuple[str, ...]:
+    """How far beyond the runs answers lie in params and tokens, in words; of several answers the farthest."""
     notes = []
-    for name in ("params", "tokens"):
+    for name, values in sizes.items():
         if name in runs and len(runs):
             seen = runs[name].to_numpy(dtype=np.float64)
-            value, low, high = getattr(best, name), float(np.nanmin(seen)), float(np.nanmax(seen))
-            if value > 1.001 * high:
-                notes.append(f"{name} {value:.3g} is {value / high:.2g} times the largest of the runs ({high:.3g})")
-            elif value < 0.999 * low:
-                notes.append(f"{name} {value:.3g} is below the smallest of the runs ({low:.3g})")
+            low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
+            least, most = float(np.nanmin(values)), float(np.nanmax(values))
+            if most > 1.001 * high:
+                notes.append(f"{name} {most:.3g} is {most / high:.2g} times the largest of the runs ({high:.3g})")
+            if least < 0.999 * low:
+                notes.append(f"{name} {least:.3g} is below the smallest of the runs ({low:.3g})")
     return tuple(notes)

@@ -25,8 +25,8 @@ from scalefed.units import sampling_flops
 
 Array = NDArray[np.float64]
 
-_POINTS = 241
-_REFINEMENTS = 4
+_POINTS = 241  # of a mesh of log attempts, each a fraction of the last mesh's step
+_REFINEMENTS = 4  # of that mesh; its step falls 120 times in each
 
 
 def optimal_size_with_attempts(

@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 Flat = Callable[[ArrayLike], Array]
 Terms = list[tuple[Array, tuple[float, int, int]]]
 
-PARAMS, TOKENS, ROUNDS = 0, 1, 2
+PARAMS, TOKENS, ROUNDS = 0, 1, 2  # where in the planner's vector of logarithms each stands
 _HIDDEN = activation_values(width=1, layers=1, tokens=1, vocab=0)
 _LOGITS = activation_values(width=1, layers=1, tokens=1, vocab=1) - _HIDDEN
 

@@ -22,9 +22,10 @@ Array = NDArray[np.float64]
 _EQUAL = 0.01  # compute this near to 6 params tokens is that: tables round to three digits
 _NOTED = 0.03  # scatter of the relation that is told
 _NO_RELATION = 0.35  # scatter from which compute says nothing of params and tokens: it mixes a factor of two
+# powers of size that FLOPs a token may be sums of: 6N; layers of width N^(1/3); decoder with attention
 _BASES = ((0.0, 1.0), (1 / 3, 1.0), (0.0, 1 / 3, 1 / 2, 2 / 3, 1.0))
 _NO_WORSE = 1.1  # scatter of a simpler relation, over the least, at which it is taken
-_TURNS = 10
+_TURNS = 10  # reweightings, each nearer to least absolute errors
 _NORMAL = 1.645  # standard deviations that hold 90% of a normal distribution
 _MOST = 0.9  # share of the runs that the scatter is told of: single rows may be wrong
 

@@ -10,24 +10,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import cost_from, cost_of, power_sum
 from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.laws import Law
+from scalefed.runs.schema import COLUMNS as SCHEMA
 
 Array = NDArray[np.float64]
 
 LIMITS = Budget.__slots__
 """What limits a run; see :class:`scalefed.allocation.budgets.Budget`."""
-SETTING = ("participation", "concentration", "flops", *(
+SETTING = ("participation", "concentration", "flops", "inner_state", *(
     name for name in Setting.__slots__ if name not in ("cost", "exact", "total")
 ))  # fmt: skip
 """What is held fixed; see :class:`scalefed.allocation.budgets.Setting` and :func:`planning.optimal_size`."""
 _LIMITED_BY_ROUNDS = {"bytes_sent", "bytes_per_client", "seconds", "rounds"}
 _LIMITED_BY_CLIENTS = {"compute_per_client", "bytes_per_client", "unique_tokens_per_client"}
+_GOES_WITH: Mapping[str, tuple[str, ...]] = {
+    "flops_per_second": ("seconds",),
+    "bandwidth": ("seconds",),
+    "latency": ("seconds",),
+    "epochs": ("unique_tokens_per_client",),
+    "vocab": ("memory",),
+    "width_per_layer": ("memory",),
+    "bytes_per_value": ("memory", "bytes_sent", "bytes_per_client", "seconds"),
+}
+"""Words that say something only beside another."""
 _IID = 0.02
 """Skews that differ by less are chance: iid clients measure a skew near zero, each deal another."""
 
@@ -36,7 +47,7 @@ OF_A_SIZE = ("compute", "sampled_tokens", *(
     name for name in SETTING if name not in ("bytes_per_value", "trained_share", "vocab", "width_per_layer")
 ))  # fmt: skip
 """What the question for a best size may hold; the other words are for a plan."""
-OF_NEXT_RUNS = tuple(name for name in OF_A_SIZE if name not in ("compute", "sampled_tokens"))
+OF_NEXT_RUNS = tuple(name for name in OF_A_SIZE if name not in ("compute", "sampled_tokens", "inner_state"))
 
 
 def check_words(words: Iterable[str], allowed: Sequence[str] = (*LIMITS, *SETTING)) -> None:
@@ -67,8 +78,11 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
     """
     words = {name: value for name, value in words.items() if value is not None}
     check_words(words)
+    _check_effect(words)
+    columns, _ = columns_and_texts(law, runs, words)
     budget = Budget(**{name: value for name, value in words.items() if name in LIMITS})
     known = {name: value for name, value in words.items() if name in Setting.__slots__}
+    known["columns"] = columns
     needed = set(law.columns)
     notes = [*_participants(known, words, runs, needed, budget), *_skew(known, words, runs, needed)]
     if "unique_tokens" in needed and "unique_tokens" not in known:
@@ -86,6 +100,41 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
         if in_rounds or "memory" in budget.names:
             notes.append(f"batch_tokens = {usual:g}, as in the runs")
     return budget, Setting(**known), tuple(notes)
+
+
+def columns_and_texts(
+    law: Law, runs: pd.DataFrame, words: Mapping[str, Any]
+) -> tuple[dict[str, ArrayLike], dict[str, str]]:
+    """The other columns that a question names: those of numbers, and those of texts.
+
+    Raises:
+        ConfigError: a column that neither law nor runs nor the run log know, or a text where a number belongs.
+    """
+    given = {**(words.get("columns") or {})}
+    if (state := words.get("inner_state")) is not None:
+        given["inner_state"] = state
+    known = {*law.columns, *map(str, runs.columns), *SCHEMA}
+    texts = {}
+    for name, value in given.items():
+        if name not in known:
+            raise ConfigError(f"there is no column {name!r}; {nearest(name, known)}")
+        wants_text = name in SCHEMA and SCHEMA[name].dtype == "str"
+        if isinstance(value, str) != wants_text:
+            raise ConfigError(f"{name} must be a {'text' if wants_text else 'number'}, got {value!r}")
+        if isinstance(value, str):
+            texts[name] = value
+    return {name: value for name, value in given.items() if name not in texts}, texts
+
+
+def _check_effect(words: Mapping[str, Any]) -> None:
+    """Refuse a word that says nothing without another.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    for name, others in _GOES_WITH.items():
+        if name in words and not any(other in words for other in others):
+            raise ConfigError(f"{name} changes nothing here: it goes with a limit on {' or '.join(others)}")
 
 
 def _relations(known: dict[str, Any], words: Mapping[str, Any], law: Law, runs: pd.DataFrame) -> list[str]:

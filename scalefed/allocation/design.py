@@ -30,9 +30,9 @@ from scalefed.seeds import rng
 
 Array = NDArray[np.float64]
 
-DRAWS = 24
-STEP = 1e-4
-AHEAD = 10.0
+DRAWS = 24  # replicates that a width is averaged over: time grows with them, scatter falls with their root
+STEP = 1e-4  # of a central difference in standardised parameters: its error is of the order of its square
+AHEAD = 10.0  # times the most expensive run: the budget that next runs are chosen for where none is named
 PRIOR_SD = 3.0  # of log amplitudes and of exponents: so weak that it matters only where the runs say nothing
 
 

@@ -33,7 +33,6 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-
 _EXACT, _TURNS, _NEAR = 1e-12, 20, 1e-7
 """How near to the loss wanted, in logarithms: Newton's method gets there within 20 turns, but for a law that is
 searched by evaluation, whose least loss is known to some 1e-8 only."""
@@ -175,6 +174,7 @@ class Optimum(Typeset):
         pass_at_k: k -> (estimate, low, high), where a link is attached.
         level: coverage of the intervals.
         notes: what to keep in mind, in words.
+        extrapolation: column -> how far the answer lies beyond the runs: decades, or the share of their range for skew.
         replicates: one row a bootstrap replicate (params, tokens, loss at its own optimum), for a joint region.
         target: the column that the law explains.
     """
@@ -202,6 +202,7 @@ class Optimum(Typeset):
     pass_at_k: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
     level: float = 0.95
     notes: tuple[str, ...] = ()
+    extrapolation: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, Array] = field(default_factory=dict)
     target: str = "loss"
 

@@ -13,10 +13,19 @@ from typing import Any, Literal
 import numpy as np
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, attached_link, least_for_passes, must_be_determined, report
+from scalefed.allocation.answers import (
+    FitLike,
+    against_runs,
+    attached_link,
+    least_for_passes,
+    must_be_determined,
+    report,
+    with_repeats,
+)
+from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question
 from scalefed.allocation.mixture import mixed
-from scalefed.allocation.optimum import Optimum
+from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 
@@ -33,6 +42,7 @@ def optimal_size(
     local_steps: float | None = None,
     batch_tokens: float | None = None,
     unique_tokens: float | None = None,
+    inner_state: str | None = None,
     sampled_tokens: float | None = None,
     flops: str | None = None,
     target: str = "loss",
@@ -55,7 +65,8 @@ def optimal_size(
         skew: measured difference of the clients' mixtures, 0 to 1.
         local_steps: optimizer steps of a client in a round; by default the runs' most common number.
         batch_tokens: tokens of a client's step; by default the runs' most common number.
-        unique_tokens: different tokens over all clients (for laws that price repetition).
+        unique_tokens: different tokens over all clients; a run that reads more repeats them.
+        inner_state: whether clients keep their optimizer's state, "keep" or "reset", to be held against the runs.
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from ``compute``:
             for a target of pass@k, questions times k times tokens of an answer.
         flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
@@ -63,7 +74,7 @@ def optimal_size(
         target: "loss", or "pass_at_k" with a k, which needs a link; both have the same optimum (for a link that looks
             at size or tokens beside the loss, that of the loss).
         level: coverage of the intervals.
-        columns: values of other columns that the law needs.
+        columns: values of any other column of the law or of the run log, such as ``{"data": "micro"}``.
 
     Raises:
         FitError: the runs cannot determine the law, with the reason and the runs that would help; the law cannot
@@ -72,7 +83,9 @@ def optimal_size(
     """
     words = locals().copy()
     _check_target(fit, words.pop("target"))
-    return plan(**words)
+    best = plan(**words)
+    told = () if target == "loss" else (f"the size of the least loss is that of the best {target}",)
+    return replace(best, notes=(*best.notes, *told))
 
 
 def plan(
@@ -102,6 +115,7 @@ def plan(
     local_steps: float | Literal["free"] | None = None,
     batch_tokens: float | None = None,
     unique_tokens: float | None = None,
+    inner_state: str | None = None,
     bytes_per_value: float | None = None,
     trained_share: float | None = None,
     vocab: int | None = None,
@@ -138,14 +152,15 @@ def plan(
         local_steps: optimizer steps of a client in a round; by default the runs' most common number; ``"free"`` lets
             the planner choose it, for laws that say what local steps cost.
         batch_tokens: tokens of a client's step; by default the runs' most common number.
-        unique_tokens: different tokens over all clients (for laws that price repetition).
+        unique_tokens: different tokens over all clients; a run that reads more repeats them.
+        inner_state: whether clients keep their optimizer's state, "keep" or "reset", to be held against the runs.
         bytes_per_value: bytes of a number on the wire and in memory; 4 by default.
         trained_share: trained over all parameters, below 1 for LoRA; 1 by default.
         vocab: entries of the tokenizer, for ``memory``; 0 by default.
         width_per_layer: the model's width over its number of layers, for ``memory``; 64 by default.
         flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
             params times tokens.
-        columns: values of other columns that the law needs.
+        columns: values of any other column of the law or of the run log, such as ``{"data": "micro"}``.
         level: coverage of the intervals.
 
     Raises:
@@ -155,8 +170,16 @@ def plan(
     words = _said(locals())
     must_be_determined(fit, "an optimal size")
     budget, setting, notes = question(fit.law, fit.runs, words)
-    found = mixed(fit, lambda law, values: optimum.minimise(law, values, budget=budget, setting=setting))
-    return report(fit, found, setting, notes, level)
+    if sampled_tokens is not None and compute is None:
+        raise ConfigError("sampled_tokens changes nothing here: it goes with a limit on compute, which pays for it")
+
+    def solve(limits: Budget) -> Solution:
+        return mixed(fit, lambda law, values: optimum.minimise(law, values, budget=limits, setting=setting))
+
+    best = report(fit, solve(budget), setting, notes, level)
+    said = words["unique_tokens"] is not None
+    best, _ = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
+    return against_runs(fit, best, setting, words)
 
 
 def least_compute(
@@ -189,6 +212,7 @@ def least_compute(
     local_steps: float | Literal["free"] | None = None,
     batch_tokens: float | None = None,
     unique_tokens: float | None = None,
+    inner_state: str | None = None,
     bytes_per_value: float | None = None,
     trained_share: float | None = None,
     vocab: int | None = None,
@@ -228,14 +252,15 @@ def least_compute(
         local_steps: optimizer steps of a client in a round; by default the runs' most common number; ``"free"`` lets
             the planner choose it, for laws that say what local steps cost.
         batch_tokens: tokens of a client's step; by default the runs' most common number.
-        unique_tokens: different tokens over all clients (for laws that price repetition).
+        unique_tokens: different tokens over all clients; a run that reads more repeats them.
+        inner_state: whether clients keep their optimizer's state, "keep" or "reset", to be held against the runs.
         bytes_per_value: bytes of a number on the wire and in memory; 4 by default.
         trained_share: trained over all parameters, below 1 for LoRA; 1 by default.
         vocab: entries of the tokenizer, for ``memory``; 0 by default.
         width_per_layer: the model's width over its number of layers, for ``memory``; 64 by default.
         flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
             params times tokens.
-        columns: values of other columns that the law needs.
+        columns: values of any other column of the law or of the run log, such as ``{"data": "micro"}``.
         level: coverage of the intervals; that of the compute stands in the notes.
 
     Raises:
@@ -245,31 +270,39 @@ def least_compute(
     words = _said(locals())
     given = [name for name in ("loss", "pass_at_1", "pass_at_k") if words.pop(name) is not None]
     del words["k"]
+    if k != 1 and given != ["pass_at_k"]:
+        raise ConfigError("k changes nothing here: it goes with pass_at_k")
     if len(given) != 1:
         raise ConfigError(f"give one target, loss=, pass_at_1= or pass_at_k= with k=; got {given or 'none'}")
     must_be_determined(fit, "the compute for a goal")
     budget, setting, notes = question(fit.law, fit.runs, words)
-    if loss is not None:
+    share = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0)
 
-        def ask(law: Law, values: Mapping[str, optimum.Array]) -> optimum.Solution:
-            return optimum.least_compute(law, values, loss=loss, budget=budget, setting=setting)
-    else:
-        share, link = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0), attached_link(fit)
+    def solve(limits: Budget) -> Solution:
+        def ask(law: Law, values: Mapping[str, optimum.Array]) -> Solution:
+            if loss is not None:
+                return optimum.least_compute(law, values, loss=loss, budget=limits, setting=setting)
+            return least_for_passes(attached_link(fit), law, values, share, k, limits, setting)
 
-        def ask(law: Law, values: Mapping[str, optimum.Array]) -> optimum.Solution:
-            return least_for_passes(link, law, values, share, k, budget, setting)
+        return mixed(fit, ask)
 
-    found = mixed(fit, ask)
+    found = solve(budget)
     if not np.isfinite(found.compute[0]):
         floor = float(found.loss[0] - found.excess[0])
-        goal = f"loss {loss:.4g}" if loss is not None else f"pass@{k} = {share:g}"
+        sought = f"loss {loss:.4g}" if loss is not None else f"pass@{k} = {share:g}"
         raise FitError(
-            f"no compute reaches {goal}: the fitted law ends at {floor:.4g} (or at what the other limits "
+            f"no compute reaches {sought}: the fitted law ends at {floor:.4g} (or at what the other limits "
             "allow); ask for less"
         )
-    low, high = np.quantile(found.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
-    notes = (*notes, f"compute {found.compute[0]:.4g} FLOPs [{low:.4g}, {high:.4g}]")
-    return replace(report(fit, found, setting, notes, level), regret=np.nan)
+    best = replace(report(fit, found, setting, notes, level), regret=np.nan)
+    said = words["unique_tokens"] is not None
+    best, once = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
+    ends = np.array([
+        np.quantile(one.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        for one in (found, once) if one is not None
+    ])  # fmt: skip
+    note = f"compute {found.compute[0]:.4g} FLOPs [{ends[:, 0].min():.4g}, {ends[:, 1].max():.4g}]"
+    return against_runs(fit, replace(best, notes=(*best.notes, note)), setting, words)
 
 
 # ---------------------------------------------------------------------- helpers

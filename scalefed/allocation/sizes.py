@@ -1,6 +1,6 @@
 """What is the best size at each of many budgets, or in each of many settings? Solved together, and smooth between."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,15 +8,18 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, must_be_determined, must_be_narrow
+from scalefed.allocation.answers import FitLike, asked_of, distance, must_be_determined, must_be_narrow, said_in
+from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.defaults import question
+from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import mixed, values_of
+from scalefed.allocation.repeats import MOST_APART, Repeats, repeats_of
 from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
 _NODES = 65  # tests/benchmarks/bench_optimum.py sweep: what nodes and splines leave
-_NODES_A_DECADE = 16
+_NODES_A_DECADE = 16  # the optimum is nearly a line in logarithms, so that splines between such nodes are read
 _SWEEP_ROWS = 2**18  # questions solved at once: half a gigabyte of work arrays
 
 
@@ -47,6 +50,7 @@ def optimal_sizes(
     local_steps: ArrayLike | None = None,
     batch_tokens: ArrayLike | None = None,
     unique_tokens: ArrayLike | None = None,
+    inner_state: str | None = None,
     bytes_per_value: float | None = None,
     trained_share: float | None = None,
     vocab: int | None = None,
@@ -63,7 +67,8 @@ def optimal_sizes(
 
     As in :meth:`optimal_size`, the ends of ``loss`` are the band of a run that is made, the others those of the best
     run over the replicates; they are NaN where the fit has no replicates. A row whose size the runs leave open by more
-    than a factor of ten stands with its wide interval; where that is so of every row, the sweep is refused.
+    than a factor of ten stands with its wide interval; where that is so of every row, the sweep is refused. The
+    frame's ``attrs`` hold ``notes`` and ``extrapolation``, as an :class:`Optimum` has them, of the farthest row.
 
     Limits and setting are one number, or one a budget (q,), with the defaults of :meth:`optimal_size`.
 
@@ -92,14 +97,15 @@ def optimal_sizes(
         skew: measured difference of the clients' mixtures, 0 to 1.
         local_steps: optimizer steps of a client in a round; by default the runs' most common number.
         batch_tokens: tokens of a client's step; by default the runs' most common number.
-        unique_tokens: different tokens over all clients (for laws that price repetition).
+        unique_tokens: different tokens over all clients; a run that reads more repeats them.
+        inner_state: whether clients keep their optimizer's state, "keep" or "reset", to be held against the runs.
         bytes_per_value: bytes of a number on the wire and in memory; 4 by default.
         trained_share: trained over all parameters, below 1 for LoRA; 1 by default.
         vocab: entries of the tokenizer, for ``memory``; 0 by default.
         width_per_layer: the model's width over its number of layers, for ``memory``; 64 by default.
         flops: how compute is counted, in place of what the runs show: ``"6*params*tokens"``, or any sum of powers of
             params times tokens.
-        columns: values of other columns that the law needs.
+        columns: values of any other column of the law or of the run log, such as ``{"data": "micro"}``.
         level: coverage of the intervals.
         intervals: False leaves the replicates out, for very many budgets.
 
@@ -117,10 +123,16 @@ def optimal_sizes(
     size = max(1, _SWEEP_ROWS // (1 + len(fit.replicates))) if intervals else max(len(budgets), 1)
     starts = range(0, max(len(budgets), 1), size)
     pieces = (slice(start, start + size) for start in starts)
-    return pd.concat(
-        [_sweep(fit, budgets[piece], _part(setting, piece, len(budgets)), level, intervals) for piece in pieces],
-        ignore_index=True,
-    )
+    parts = [_sweep(fit, budgets[piece], _part(setting, piece, len(budgets)), level, intervals) for piece in pieces]
+    frame = pd.concat(parts, ignore_index=True)
+    frame.attrs = {
+        "notes": tuple(dict.fromkeys(note for part in parts for note in part.attrs["notes"])),
+        "extrapolation": {
+            name: max(part.attrs["extrapolation"].get(name, 0.0) for part in parts)
+            for name in dict.fromkeys(name for part in parts for name in part.attrs["extrapolation"])
+        },
+    }
+    return frame
 
 
 def _part(setting: Mapping[str, Any], piece: slice, count: int) -> dict[str, Any]:
@@ -157,19 +169,24 @@ def _between(table: pd.DataFrame, budgets: Array) -> pd.DataFrame:
             found[name] = np.exp(CubicSpline(nodes, values)(at))
         else:
             found[name] = np.exp(np.interp(at, nodes, values))
-    return pd.DataFrame(found)
+    frame = pd.DataFrame(found)
+    frame.attrs = table.attrs
+    return frame
 
 
 def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: float, intervals: bool) -> pd.DataFrame:
     """Every budget solved for the estimate and, with intervals, for all replicates."""
-    budget, known, _ = question(fit.law, fit.runs, {**setting, "compute": budgets})
+    budget, known, notes = question(fit.law, fit.runs, {**setting, "compute": budgets})
 
-    def ask(law: Law, values: Mapping[str, Array]) -> optimum.Solution:
-        column = {name: series[:, None] for name, series in values.items()}
-        return optimum.minimise(law, column, budget=budget, setting=known)
+    def solve(limits: Budget) -> optimum.Solution:
+        def ask(law: Law, values: Mapping[str, Array]) -> optimum.Solution:
+            column = {name: series[:, None] for name, series in values.items()}
+            return optimum.minimise(law, column, budget=limits, setting=known)
 
-    one = {name: series[:1] for name, series in values_of(fit).items()}
-    found = mixed(fit, ask) if intervals else ask(fit.law, one)
+        one = {name: series[:1] for name, series in values_of(fit).items()}
+        return mixed(fit, ask) if intervals else ask(fit.law, one)
+
+    found = solve(budget)
     nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]
     must_be_narrow(fit, nearest, "any of these best sizes")
     table: dict[str, Array] = {"compute": budgets}
@@ -182,9 +199,62 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
         table[name] = series[0]
         if intervals:
             table[name + "_low"], table[name + "_high"] = optimum.ends(series, level)
-    predict = getattr(fit, "predict", None)
-    if intervals and predict is not None and len(found.loss) > 1:
+    predicted = getattr(fit, "predicted", None)
+    if intervals and predicted is not None and len(found.loss) > 1:
         best = (series[0] for series in (found.params, found.tokens, found.rounds, found.local_steps))
-        band = predict(level=level, **optimum.columns_of(fit.law, known, *best))
+        band = predicted(level=level, **optimum.columns_of(fit.law, known, *best))
         table["loss_low"], table["loss_high"] = band["low"].to_numpy(), band["high"].to_numpy()
-    return pd.DataFrame(table)
+    return _told(fit, table, found, solve, budget, known, notes, setting, level)
+
+
+def _told(
+    fit: FitLike,
+    table: dict[str, Array],
+    found: optimum.Solution,
+    solve: Callable[[Budget], optimum.Solution],
+    budget: Budget,
+    known: Setting,
+    notes: tuple[str, ...],
+    setting: Mapping[str, Any],
+    level: float,
+) -> pd.DataFrame:
+    """The table with its notes and how far it goes beyond the runs; wider where text is repeated more than they did."""
+    size = {"params": found.params[0], "tokens": found.tokens[0]}
+    repeats = repeats_of(fit.law, ranges_behind(fit), budget, known, size["tokens"])
+    said = said_in(setting)
+    beyond = {}
+    if repeats is not None:
+        if repeats.beyond:
+            beyond["epochs"] = repeats.beyond
+            _widen(fit, table, found, solve(repeats.once(budget)), repeats, known, level)
+        notes = (*notes, *filter(None, [repeats.note(said="unique_tokens" in said)]))
+    asked = asked_of(fit, known, setting, **size, local_steps=found.local_steps[0])
+    outside, away = look(fit.law, ranges_behind(fit), asked, said)
+    frame = pd.DataFrame(table)
+    frame.attrs = {"notes": (*notes, *distance(fit.runs, size), *outside), "extrapolation": {**beyond, **away}}
+    return frame
+
+
+def _widen(
+    fit: FitLike,
+    table: dict[str, Array],
+    found: optimum.Solution,
+    once: optimum.Solution,
+    repeats: Repeats,
+    known: Setting,
+    level: float,
+) -> None:
+    """Put ends into the table that hold the answers to which text read again teaches nothing."""
+    for name in ("params", "tokens", "rounds"):
+        if f"{name}_low" in table:
+            rows = [table[name], table[f"{name}_low"], table[f"{name}_high"], *optimum.ends(getattr(once, name), level)]
+            rows.append(getattr(once, name)[0])
+            table[f"{name}_low"], table[f"{name}_high"] = np.fmin.reduce(rows), np.fmax.reduce(rows)
+    low, high = np.fmin(found.params[0], once.params[0]), np.fmax(found.params[0], once.params[0])
+    if (apart := np.flatnonzero(high > MOST_APART * low)).size:
+        raise repeats.refusal(float(low[apart[0]]), float(high[apart[0]]))
+    predicted = getattr(fit, "predicted", None)
+    if "loss_high" in table and predicted is not None:
+        tokens = np.minimum(found.tokens[0], repeats.unique * repeats.seen)
+        columns = optimum.columns_of(fit.law, known, found.params[0], tokens, found.rounds[0], found.local_steps[0])
+        table["loss_high"] = np.fmax(table["loss_high"], predicted(level=level, **columns)["high"].to_numpy())

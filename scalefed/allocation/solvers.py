@@ -19,7 +19,7 @@ from scalefed.allocation.posynomial import Posynomial
 Array = NDArray[np.float64]
 
 FARTHEST = 69.0  # log 1e30: a solution out there means that nothing holds it
-TIGHT = 1e-8
+TIGHT = 1e-8  # in logarithms: a limit nearer than that is reached, one part in 10^8
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def residuals(
     target = str(getattr(fit, "target", "loss"))
     view = shown(fit, [target, *({x} - {"estimate"})])
     frame = view.runs
-    frame["estimate"] = np.asarray(fit.predict(frame)["estimate"], dtype=float)
+    frame["estimate"] = np.asarray(fit.predicted(frame)["estimate"], dtype=float)
     frame["residual"] = 100.0 * (frame[target] / frame["estimate"] - 1.0)
     if "size" in frame:
         size_names(frame)

@@ -44,6 +44,7 @@ HELD = (
     "columns",
 )  # fmt: skip
 """What charts of an advice hold fixed beside clients per round, as ``fit.optimal_size`` takes it."""
+# sizes nearer than 5% are one; more than nine colours cannot be told apart, seven can
 _SAME_SIZE, _MOST_SIZES, _BINS = 0.05, 9, 7
 _MOST_ROWS = 2500
 """A chart of more runs than this draws every n-th of them, and says so."""
@@ -180,7 +181,7 @@ def predicted(view: Shown, rows: "pd.DataFrame") -> "pd.DataFrame":
             rows[name] = (rows["tokens"] / (per_round.median() * rows["clients_per_round"])).clip(lower=1.0)
         else:
             rows[name] = float(view.runs[name].median())
-    bands = view.fit.predict(rows)
+    bands = view.fit.predicted(rows)
     for name in ("estimate", "low", "high"):
         rows[name] = np.asarray(bands[name], dtype=float)
     return rows

@@ -33,7 +33,7 @@ _TOLD = ("run_id", "size_name", "tokens", "compute", "clients_per_round", "mixtu
 _SIZES = "Model size (parameters)"
 _BUDGETS = "Training tokens, all clients"
 _DATA = "Clients' data"
-_MOST_ROUNDS = 4000
+_MOST_ROUNDS = 4000  # points; a page of more takes seconds to open
 
 
 def loss(
@@ -287,7 +287,7 @@ def _with_lines(view: Shown, *, x: str, color: str, cut: Panels, y: str | None =
         lines.append(pd.DataFrame({x: points} | held | {k: v for k, v in row.items() if k not in held}))
     drawn = predicted(view, pd.concat(lines, ignore_index=True))
     drawn = drawn.assign(part="line", y=drawn["estimate"], y_low=drawn["low"], y_high=drawn["high"])
-    runs["estimate"] = np.asarray(view.fit.predict(view.runs)["estimate"], dtype=float)
+    runs["estimate"] = np.asarray(view.fit.predicted(view.runs)["estimate"], dtype=float)
     return pd.concat([runs, drawn], ignore_index=True)
 
 

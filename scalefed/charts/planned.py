@@ -218,7 +218,7 @@ def _along(view: Shown, words: Mapping[str, Any], sizes: np.ndarray) -> "pd.Data
     tokens = left / setting.per_token(sizes)
     columns = {"params": sizes, "tokens": tokens} | columns_of_runs(law, setting, params=sizes, tokens=tokens)
     rows = pd.DataFrame({name: np.broadcast_to(value, sizes.shape) for name, value in columns.items()})
-    bands = view.fit.predict(rows)
+    bands = view.fit.predicted(rows)
     return rows.assign(**{name: np.asarray(bands[name], dtype=float) for name in ("estimate", "low", "high")})
 
 

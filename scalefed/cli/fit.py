@@ -1,6 +1,6 @@
 """Commands that read runs: runs, fit, compare."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -147,15 +147,18 @@ def fit(
     options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
+    where: dict[str, Any] = {}
     if source.suffix == ".toml":
         source, asked, answer = _question(source)
         passk, covariates = bool(asked.pop("passk", passk)), asked.pop("covariates", covariates)
+        where = asked.pop("where", {})
         options, out = options | asked, out or answer
     covariate_names = _covariate_names(covariates, passk=passk)
     frame, own = table_of(source, column, sweep)
+    frame = _chosen(frame, where)
     with working("Fitting the law ..."):
         result = make(frame, **options, columns=own)
-    result = replace(result, source=None if sweep else str(source), columns=columns_from(column) or {})
+    result = replace(result, source=None if sweep or where else str(source), columns=columns_from(column) or {})
     if passk:
         result = result.with_link(load_counts(source), covariates=covariate_names)
     if out is not None:
@@ -290,7 +293,7 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.errors import ConfigError, nearest
 
     allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
-               "cluster", "passk", "covariates")  # fmt: skip
+               "cluster", "passk", "covariates", "where")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:
@@ -298,6 +301,22 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     if "runs" not in asked:
         raise ConfigError(f'{path} names no runs; add a line such as runs = "../runs/pilot"')
     return path.parent / asked.pop("runs"), asked, path.with_suffix(".json")
+
+
+def _chosen(frame: "pd.DataFrame", where: Mapping[str, Any]) -> "pd.DataFrame":
+    """The runs whose columns have the values that a question file asks for, one or any of a list."""
+    from scalefed.errors import DataError
+    from scalefed.runs.log import require
+
+    require(frame, list(where))
+    for name, value in where.items():
+        values = value if isinstance(value, list) else [value]
+        kept = frame[frame[name].isin(values)]
+        if not len(kept):
+            seen = ", ".join(sorted({str(one) for one in frame[name].dropna()})[:8])
+            raise DataError(f"where asks for {name} = {value!r}, which no run has; there are {seen or 'none'}")
+        frame = kept
+    return frame
 
 
 def _covariate_names(given: str | Sequence[str] | None, *, passk: bool) -> tuple[str, ...]:

@@ -49,7 +49,8 @@ def optimum(
 
     Other limits are given as KEY=VALUE beside or instead of --compute: compute_per_client, bytes_sent,
     bytes_per_client, memory, seconds with flops_per_second and bandwidth, rounds, tokens, params,
-    unique_tokens_per_client, and sampled_tokens (answers to be paid from the compute).
+    unique_tokens_per_client, and sampled_tokens (answers to be paid from the compute). Any other setting of a run, such
+    as inner_state=reset or data=micro, is held against the runs.
     """
     from scalefed.allocation.defaults import LIMITS, SETTING
     from scalefed.errors import ConfigError
@@ -64,7 +65,7 @@ def optimum(
     found = fit_of(source, law, column)
     question = {**words, "level": level}
     if len(budgets) > 1:
-        tell_frame(found.optimal_sizes(compute=budgets, **question), as_json=as_json)
+        _tell_table(found.optimal_sizes(compute=budgets, **question), as_json=as_json)
         return
     answer = _answer(found, question, budgets, loss, passes, k)
     if as_json:
@@ -130,8 +131,27 @@ def _words(settings: list[str] | None, allowed: Sequence[str]) -> dict[str, Any]
     from scalefed.allocation.defaults import check_words
 
     words = options_from(settings or [])
+    others = {name: words.pop(name) for name in list(words) if name not in allowed and _is_setting(name)}
     check_words(words, allowed)
-    return words
+    return {**words, "columns": others} if others else words
+
+
+def _is_setting(name: str) -> bool:
+    """Whether the run log has a setting of this name, which a question may hold against the runs."""
+    from scalefed.runs.schema import COLUMNS
+
+    return name in COLUMNS and COLUMNS[name].kind == "setting"
+
+
+def _tell_table(table: Any, *, as_json: bool) -> None:
+    """A table of budgets, and below it what to keep in mind."""
+    notes = list(table.attrs["notes"])
+    if as_json:
+        tell_json([{**row, "notes": notes} for row in table.to_dict("records")])
+        return
+    tell_frame(table, as_json=False)
+    for note in notes:
+        tell(f"note: {note}")
 
 
 def _limits(words: dict[str, Any]) -> list[str]:

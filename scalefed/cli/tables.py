@@ -6,7 +6,7 @@ Where the output is no terminal and ``COLUMNS`` is not set, it is as wide as it 
 import shutil
 from collections.abc import Sequence
 
-_GAP = 2
+_GAP = 2  # blanks between columns
 _LEAST = 14  # letters of a text that was cut: the beginning and the end of a run's name still tell runs apart
 
 

@@ -112,7 +112,7 @@ class ClientStreams:
             if count < 1:
                 raise DataError(
                     f"client {client} holds {len(self._indices[client])} documents, less than one block of {length} "
-                    "tokens; use fewer clients, a larger concentration or more unique_tokens"
+                    "tokens; use fewer clients or more unique_tokens"
                 )
         self._arranged: dict[int, tuple[int, NDArray[np.uint16]]] = {}
 

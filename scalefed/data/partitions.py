@@ -63,6 +63,7 @@ def partition(
     weights: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     minimum: int = 1,
+    minimum_weight: float = 0.0,
     seed: int = 0,
 ) -> Partition:
     """Deal labelled examples to clients.
@@ -88,6 +89,8 @@ def partition(
         groups: (n,) integer group of each example, for ``natural``.
         minimum: fewest examples of any client; met by taking from the largest clients their commonest label, except
             for ``pathological`` and ``natural``, which refuse rather than break their promise.
+        minimum_weight: least weight of any client under ``quantity``, such as the tokens of one block; met by examples
+            drawn from the largest clients. The other schemes do not deal by size.
         seed: of the deal.
 
     Raises:
@@ -111,6 +114,8 @@ def partition(
         if weights is None and (scheme == "iid" or (scheme == "dirichlet" and balanced)):
             owner = _level(owner, label, clients)
     owner = _with_minimum(scheme, owner, label, clients, minimum)
+    if scheme == "quantity":
+        owner = _with_weight(owner, mass, clients, minimum_weight, draw)
     histograms = np.zeros((clients, len(kinds)))
     np.add.at(histograms, (owner, label), mass)
     return Partition(
@@ -182,6 +187,23 @@ def _with_minimum(
         commonest = np.bincount(label[owner == richest]).argmax()
         rows = np.flatnonzero((owner == richest) & (label == commonest))
         owner[rows[: min(minimum - sizes[poorest], sizes[richest] - minimum)]] = poorest
+    return owner
+
+
+def _with_weight(owner: NDArray[np.int64], mass: Floats, clients: int, least: float, draw: Any) -> NDArray[np.int64]:
+    """Move examples drawn from the client that holds most to those that hold less than ``least``."""
+    owner = owner.copy()
+    while (held := np.bincount(owner, weights=mass, minlength=clients)).min() < least:
+        poorest, richest = int(held.argmin()), int(held.argmax())
+        rows = draw.permutation(np.flatnonzero(owner == richest))
+        given = np.cumsum(mass[rows])
+        count = 1 + int(np.searchsorted(given, least - held[poorest]))
+        if count >= len(rows) or held[richest] - given[count - 1] < least:
+            raise ConfigError(
+                f"examples of weight {mass.sum():g} cannot give {clients} clients at least {least:g} each; "
+                "use fewer clients or more examples (unique_tokens of a run)"
+            )
+        owner[rows[:count]] = poorest
     return owner
 
 

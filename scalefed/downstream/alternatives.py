@@ -27,7 +27,7 @@ from scalefed.passk import pass_at_k
 Array = NDArray[np.float64]
 Form = Callable[[pd.DataFrame, Array, Array, Array, Array], Array]
 
-_CLIP = 1e-9
+_CLIP = 1e-9  # a share of 0 or 1 has no finite logit; this is far below one success in any table
 
 
 def compare_forms(

@@ -16,7 +16,7 @@ from scalefed.downstream.curve import PLAIN, mean_shape
 
 Array = NDArray[np.float64]
 
-_NO_CEILING = 40.0
+_NO_CEILING = 40.0  # a logit so high that the ceiling is 1 to the last bit
 
 
 def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logistic", chunk: int = 64) -> Maximum:

@@ -16,9 +16,9 @@ from scalefed.errors import DataError
 Array = NDArray[np.float64]
 
 PLAIN = 5  # parameters of the plain curve
-LOG_SPREAD_LIMIT = 20.0
-SMALLEST_SHAPE = 1e-30
-_LEAST_EXCESS = 1e-30
+LOG_SPREAD_LIMIT = 20.0  # natural log: beyond it a beta distribution is one point or two, to rounding
+SMALLEST_SHAPE = 1e-30  # of a beta distribution: keeps log gamma finite
+_LEAST_EXCESS = 1e-30  # nats; a loss at the floor has no logarithm
 
 
 @dataclass(frozen=True, slots=True)

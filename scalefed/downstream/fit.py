@@ -27,10 +27,10 @@ Array = NDArray[np.float64]
 MEANS = ("logistic", "power")
 UNKNOWN = 1.0
 """The curve's own error a span beyond runs too few to hold any out: what Pythia's rates over log params have."""
-_FLOORS = (0.0, 0.25, 0.5)
-_MARGIN = 5.0
-_FEWEST = 3
-_SHARES = (1 / 6, 1 / 3)
+_FLOORS = (0.0, 0.25, 0.5)  # shares of the lowest loss, tried as the loss at which all problems are solved
+_MARGIN = 5.0  # nats of likelihood; very strong evidence by Kass and Raftery 1995
+_FEWEST = 3  # values inside the range: fewer cannot show a bend
+_SHARES = (1 / 6, 1 / 3)  # of the runs at an end of the range, by which the ends are compared
 
 
 def discrepancy(

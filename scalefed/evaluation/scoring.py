@@ -10,7 +10,7 @@ import torch
 from scalefed.models import Model, Tensor
 from scalefed.units import bits_per_byte
 
-IGNORED = -100
+IGNORED = -100  # torch's own ignore_index: a position without a target
 
 TokenLosses = Callable[[Model, Tensor, Sequence[np.ndarray]], Tensor]
 """Loss of every predicted token of some rows of a text, ``(n, longest - 1)``, zero past a row's end."""

@@ -8,6 +8,7 @@ import torch
 from scalefed.models import Tensor
 
 WIDE = 4096  # vocabularies beyond this look for the nucleus among the likeliest tokens first
+# tokens that are sorted first: the shipped vocabulary whole; of larger ones all are where these hold too little
 LIKELIEST = 512
 
 

@@ -12,11 +12,11 @@ from scalefed.experiment.pool import cost
 from scalefed.federated.preparation import prepare
 from scalefed.federated.rounds import initial_state, one_round
 
-COUNT = 17
-COHORTS = (1, 4)
+COUNT = 17  # runs: two isoFLOP slices of four sizes at each of two cohorts, and one skewed run
+COHORTS = (1, 4)  # clients per round: one, and the fewest that show averaging
 TOKENS_PER_PARAM = 400.0  # about the best of so small models
 BUDGET_RATIO = 6.0  # in much shorter runs losses follow no law yet
-SMALLEST = 3_500
+SMALLEST = 3_500  # params; a smaller model learns too little for the law to hold
 FIRST_SECONDS = 8.0  # a worker's start: imports and the first corpus
 EVALUATION_SECONDS = 3.0  # a run's evaluation: held-out loss, sampling, judging
 _STEPS = 12  # to the compute that takes the time; each leaves less than half of the gap in logs

@@ -28,7 +28,7 @@ from scalefed.federated.native import choose
 from scalefed.models import build_model
 from scalefed.runs.log import Run
 
-ATTEMPTS = 2
+ATTEMPTS = 2  # a process that was killed for memory is tried once more; twice is no accident
 OVERHEAD_PARAMS = 25_000  # a step costs about as much beside its matrix products as these many parameters do
 
 

@@ -38,7 +38,7 @@ from scalefed.runs.log import Run, add_evaluation, provenance, read_run, write_r
 from scalefed.units import train_flops
 
 logger = logging.getLogger(__name__)
-CHECKPOINT_SECONDS = 20.0
+CHECKPOINT_SECONDS = 20.0  # of work that a kill may cost; writing takes milliseconds
 CHECKPOINT_SHARE = 0.05  # of a run's time, at most: thousands of clients that keep moments make large ones
 KEPT_ROUNDS = 2_000
 """Most records of rounds in the log of a run: all 31,250 rounds of one local step at 16M tokens would be 14 MB."""

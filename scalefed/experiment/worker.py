@@ -13,7 +13,7 @@ from scalefed.errors import ScalefedError
 from scalefed.experiment.bundles import train_together
 from scalefed.experiment.training import train
 
-TELL_SECONDS = 1.0
+TELL_SECONDS = 1.0  # between two words on progress: as often as a person looks
 
 
 def main(runs: str) -> None:

@@ -33,7 +33,7 @@ BATCHED_TOKENS = 2_048  # in a step of all clients of a batch together; much mor
 KEPT_BYTES = 31 * 2**20  # just below the largest block that the C library's allocator learns from
 BATCHED_CLIENTS = (4, 16)  # least and most clients of a full batch
 BATCHED_MAX_TOKENS = 512  # in one client's step
-BATCHED_MAX_PARAMS = 200_000
+BATCHED_MAX_PARAMS = 200_000  # above, a client's own products fill a core
 BATCHED_MAX_WORK = 42_000_000  # tokens of one client's step times trained parameters; beyond, arithmetic is what costs
 
 GPU_TOKENS = 65_536  # in a step of all clients of a batch together

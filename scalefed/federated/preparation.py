@@ -86,7 +86,7 @@ def prepare(config: RunConfig) -> Task:
     dealt = partition(
         text.families, clients=config.clients, concentration=config.concentration, scheme=config.partition,
         families_per_client=config.families_per_client, weights=np.diff(text.offsets), groups=text.families,
-        seed=config.seed,
+        minimum_weight=config.sequence_length + 1, seed=config.seed,
     )  # fmt: skip
     data = ClientStreams(
         text.tokens, text.offsets, dealt.indices, length=config.sequence_length, batch_size=config.batch_size,

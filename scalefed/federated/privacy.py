@@ -19,7 +19,7 @@ from scalefed.models import Model, Tensor
 from scalefed.seeds import rng, stream_seed
 from scalefed.units import PRIVATE_BATCHES
 
-CLIP = 1.0
+CLIP = 1.0  # L2 norm of one document's gradient; the noise scales with it (Abadi et al. 2016, arXiv 1607.00133)
 
 
 def private_training(model: Model, start: Tensor, batches: np.ndarray, config: RunConfig, *, client: int) -> Tensor:

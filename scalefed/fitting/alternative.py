@@ -21,9 +21,9 @@ from scalefed.laws.law import Law
 from scalefed.laws.terms import Part, Power, Term
 
 _POWER, _FLOOR, _BEND = "rival_power", "rival_floor", "rival_bend"
-_POWER_BOUNDS = (0.1, 5.0)
-_BEND_BOUNDS = (-0.2, 0.2)
-_LARGE = 5_000
+_POWER_BOUNDS = (0.1, 5.0)  # of the power around the sum: 1 is the law itself
+_BEND_BOUNDS = (-0.2, 0.2)  # of the curvature in log size, beside exponents of 0.1 to 1
+_LARGE = 5_000  # runs; above, every so manieth is looked at
 
 RIVAL = "rival of "  # how the name of a rival begins
 

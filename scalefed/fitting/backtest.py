@@ -21,10 +21,10 @@ from scalefed.fitting.initialisation import GlobalFit, global_fit
 from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
 
-_CUTS = (0.5, 1.0)
+_CUTS = (0.5, 1.0)  # decades below the largest run, where a cut holds out what is above
 SPARE = 2  # runs more than parameters that a hold-out leaves
-_LARGE = 5_000
-_SHORTEST_SPAN = 0.25
+_LARGE = 5_000  # runs; above, every so manieth is fitted
+_SHORTEST_SPAN = 0.25  # decades; a shorter range says nothing about how errors grow with distance
 _NAN = float("nan")
 
 

@@ -25,20 +25,20 @@ from scalefed.fitting.solver import Solution, Solver
 from scalefed.seeds import rng
 
 METHODS = ("bootstrap", "exchange", "pairs")
-_ENOUGH_RUNS = 30
-_UNEVEN = 0.01
-_WIDER = 1.25
+_ENOUGH_RUNS = 30  # below, or below 6 a parameter, unevenness cannot be seen and the safer of two ways is taken
+_UNEVEN = 0.01  # p-value of the shuffling test: one false alarm in a hundred fits
+_WIDER = 1.25  # a quarter: by so much may chance alone make an interval of pairs wider
 _PILOT = 200  # replicates by which exchange and pairs are compared
-_TURNS = 10
-_PATIENCE = 1
-_SAMPLE = 40
-_GAIN = 1e-9
-_WIDER_ZONES = (30.0, 5.0)
+_TURNS = 10  # of descent over a sample of replicates
+_PATIENCE = 1  # turns without a gain after which a replicate rests
+_SAMPLE = 40  # replicates that show whether a second start gains anything
+_GAIN = 1e-9  # relative; a smaller gain is rounding
+_WIDER_ZONES = (30.0, 5.0)  # times the Huber threshold, from which a robust fit is started
 _SETTLED = 1e-12  # relative decrease at which a replicate stops; tests/benchmarks/bench_fitting.py speed shows the gap
-_LARGE = 20_000
-_CHUNK_DOUBLES = 2**22
-_FEWEST_DONORS = 15
-_WINDOWS = 7
+_LARGE = 20_000  # runs; above, the curvature at the fit stands for refitting
+_CHUNK_DOUBLES = 2**22  # 32 MB of residuals at a time
+_FEWEST_DONORS = 15  # residuals that a run's error is drawn from
+_WINDOWS = 7  # of runs in order of size, each with residuals of its own
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from scalefed.laws.terms import effective_slopes, log_effective
 
 State = list[np.ndarray]
 Curvature = Callable[[np.ndarray, np.ndarray], Iterator[tuple[int, int, np.ndarray]]]
-_LARGEST = 300.0
+_LARGEST = 300.0  # log of the largest ratio of two terms: products of two stay finite
 _HIGHEST = 300.0  # log of the largest factor or repetition: above it no law is near its runs
 
 

@@ -1,5 +1,6 @@
 """What does a fitted law say? A :class:`Fit`: parameters, intervals, predictions, optimal size, saved and shown."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
@@ -11,11 +12,14 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import planning, region, sizes
+from scalefed.allocation.extrapolation import Ranges, look_at_table
 from scalefed.allocation.mixture import mixed
-from scalefed.errors import ConfigError, refuses_old_words
+from scalefed.allocation.repeats import passes_of
+from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting import profile
 from scalefed.fitting.alternative import EDGE, Alternative, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error
+from scalefed.fitting.data import read_frame
 from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import Law
@@ -25,7 +29,7 @@ from scalefed.units import grouped
 if TYPE_CHECKING:
     from scalefed.downstream.link import Link
 
-_CHUNK_DOUBLES = 2**22
+_CHUNK_DOUBLES = 2**22  # 32 MB of predictions at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +60,7 @@ class Fit(Typeset):
         cluster: the column whose equal values were resampled together, or None for ``run_id``.
         columns: our name -> the name in the runs as they were given.
         seed: of starts and bootstrap.
+        ranges: what the runs had of every column that a question may name.
         link: success counts against loss, for pass@k; see :meth:`with_link`.
     """
 
@@ -83,6 +88,7 @@ class Fit(Typeset):
     seed: int
     link: "Link | None" = field(default=None)
     columns: Mapping[str, str] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=Ranges)
 
     @property
     def holdout_error(self) -> float:
@@ -123,6 +129,7 @@ class Fit(Typeset):
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
         params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
+        Columns outside the runs, and columns that the law does not have, are told in a :class:`FitWarning`.
 
         Args:
             runs: a DataFrame or mapping with the law's columns, under our names or those of the fitted runs; or give
@@ -137,6 +144,37 @@ class Fit(Typeset):
 
         Raises:
             DataError: a column is missing or not positive.
+            FitError: the law needs a column of which the fitted runs had one other value only.
+        """
+        given = columns if runs is None else read_frame(runs)[0]
+        found = self.predicted(runs, level=level, parts=parts, **columns)
+        for note in look_at_table(self.law, self.ranges, given, columns):
+            warnings.warn(note, FitWarning, stacklevel=2)
+        return self._with_repeats(found, runs, columns, given, level)
+
+    def _with_repeats(
+        self, found: pd.DataFrame, runs: Any, columns: Mapping[str, Any], given: Mapping[str, Any], level: float
+    ) -> pd.DataFrame:
+        """Bands that reach to text that teaches nothing when it is read again, for runs that read it more often."""
+        often = passes_of(self.law, self.ranges, given)
+        if often is None or "tokens" not in self.law.columns:
+            return found
+        laws = (self.law, *(one.law for one in self.alternatives))
+        arrays = {c: x for law in laws for c, x in columns_for(law, runs, columns, self.columns)[0].items()}
+        fewer = arrays["tokens"] / (often if np.size(often) == len(found) else np.max(often))
+        once = self.predicted({**arrays, "tokens": fewer}, level=level)
+        return found.assign(high=np.maximum(found["high"], once["high"].to_numpy()))
+
+    def predicted(
+        self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: ArrayLike
+    ) -> pd.DataFrame:
+        """What :meth:`predict` answers, without a word on what lies outside the runs: for those who tell it themselves.
+
+        Args:
+            runs: as :meth:`predict`.
+            level: as :meth:`predict`.
+            parts: as :meth:`predict`.
+            columns: as :meth:`predict`.
         """
         check_level(level)
         laws = (self.law, *(one.law for one in self.alternatives))

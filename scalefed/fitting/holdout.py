@@ -17,10 +17,10 @@ from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.result import fit
 from scalefed.fitting.weights import problem_of
 
-_TOP_SHARE = 0.2
-_MOST_HELD = 0.4
-_SAME_BUDGET = 0.02
-_REPLICATES = 200
+_TOP_SHARE = 0.2  # held out where runs have no common largest budget
+_MOST_HELD = 0.4  # a law needs most of its runs
+_SAME_BUDGET = 0.02  # relative: rounding of tokens to whole rounds changes a budget by less
+_REPLICATES = 200  # enough for the ends of a 95% interval; more than that changes its third digit
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([-+0-9.eE]+)\s*")
 
 
@@ -201,7 +201,7 @@ def predict_held(f: Fit, train: pd.DataFrame, held: pd.DataFrame, *, level: floa
         )
     frame, _ = read_frame(held)
     test = prepare_held(frame, f.law.columns, f.target)
-    band = own.predict(test, level=level)
+    band = own.predicted(test, level=level)
     if resamples < 2:
         band[["low", "high"]] = np.nan
     errors = test[f.target].to_numpy(dtype=float) / band["estimate"].to_numpy(dtype=float) - 1.0

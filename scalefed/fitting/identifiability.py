@@ -10,12 +10,12 @@ from scalefed.laws.law import Law
 from scalefed.laws.terms import Term
 from scalefed.seeds import quasi_random
 
-_PROBES = 24
-_SINGULAR = 1e-6
-_PROPORTIONAL = 0.05
-_SHOWN_LEVELS = 4
-_ENOUGH = 20_000
-_PROBED = 1_000
+_PROBES = 24  # points of the parameter space: a rank that is full at one of them is full nearly everywhere
+_SINGULAR = 1e-6  # share of the largest singular value: far above rounding, far below what 1% noise resolves
+_PROPORTIONAL = 0.05  # of the spread: columns as near to a line as that cannot be told apart
+_SHOWN_LEVELS = 4  # in a sentence
+_ENOUGH = 20_000  # runs looked at for distinct settings
+_PROBED = 1_000  # distinct settings that the rank is computed from
 
 
 def gaps(data: FitData, problem: Problem, theta: np.ndarray, *, believed: bool = False) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from scalefed.fitting.problem import Channel, Node, Problem, subset
 from scalefed.fitting.solver import Solution, Solver
 from scalefed.seeds import quasi_random, rng
 
-_SCREEN_RUNS = 512
-_LARGE = 20_000
-_SMALL = 40
-_DELTAS = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-_SAME_OPTIMUM = 1e-6
+_SCREEN_RUNS = 512  # runs that thousands of starts are screened on
+_LARGE = 20_000  # runs; above, starts descend on a quarter of so many
+_SMALL = 40  # runs; below, the loss has more than one valley more often and more starts descend
+_DELTAS = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # thresholds from wide to narrow: each optimum starts the next
+_SAME_OPTIMUM = 1e-6  # relative: two descents that end so near found one optimum
 # Where towers, exp(s x^q + c), are begun: s x^q and c at the middle of the runs, and q; published laws (Farseer, arXiv
 # 2506.10972, table 1) have 0.2 to 12 and 0.1 to 0.2 there, of either sign.
 _FACTORS, _OFFSETS, _IN_TOWERS = (-6.0, 6.0), (-4.0, 4.0), (-0.5, 0.5)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import TEXTS
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.fitting.data import positive_columns, read_frame
 from scalefed.laws import Law
@@ -30,7 +31,7 @@ def columns_for(
     if runs is not None:
         given, _ = read_frame(runs)
         given = given.rename(columns={theirs: ours for ours, theirs in renames.items() if ours not in given.columns})
-    known = COLUMNS | set(law.columns)
+    known = COLUMNS | set(law.columns) | set(TEXTS)
     for name in keywords:
         if name not in known:
             raise DataError(f"predict got {name!r}, which is no column; {nearest(name, law.columns)}")

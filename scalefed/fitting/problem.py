@@ -14,10 +14,10 @@ import numpy as np
 from scalefed.laws.law import Law
 from scalefed.laws.terms import Part, Polynomial, Term
 
-OPEN = 1e6
-VANISHED = 16.0
-_FLOOR_RANGE = (1e-4, 1.2)
-_EXPONENT_RANGE = (-20.0, 20.0)
+OPEN = 1e6  # in natural logarithms or powers: no bound
+VANISHED = 16.0  # natural log: a term e^16 below or above the loss is gone or all
+_FLOOR_RANGE = (1e-4, 1.2)  # times the least loss: a floor below the first is none, above the second no law of it
+_EXPONENT_RANGE = (-20.0, 20.0)  # far beyond any published exponent
 _FARTHEST = 300.0  # of what stands in an exponent at the middle of the runs: exp of it is no loss any more
 
 

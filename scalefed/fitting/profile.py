@@ -15,7 +15,7 @@ from scalefed.fitting.status import Certificate
 from scalefed.fitting.weights import problem_of
 from scalefed.laws import Law
 
-_BANDWIDTH = 0.5
+_BANDWIDTH = 0.5  # standard deviation of the smoothing, in units of the noise
 
 
 class Refittable(Protocol):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
@@ -28,9 +29,9 @@ from scalefed.laws.parser import COLUMNS
 
 __all__ = ["Fit", "fit", "load_fit"]
 
-_USUAL_DELTA = 1e-3
-_SMALLEST_DELTA = 1e-6
-_HUBER = 1.345
+_USUAL_DELTA = 1e-3  # Hoffmann et al. 2022, on log losses
+_SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
+_HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
 
 
@@ -211,6 +212,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
         source=data.source,
         cluster=data.cluster,
         seed=seed,
+        ranges=ranges_of(data.frame, data.law),
     )
 
 

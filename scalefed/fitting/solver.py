@@ -18,13 +18,13 @@ import numpy as np
 from scalefed.fitting.derivatives import Flat, Nested, State, combiner
 from scalefed.fitting.problem import Problem
 
-_CACHE_DOUBLES = 262144
-_LONGEST_STEP = 2.0
-_EXACT = 1e-28
-_NEAR = 1e-3
-_LOST = 0.1
-_FLAT = 1e-16
-_LENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)
+_CACHE_DOUBLES = 262144  # 2 MB: the arrays of one step of a chunk stay in a core's cache
+_LONGEST_STEP = 2.0  # in any coordinate (logarithms and exponents): further out the quadratic model is no guide
+_EXACT = 1e-28  # squared residuals a run: nothing is left but rounding
+_NEAR = 1e-3  # relative gain below which a start counts as near its end
+_LOST = 0.1  # damping above which a start that does not gain is given up
+_FLAT = 1e-16  # relative decrement below what a double can show
+_LENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)  # of a step that are tried before damping rises
 _STAGES = (12, 30, 80)
 """Steps after which the members still moving are gathered into new chunks: a chunk costs much the same for two members
 as for a hundred, and one replicate in ten needs ten times the steps of the others."""

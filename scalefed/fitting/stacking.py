@@ -13,7 +13,7 @@ from scalefed.fitting.holdout import missed
 from scalefed.fitting.inputs import check_level
 from scalefed.fitting.weights import stacking_weights
 
-_CUTS = (0.25, 0.5, 0.75, 1.0)
+_CUTS = (0.25, 0.5, 0.75, 1.0)  # decades below the largest run, at which laws are compared
 
 
 def stack(

@@ -8,10 +8,10 @@ import numpy as np
 from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import VANISHED, Problem
 
-_FEW_AGREE = 0.02
-_NOT_CONVERGED_SHARE = 0.01
-_DECREMENT = 1e-6
-LOOSE = 3.0
+_FEW_AGREE = 0.02  # of the starts: one in fifty by itself may be luck
+_NOT_CONVERGED_SHARE = 0.01  # of replicates: fewer move no end of a 95% interval
+_DECREMENT = 1e-6  # relative fall still to come, far below the noise of any run
+LOOSE = 3.0  # standard error where 1 is a factor of e: a factor of 20 either way is not known
 
 
 class FitStatus(Enum):

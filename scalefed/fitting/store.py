@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.extrapolation import Ranges, ranges_of
 from scalefed.errors import DataError, RunLogWarning, ScalefedError
 from scalefed.fitting.alternative import RIVAL, Alternative, rival_of
 from scalefed.fitting.backtest import BackTest
@@ -20,8 +21,8 @@ from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
 from scalefed.runs.reading import read_text, shown, understanding
 
-FORMAT = 2
-_KEPT_RUNS = 20_000
+FORMAT = 2  # of the stored file; raised when what is in it changes meaning
+_KEPT_RUNS = 20_000  # a file of more would be tens of megabytes; ids and hash stay
 _TRIED = 50  # runs that a fit is asked of when it is read
 
 
@@ -58,6 +59,10 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "columns": dict(fit.columns),
         "runs_hash": fit.runs_hash,
         "run_ids": list(fit.run_ids),
+        "ranges": {
+            **{name: list(ends) for name, ends in fit.ranges.numbers.items()},
+            **{name: list(values) for name, values in fit.ranges.words.items()},
+        },
         "backtest": asdict(fit.backtest),
         "alternatives": [_alternative_to_json(one) for one in fit.alternatives],
         "noise": fit.noise,
@@ -151,6 +156,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         cluster=content["cluster"],
         columns=content.get("columns", {}),
         seed=content["seed"],
+        ranges=_ranges(content["ranges"]) if "ranges" in content else ranges_of(runs, law),
         link=_link(content["link"]),
     )
 
@@ -192,7 +198,7 @@ def _try(fit: Fit) -> None:
     """Ask the fit of its own runs: what cannot answer that is damaged."""
     if len(fit.runs) and set(fit.law.columns) <= set(fit.runs.columns):
         few = fit.runs.iloc[:: max(1, len(fit.runs) // _TRIED)]
-        band = fit.predict(few).to_numpy(dtype=float)
+        band = fit.predicted(few).to_numpy(dtype=float)
         open_ended = np.isnan(fit.noise) & np.isnan(band)
         wrong = ~((np.isfinite(band) & (band > 0)) | open_ended).all(axis=1) | ~np.isfinite(band[:, 0])
         if wrong.any():
@@ -221,6 +227,12 @@ def _law(stored: Mapping[str, Any]) -> Law:
         named = Law.parse(stored["formula"], name=stored["name"], columns=stored["extra_columns"])
     bounds = {p: (low, high) for p, (low, high) in stored["bounds"].items() if p not in stored["fixed"]}
     return named.with_(ties=stored["ties"]).with_(fixed=stored["fixed"], bounds=bounds)
+
+
+def _ranges(stored: Mapping[str, Any]) -> Ranges:
+    words = {name: tuple(values) for name, values in stored.items() if isinstance(values[0], str)}
+    numbers = {name: (float(ends[0]), float(ends[1])) for name, ends in stored.items() if name not in words}
+    return Ranges(numbers, words)
 
 
 def _backtest(stored: Mapping[str, Any]) -> BackTest:

@@ -10,8 +10,8 @@ from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.problem import Problem
 from scalefed.laws import Law
 
-_SUM_TO_ONE = 1e3
-_TOWARDS_EQUAL = 0.5
+_SUM_TO_ONE = 1e3  # weight of the row that makes weights sum to 1, so large that it holds to 1e-6
+_TOWARDS_EQUAL = 0.5  # pull towards equal weights, as against the errors: half (tests/fitting/test_weights.py)
 
 Columns: TypeAlias = Mapping[str, np.ndarray] | pd.DataFrame
 

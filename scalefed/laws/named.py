@@ -7,7 +7,7 @@ In the formulas N = params (non-embedding), D = tokens (all clients, all rounds)
 from scalefed.laws.law import Law
 from scalefed.laws.published import PUBLISHED
 
-_SIZE = (0.005, 5.0)
+_SIZE = (0.005, 5.0)  # of exponents: 0.005 is a term that hardly falls, 5 one that is gone at once
 _BOUNDS = {"a": _SIZE, "b": _SIZE, "c": _SIZE}
 _MEANING = {
     "E": "irreducible loss: what no size and no data removes",

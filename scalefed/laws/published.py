@@ -6,7 +6,7 @@ that no run log of ours has (``bits``, ``vocab_params``) stand in the runs under
 
 from scalefed.laws.law import Law
 
-_SIZE = (0.005, 5.0)
+_SIZE = (0.005, 5.0)  # as in laws.named
 _E = "irreducible loss: what no size and no data removes"
 
 

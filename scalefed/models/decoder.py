@@ -17,8 +17,8 @@ from scalefed.models.layout import Layout, Tensor
 from scalefed.models.losses import client_losses
 from scalefed.seeds import stream_seed
 
-NORM_EPS = 1e-5
-ROPE_BASE = 10_000.0
+NORM_EPS = 1e-5  # Llama's (Touvron et al. 2023), as transformers writes it
+ROPE_BASE = 10_000.0  # Su et al. 2021 (arXiv 2104.09864)
 
 
 class Decoder:

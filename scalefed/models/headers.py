@@ -20,7 +20,7 @@ _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16
          "U16": 16, "U32": 32, "U64": 64, "F8_E4M3": 8, "F8_E5M2": 8}  # fmt: skip
 _WIDTHS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of gguf's plain values by their type; 8 is a text, 9 an array."""
-_TEXT, _ARRAY = 8, 9
+_TEXT, _ARRAY = 8, 9  # types of values in gguf
 _LEAST_TENSOR = 24  # bytes of the shortest entry of a tensor
 
 

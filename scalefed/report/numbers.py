@@ -15,7 +15,9 @@ import pandas as pd
 
 from scalefed.allocation.answers import ALIKE, WIDEST
 from scalefed.allocation.cost import PowerSum, cost_of
+from scalefed.allocation.defaults import columns_and_texts
 from scalefed.allocation.defaults import question as settle
+from scalefed.allocation.extrapolation import LINEAR, LINEAR_SLACK, PHRASES, column_of, look, most_passes, ranges_behind
 from scalefed.allocation.mixture import shares, values_of
 from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.downstream.link import Link
@@ -76,6 +78,9 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
         "assumed": assumed,
         "notes": [note for note in notes if note not in assumed.values()],
         "measured": measured(fit.runs),
+        "ranges": _ranges(fit),
+        "texts": list(look(fit.law, ranges_behind(fit), columns_and_texts(fit.law, fit.runs, asked)[1], ())[0]),
+        "seen_passes": most_passes(ranges_behind(fit)),
         "smallest_compute": _computes(fit.runs)[0],
         "largest_compute": largest_compute(fit.runs),
         "exact": _exact(fit.runs),
@@ -92,6 +97,19 @@ def measured(runs: pd.DataFrame) -> dict[str, list[float]]:
         if name in runs and len(runs):
             values = runs[name].to_numpy(dtype=np.float64)
             found[name] = [float(np.nanmin(values)), float(np.nanmax(values))]
+    return found
+
+
+def _ranges(fit: Fit) -> dict[str, dict[str, Any]]:
+    """What the runs had of every column that a page may ask, and how a number of it reads."""
+    ranges, found = ranges_behind(fit), {}
+    for name in (*PHRASES, "trained_share", *fit.law.columns):
+        column = column_of(name, ranges, fit.law)
+        told = {
+            end: value if math.isfinite(value) else None for end, value in (("low", column.low), ("high", column.high))
+        }
+        found[name] = {**asdict(column), **told, "linear": column.linear, "constant": column.constant,
+                       "slack": LINEAR_SLACK if name in LINEAR else 0.0, "phrases": column.phrases}  # fmt: skip
     return found
 
 

@@ -40,7 +40,7 @@ CHARTS = {
     "residuals": "What the law misses, run by run",
     "runs": "The runs",
 }
-_RUNS = 400
+_RUNS = 400  # rows of the table on the page: it opens at once; the log has all
 _SHOWN = ("run_id", "params", "tokens", "compute", "clients_per_round", "clients", "mixture", "concentration", "skew",
           "loss", "pass_at_1", "pass_at_10")  # fmt: skip
 _DRAWN = ("pass_at_1", "pass_at_1_low", "pass_at_1_high", "pass_at_10", "pass_at_10_low", "pass_at_10_high")
@@ -176,7 +176,7 @@ def _drawn(fit: Fit, frame: pd.DataFrame) -> tuple[dict[str, Any], str]:
     for name in ("params", "tokens", "compute", "clients_per_round", *_DRAWN):
         if name in table and table[name].notna().any():
             found[name] = _plain(table[name])
-    found["value"], found["fitted"] = _plain(table[fit.target]), _plain(fit.predict(table)["estimate"])
+    found["value"], found["fitted"] = _plain(table[fit.target]), _plain(fit.predicted(table)["estimate"])
     if "params" in table:
         found["size"] = _plain(pd.Series(same_size(table["params"].to_numpy(dtype=float))))
     if "mixture" in table and table["mixture"].nunique() > 1:

@@ -59,12 +59,13 @@ function plan(data, ask) {
   const rows = rowsFor(data, setting);
   const priced = data.law.columns.includes("unique_tokens");
   const goal = goalOf(ask);
-  const others = limitsOf({ ...ask, compute: undefined }, setting, priced);
-  const limitsAt = (compute) => (compute ? [computeLimit(setting, compute, ask.sampled_tokens), ...others] : others);
-  const found = goal
-    ? leastCompute(data, rows, goal, ask.k || 1, limitsAt)
-    : minimise(rows.laws, limitsAt(ask.compute));
-  const limits = limitsAt(goal ? found[0].compute : ask.compute);
+  const solve = (limited) => {
+    const others = limitsOf({ ...limited, compute: undefined }, setting, priced);
+    const limitsAt = (compute) => (compute ? [computeLimit(setting, compute, ask.sampled_tokens), ...others] : others);
+    const found = goal ? leastCompute(data, rows, goal, ask.k || 1, limitsAt) : minimise(rows.laws, limitsAt(ask.compute));
+    return { found, limits: limitsAt(goal ? found[0].compute : ask.compute) };
+  };
+  const { found, limits } = solve(ask);
   const best = found[0];
   if (goal && !Number.isFinite(best.compute)) throw new Refusal(unreachable(goal, best));
   if (!best.bounded)
@@ -72,7 +73,16 @@ function plan(data, ask) {
   const [low, high] = ends(found.map((one) => Math.exp(one.n)), 0.95);
   if (high > data.widest * low)
     throw new Refusal(`these runs cannot tell the best size: its 95% interval, ${words.count(low)} to ${words.count(high)} parameters, is wider than a factor of ${data.widest}`);
-  return report(data, ask, setting, rows, found, limits, goal);
+  const answer = report(data, ask, setting, rows, found, limits);
+  const again = withRepeats(data, ask, setting, rows, answer, solve);
+  if (goal) {
+    answer.regret = NaN;
+    const both = [found, ...again].map((series) => quantiles(series.map((one) => one.compute), answer.level, true));
+    const [low, high] = [Math.min(...both.map((pair) => pair[0])), Math.max(...both.map((pair) => pair[1]))];
+    answer.notes.push(`compute ${words.four(best.compute)} FLOPs [${words.four(low)}, ${words.four(high)}]`);
+  }
+  answer.notes.push(...outside(data, ask, setting, answer));
+  return answer;
 }
 
 function goalOf(ask) {
@@ -85,7 +95,7 @@ function unreachable(goal, best) {
   return `no compute reaches this loss: the fitted law ends at ${words.four(best.constant)}; ask for a higher loss`;
 }
 
-function report(data, ask, setting, rows, found, limits, goal) {
+function report(data, ask, setting, rows, found, limits) {
   const level = ask.level || data.level, best = found[0];
   const { n, d } = best;
   const series = (name) => found.map((one) => one[name]);
@@ -112,13 +122,13 @@ function report(data, ask, setting, rows, found, limits, goal) {
     .filter((name) => answer.shadow_prices[name] > 1e-8 * excess)
     .sort((a, b) => answer.shadow_prices[b] - answer.shadow_prices[a]);
   const costs = found.slice(1).map((one, i) => losses[i + 1] - one.constant - Math.exp(one.log_excess));
-  answer.regret = goal || !costs.length ? NaN : quantile(costs, level);
-  answer.notes = notesOf(data, ask, setting, rows, found, answer, goal);
+  answer.regret = costs.length ? quantile(costs, level) : NaN;
+  answer.notes = notesOf(data, ask, setting, found, answer);
   if (data.link) Object.assign(answer, passesAt(data.link, rows.columns, n, d, losses, level));
   return answer;
 }
 
-function notesOf(data, ask, setting, rows, found, answer, goal) {
+function notesOf(data, ask, setting, found, answer) {
   const notes = [];
   const loose = found.slice(1).filter((one) => !one.bounded).length;
   if (loose) notes.push(`in ${((100 * loose) / (found.length - 1)).toFixed(1)}% of the replicates nothing holds the best size`);
@@ -131,10 +141,6 @@ function notesOf(data, ask, setting, rows, found, answer, goal) {
   if (ask.local_steps === undefined && inRounds && data.setting.given.local_steps) usual("local_steps");
   notes.push(...data.notes);
   if (ask.batch_tokens === undefined && (inRounds || ask.memory) && data.setting.given.batch_tokens) usual("batch_tokens");
-  if (goal) {
-    const [low, high] = quantiles(found.map((one) => one.compute), answer.level, true);
-    notes.push(`compute ${words.four(found[0].compute)} FLOPs [${words.four(low)}, ${words.four(high)}]`);
-  }
   if (data.exact) {
     const ratio = powerSum(data.exact, found[0].n) / powerSum(setting.cost, found[0].n);
     const told = `with output layer and attention counted (compute_exact) this run takes ${words.g(ratio, 2)} times its compute`;
@@ -148,6 +154,85 @@ function notesOf(data, ask, setting, rows, found, answer, goal) {
     else if (value < 0.999 * low) notes.push(`${name} ${words.g(value, 3)} is below the smallest of the runs (${words.g(low, 3)})`);
   }
   return notes;
+}
+
+// ---------------------------------------------------------------------- outside the runs
+const ASSUMES = "the answer assumes that it does not matter";
+
+// What the answer assumes wherever its question lies outside the runs; as scalefed.allocation.extrapolation.look.
+function outside(data, ask, setting, answer) {
+  const { given } = setting, unique = given.unique_tokens;
+  const priced = ["unique_tokens", "epochs"].some((name) => data.law.columns.includes(name));
+  const asked = { ...ask.columns };
+  for (const name of ["clients", "clients_per_round", "skew", "local_steps", "batch_tokens"]) asked[name] = given[name];
+  if (ask.skew === undefined && !data.law.columns.includes("skew")) delete asked.skew;
+  if (data.law.columns.includes("unique_tokens")) asked.unique_tokens = unique;
+  asked.participation = given.participation;
+  if (priced && unique) asked.epochs = answer.tokens / unique;
+  if (ask.trained_share !== 1) asked.trained_share = ask.trained_share;
+  const known = Object.entries(asked).filter(([name, value]) => Number.isFinite(value) && data.ranges[name]);
+  const said = (name) => ask[name] !== undefined || name in (ask.columns || {});
+  return [...known.map(([name, value]) => sentenceOf(data.ranges[name], value, said(name))), ...data.texts].filter(Boolean);
+}
+
+function beyondRange(column, value) {
+  const { low, high, slack } = column;
+  if (low === null) return 0;
+  if (!column.linear) return value > high * 1.001 || value < low / 1.001 ? Math.max(Math.log10(value / high), Math.log10(low / value)) : 0;
+  const away = Math.max(value - high, low - value), span = high - low;
+  return away > slack ? (span > slack ? away / span : away) : 0;
+}
+
+function sentenceOf(column, value, said) {
+  const phrase = (number) => column.phrases[number === 1 ? 0 : 1].replace("{}", words.grouped(number));
+  const { name, low, high, in_law: heard } = column;
+  if (low === null) return heard ? "" : `the runs do not tell their ${name}; ${ASSUMES}`;
+  if (!beyondRange(column, value))
+    return said && !heard && !column.constant ? `${name} has no term in this law: size and loss are the same for all that the runs had` : "";
+  const all = `these runs all had ${phrase(low)}`;
+  if (column.constant && column.needed && !heard)
+    throw new Refusal(`${all}, so what ${phrase(value)} does was not measured, and the law needs it`);
+  if (column.constant) return `${all}; the answer for ${words.grouped(value)} ${heard ? "goes by the law alone" : "assumes that it does not matter"}`;
+  const over = value > high, end = over ? high : low;
+  const times = words.grouped(over ? value / end : end / value);
+  const how = column.linear ? (over ? "above the highest" : "below the lowest") : over ? `${times} times the most` : `${times} times below the least`;
+  return `${phrase(value)} is ${how} of the runs (${words.grouped(end)})${heard ? "" : `; ${ASSUMES}`}`;
+}
+
+// Text read more often than the runs read theirs, by a law that takes it for fresh: the answer between that and text
+// that teaches nothing when it is read again; as scalefed.allocation.repeats. What solved that, if it had to be.
+function withRepeats(data, ask, setting, rows, answer, solve) {
+  const unique = ask.unique_tokens ?? (ask.unique_tokens_per_client * setting.given.clients || undefined);
+  if (!unique || ["unique_tokens", "epochs"].some((name) => data.law.columns.includes(name))) return [];
+  const passes = answer.tokens / unique, seen = data.seen_passes, whole = Math.round(unique).toLocaleString("en-US");
+  const times = seen <= 1.001 ? "once" : `${words.grouped(seen)} times`;
+  if (passes <= seen * 1.001) {
+    if (ask.unique_tokens !== undefined)
+      answer.notes.push(`unique_tokens has no term in this law: ${words.grouped(passes)} passes over ${whole} count as fresh text`);
+    return [];
+  }
+  const cap = unique * seen, read = `read its ${whole} different tokens ${words.grouped(passes)} times, these runs theirs at most ${times}`;
+  const { found, limits } = solve({ ...ask, tokens: Math.min(ask.tokens ?? Infinity, cap) });
+  const refusal = new Refusal(`the best run would ${read}, and the law does not know what repeated text is worth: ask with more text`);
+  if (ask.compute === undefined && goalOf(ask) && !Number.isFinite(found[0].compute)) throw refusal;
+  const once = report(data, ask, setting, rows, found, limits);
+  const band = bandAt(data, rows, setting, Math.log(answer.params), Math.log(Math.min(answer.tokens, cap)), answer.level);
+  for (const name of ["params", "tokens", "rounds"]) {
+    const all = [answer, once].flatMap((one) => [one[`${name}_low`], one[name], one[`${name}_high`]]).filter(Number.isFinite);
+    if (all.length) [answer[`${name}_low`], answer[`${name}_high`]] = [Math.min(...all), Math.max(...all)];
+  }
+  if (answer.params_high > 10 * answer.params_low) throw refusal;
+  answer.loss_high = Math.max(answer.loss_high, band.high);
+  answer.regret = NaN;
+  if (data.link) {
+    const d = Math.log(Math.min(answer.tokens, cap)), n = Math.log(answer.params);
+    const losses = rows.laws.map((law) => Math.exp(logSum(law.forms, n, d)));
+    for (const [k, values] of Object.entries(passesAt(data.link, rows.columns, n, d, losses, answer.level).pass_at_k))
+      answer.pass_at_k[k][1] = Math.min(answer.pass_at_k[k][1], values[1]);
+    answer.pass_at_1_low = answer.pass_at_k[1][1];
+  }
+  answer.notes.push(`the best run ${read.replace("read", "reads")}, and the law has no term for it: intervals reach from repeated text that is worth as much as fresh to repeated text that teaches nothing`);
+  return [found];
 }
 
 // ---------------------------------------------------------------------- intervals

@@ -68,7 +68,7 @@ const number = (value) => String(Number(value.toPrecision(6)));
 function asPython(ask) {
   const goal = goalOf(ask), limits = LIMITS.some((name) => name !== "compute" && ask[name] !== undefined);
   const call = goal ? "least_compute" : limits ? "plan" : "optimal_size";
-  const parts = Object.entries(ask).filter(([name]) => name !== "columns" && !(name === "k" && !goal)).map(([name, value]) => `${name}=${typeof value === "number" ? number(value) : JSON.stringify(value)}`);
+  const parts = Object.entries(ask).filter(([name]) => name !== "columns" && !(name === "k" && goal?.name !== "pass_at_k")).map(([name, value]) => `${name}=${typeof value === "number" ? number(value) : JSON.stringify(value)}`);
   if (ask.columns) parts.push(`columns={${Object.entries(ask.columns).map(([name, value]) => `"${name}": ${number(value)}`).join(", ")}}`);
   return `import scalefed as sf\n\nfit = ${data.source.python}\nprint(fit.${call}(${parts.join(", ")}))\n`;
 }

@@ -34,7 +34,7 @@ _POWER_OF_TEN = re.compile(
     r"\s*(?:(?P<factor>[\d.]+)\s*[x*·×]\s*)?10\s*(?:\^|\*\*)\s*\{?(?P<power>[+-]?\d{1,3})\}?\s*$"
 )
 _NOUN = re.compile(r"[\s_]*(?:params?|parameters?|tokens?|toks?|flops?|steps?|rounds?|clients?|bytes?|nats?)\.?$", re.I)
-_LONGEST = 60
+_LONGEST = 60  # characters; no amount is longer, and a regular expression is not run on a book
 
 
 def number(text: str, unit: str = "-") -> float | None:

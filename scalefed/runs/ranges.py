@@ -15,6 +15,7 @@ _WHOLE_CLIENTS = 1.0  # a share of the clients is rounded to whole ones, either 
 # Fewer tokens than one step of training has, or a million and more a parameter: nobody trains so, but tables in
 # billions look so. The fewest of public tables: 10,240 tokens and 9e-5 a parameter (LoRA on 109M parameters).
 _FEWEST_TOKENS, _FEWEST_A_PARAMETER, _FEW_TOKENS = 1e3, 1e-5, 1e5
+# params below which nobody trains on 1e5 tokens a parameter: then sizes were in millions
 _SMALL_MODEL, _MOST_A_PARAMETER = 1e4, 1e5
 
 

@@ -88,6 +88,7 @@ _NAMED = set(opcode.hasname)
 _EXTENDED, _CATCHES = opcode.opmap["EXTENDED_ARG"], opcode.opmap.get("PUSH_EXC_INFO", -1)
 _INTRINSIC, _IMPORT_STAR = opcode.opmap.get("CALL_INTRINSIC_1", -1), 2  # how newer versions import everything
 _IMPORT = opcode.opmap["IMPORT_NAME"]
+# CO_GENERATOR; CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR of inspect
 _GENERATOR, _COROUTINES = 0x20, 0x80 | 0x100 | 0x200
 
 

@@ -21,7 +21,7 @@ from scalefed.sandbox.allowlist import is_standard
 
 _ITEMS = 100_000  # most items taken from an iterator that is a result
 _DEPTH = 100  # deepest result
-_CHUNK = 1 << 13
+_CHUNK = 1 << 13  # bytes asked for at a time
 
 
 def serve(handle: int) -> NoReturn:

@@ -11,18 +11,24 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 
+# linux/sched.h, CLONE_NEW...
 NEW_MOUNT, NEW_UTS, NEW_IPC, NEW_USER, NEW_PID, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 1 << 30
+# MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC, REMOUNT, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
 
 SETGID, SETUID, DAC_OVERRIDE, DAC_READ_SEARCH, SYS_CHROOT, SYS_ADMIN = 6, 7, 1, 2, 18, 21
 """Capabilities, capabilities(7)."""
 
+# numbers of system calls on x86-64; those of Landlock are the same everywhere
 _SYS_CAPGET, _SYS_CAPSET, _SYS_MOUNT_SETATTR = 125, 126, 442
 _CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)  # version 3, this process
+# linux/landlock.h: system calls
 _SYS_LANDLOCK_CREATE, _SYS_LANDLOCK_ADD, _SYS_LANDLOCK_RESTRICT = 444, 445, 446
+# LANDLOCK_ACCESS_FS_...
 _LANDLOCK_WRITE_FILE, _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 1, 1 << 2, 1 << 3
+# LANDLOCK_ACCESS_FS_...
 _LANDLOCK_REMOVE_DIR, _LANDLOCK_REMOVE_FILE, _LANDLOCK_MAKE_DIR = 1 << 4, 1 << 5, 1 << 7
-_LANDLOCK_MAKE_FILE, _LANDLOCK_TRUNCATE = 1 << 8, 1 << 14
+_LANDLOCK_MAKE_FILE, _LANDLOCK_TRUNCATE = 1 << 8, 1 << 14  # LANDLOCK_ACCESS_FS_...
 
 libc = ctypes.CDLL(None, use_errno=True)
 

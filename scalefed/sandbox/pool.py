@@ -21,7 +21,7 @@ from scalefed.sandbox import kernel
 from scalefed.sandbox.launcher import command
 from scalefed.sandbox.messages import Link, Outcome, Usage
 
-_IN_FLIGHT = 32
+_IN_FLIGHT = 32  # jobs sent ahead to a worker, so that it never waits for the next
 _ATTEMPTS = 3  # times that a sample, alone with a tester, ends it, before that is its verdict
 _TESTS_CPU, _TESTS_WALL = 8, 32  # times its limit that a sample may keep its tester computing, and busy at all
 _GRACE = 30.0  # seconds more, for tests that have much to do themselves

@@ -55,16 +55,17 @@ _VIOLATIONS = """fork vfork execve execveat socket connect bind listen accept ac
 process_vm_writev mount umount2 unshare setns bpf perf_event_open io_uring_setup kexec_load reboot finit_module
 userfaultfd add_key pidfd_open pidfd_getfd pidfd_send_signal kill""".split()
 
+# BPF_LD, BPF_JMP and BPF_ALU of linux/bpf_common.h
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
-_KILL, _ALLOW, _FAIL = 0x80000000, 0x7FFF0000, 0x00050000
-_EPERM, _ENOENT, _ECHILD, _EINVAL, _ENOTTY, _EROFS, _ENOSYS = 1, 2, 10, 22, 25, 30, 38
-_X86_64, _X32 = 0xC000003E, 0x40000000
+_KILL, _ALLOW, _FAIL = 0x80000000, 0x7FFF0000, 0x00050000  # SECCOMP_RET_KILL_PROCESS, _ALLOW, _ERRNO
+_EPERM, _ENOENT, _ECHILD, _EINVAL, _ENOTTY, _EROFS, _ENOSYS = 1, 2, 10, 22, 25, 30, 38  # errno(3)
+_X86_64, _X32 = 0xC000003E, 0x40000000  # AUDIT_ARCH_X86_64; the bit of x32 system calls
 _THREAD_FLAG = 0x00010000  # CLONE_THREAD: a thread, not a process
 _THREAD_FLAGS = 0x003D0F00 | 0x00400000  # what glibc and musl set for a new thread, and nothing else
 _WRITING = 0x3 | 0x40 | 0x200 | 0x400000  # O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_TMPFILE
 _ASYNC = 0o20000  # O_ASYNC: signals when data arrive
-_ALL = 0xFFFFFFFF
-_SIGABRT = 6
+_ALL = 0xFFFFFFFF  # 32 bits of an argument
+_SIGABRT = 6  # signal(7)
 _UNIX, _STREAM, _STREAM_FLAGS = 1, 1, 0o2004000  # AF_UNIX, SOCK_STREAM, SOCK_CLOEXEC | SOCK_NONBLOCK
 _SEND_FLAGS = 0x40 | 0x4000 | 0x8000  # MSG_DONTWAIT, MSG_NOSIGNAL, MSG_MORE
 _RECEIVE_FLAGS = 0x2 | 0x40 | 0x100  # MSG_PEEK, MSG_DONTWAIT, MSG_WAITALL

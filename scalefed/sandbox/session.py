@@ -18,7 +18,7 @@ from scalefed.sandbox import endless, kernel, wire
 from scalefed.sandbox.launcher import CREDENTIALS, ForkServer
 from scalefed.sandbox.messages import Usage
 
-_LARGEST_REPLY = 32 << 20
+_LARGEST_REPLY = 32 << 20  # bytes: more than any test compares, less than memory limits allow
 _BATCH, _BATCH_BYTES = 64, 1 << 15  # calls sent before their answers are read; answers to them fit in a socket
 _WALL = 4  # times its limit that a sample of several threads may take on the clock to use its CPU time
 _LOOKS = (0.1, 0.4, 1.6)  # seconds of waiting after which a sample is made to look whether it can still come back

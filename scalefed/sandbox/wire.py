@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
-_DEPTH = 120
+_DEPTH = 120  # containers in one another, well below Python's own limit of recursion
 _MANY = 16  # lists from this length on may be read in one go
 _INT, _DOUBLE, _COMPLEX, _DIGIT = (struct.Struct(form).unpack_from for form in ("<i", "<d", "<dd", "<H"))
 

@@ -36,6 +36,13 @@ def test_settings_that_follow_the_factor_do_not_prevent_pairs():
     assert table["pairs"].tolist() == [3, 3] and table["estimate"].tolist() == pytest.approx([0.2, 0.2])
 
 
+def test_sizes_pair_although_their_learning_rate_follows():
+    frame = runs().assign(learning_rate=lambda frame: 0.1 / frame["params"] ** 0.5)
+    table = paired_effects(frame, "params")
+    assert table["pairs"].tolist() == [4, 4]
+    assert table["estimate"].tolist() == pytest.approx([2**-0.5 - 1, 4**-0.5 - 1])
+
+
 def test_the_interval_is_that_of_a_paired_t_test():
     frame = runs()
     frame["pass_at_1"] += np.random.default_rng(0).normal(0, 0.02, len(frame))

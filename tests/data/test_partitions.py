@@ -125,6 +125,25 @@ def test_quantity_changes_sizes_not_content():
     assert np.ptp(partition(labels, clients=10, scheme="quantity").sizes) < 40  # infinity: equal sizes
 
 
+@pytest.mark.parametrize("concentration", [0.05, 0.1, 0.3])
+def test_quantity_leaves_every_client_a_block(concentration):
+    text = micro.corpus(300_000, seed=0)
+    weights = np.diff(text.offsets)
+    deal = {"clients": 16, "scheme": "quantity", "concentration": concentration, "weights": weights}
+    plain, dealt = partition(text.families, **deal), partition(text.families, **deal, minimum_weight=129)
+    held, before = dealt.histograms.sum(axis=1), plain.histograms.sum(axis=1)
+    assert before.min() < 129 <= held.min() and held.sum() == before.sum()
+    assert np.abs(held - before).max() < 16 * (129 + weights.max())  # the large stay as they were drawn
+    assert dealt.skew == plain.skew < 1e-9
+    enough = partition(text.families, **deal | {"concentration": 100.0}, minimum_weight=129)
+    assert np.array_equal(enough.histograms, partition(text.families, **deal | {"concentration": 100.0}).histograms)
+
+
+def test_quantity_refuses_a_least_weight_that_nobody_can_spare():
+    with pytest.raises(ConfigError, match="cannot give 4 clients at least 30 each; use fewer clients"):
+        partition(np.zeros(100, int), clients=4, scheme="quantity", concentration=0.1, minimum_weight=30)
+
+
 def test_natural_groups_stay_whole():
     groups = np.repeat(["ann", "bob", "cyd", "dan", "eve"], [50, 40, 30, 20, 10])
     labels = np.arange(150) % 3

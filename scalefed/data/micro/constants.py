@@ -23,7 +23,7 @@ _ELEMENTS = (
     "osmium iridium platinum gold mercury thallium lead bismuth polonium astatine radon francium radium actinium "
     "thorium protactinium uranium"
 )
-_LARGEST_FACTOR = 25
+_LARGEST_FACTOR = 25  # products stay below 625: two or three digits, as in textbooks
 
 Constant = tuple[str, str]
 

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from scalefed.data.micro.primitives import TYPES, table
 from scalefed.seeds import rng
 
-DEEPEST = 8
-CHUNK = 4096
-MODULUS = 11
+DEEPEST = 8  # steps of a pipeline; design.md asks for headroom, and 8 is rare at DEPTH_RATIO
+CHUNK = 4096  # documents drawn from one stream: a part of the corpus is made without what comes before
+MODULUS = 11  # of the checksum over a pipeline's steps; a prime, so that no step is lost in it
 SHIFT = 8  # of single steps, the fourth and the fifteenth of each family are held out
-OWN = 0.7
-DEPTH_RATIO = 0.45
-SKILL_EXPONENT = 1.3
-CONSTANT_EXPONENT = 1.5
-FAMILY_EXPONENT = 0.8
+OWN = 0.7  # share of later steps from the family's own primitives: families differ, and share a common tongue
+DEPTH_RATIO = 0.45  # each depth is so much rarer than the one before
+SKILL_EXPONENT = 1.3  # of Zipf's law over skills: rare ones are learnt late, so that loss falls as a power law
+CONSTANT_EXPONENT = 1.5  # of Zipf's law over the constants of a primitive
+FAMILY_EXPONENT = 0.8  # of Zipf's law over families; below 1, so that the rarest still has text
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from scalefed.data.problems import Problem
 from scalefed.errors import ConfigError
 from scalefed.seeds import rng
 
-CASES = 7
-POOL = 48
-NEIGHBOURS = 6
+CASES = 7  # asserts of a problem; HumanEval has 7.7 on average
+POOL = 48  # inputs that cases are chosen from
+NEIGHBOURS = 6  # wrong primitives tried at each step, which the cases must tell from the right one
 LONGEST_VALUE = 300  # characters of an expected value
 
 Program = Callable[[Any], Any]

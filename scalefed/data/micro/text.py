@@ -18,8 +18,8 @@ from scalefed.data.micro.primitives import TYPES, table
 from scalefed.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from scalefed.errors import ConfigError
 
-SHIPPED_VOCABULARY = 512
-TOKENIZER_DOCUMENTS = 16384
+SHIPPED_VOCABULARY = 512  # merges that the package carries, learnt once
+TOKENIZER_DOCUMENTS = 16384  # that merges are learnt from; other numbers give other merges
 ENTRY_POINT = "f"
 CLOSE = '"""'
 

@@ -37,7 +37,7 @@ from scalefed.models import Model, Tensor
 __all__ = ["client_app", "run_rounds", "server_app", "to_flower_app"]
 
 logger = logging.getLogger(__name__)
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05  # between two looks for replies: short beside a round, long beside a look
 SEEN_BY_CLIENTS = ("control", "initial", "synthetic")
 """The server's vectors that a client's task may be made from."""
 

@@ -27,7 +27,7 @@ from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, Column
 
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")
 """Parts of the names of arrays that ``params``, which counts no embeddings, leaves out."""
-_TOUCH_S = 5.0
+_TOUCH_S = 5.0  # between signs of life; a run without one for minutes was killed
 _TOKENS = ("num-tokens", "num_tokens", "tokens")
 _LOSSES = ("loss", "eval_loss", "val_loss", "test_loss", "eval-loss", "val-loss", "test-loss")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LONGEST = 1_000_000  # characters of a config or summary
-_DEEPEST = 20
+_DEEPEST = 20  # mappings in one another; an export is not deeper, a hostile one is cut
 
 
 def is_run(thing: Any) -> bool:
