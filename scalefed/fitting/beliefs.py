@@ -14,7 +14,7 @@ from scalefed.fitting.optimum_terms import OptimumTerms
 
 BORROWED = "the slope of the best size (0.50 with a standard deviation of 0.07 among nine public families, here 0.11)"
 
-_LOSS_SD = 1.0
+_LOSS_SD = 1.0  # of its logarithm: a factor of seven to both sides
 _WEAK: Mapping[str, tuple[float, float]] = {
     "tokens_per_param": (float(np.log(20.0)), 1.5),  # log: 1 to 400 at two standard deviations
     "slope": (0.0, 0.8),  # logit of d log best params / d log compute: 0.17 to 0.83

@@ -37,9 +37,13 @@ def gaps(data: FitData, problem: Problem, theta: np.ndarray, *, believed: bool =
     if believed:
         return tuple(_constant_columns(law, data))
     gaps = _too_few(law, data) + _constant_columns(law, data)
-    if not gaps:
-        gaps = _proportional(law, data) or _rank(law, data, problem.to_values(theta[None]))
-    return tuple(gaps)
+    return tuple(gaps) or loose_designs(data, problem, theta)
+
+
+def loose_designs(data: FitData, problem: Problem, theta: np.ndarray) -> tuple[str, ...]:
+    """Sentences naming columns that move together, or parameters that the design leaves loose."""
+    law = data.law
+    return tuple(_proportional(law, data) or _rank(law, data, problem.to_values(theta[None])))
 
 
 def _too_few(law: Law, data: FitData) -> list[str]:

@@ -23,12 +23,12 @@ from scalefed.seeds import rng
 
 METHODS = ("posterior", "posterior-borrowed")
 
-_DEGREES = 4.0
-_FEWEST = 1000
+_DEGREES = 4.0  # of freedom of a run's error: tails as heavy as those of published runs
+_FEWEST = 1000  # particles; with fewer the differences do not span a dozen terms
 _KEPT = 0.5  # effective share of the particles that a step leaves
-_MOVES = 6  # after each step
-_LAST_MOVES = 40
-_JITTER = 1e-4
+_MOVES = 6  # after each step; tests/benchmarks/bench_posterior.py shows that these and the last are enough
+_LAST_MOVES = 40  # of each kind, once the likelihood counts in full
+_JITTER = 1e-4  # of the believed standard deviations, so that no direction is ever lost
 _TAIL = 6.0  # degrees of freedom of the draws about the particles
 _NEVER = -1e300  # a log likelihood whose power 0 is still 1
 

@@ -16,7 +16,7 @@ from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
 from scalefed.fitting.candidates import Trial, candidates, constrained, weigh
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.fitted import Fit
-from scalefed.fitting.identifiability import gaps
+from scalefed.fitting.identifiability import gaps, loose_designs
 from scalefed.fitting.initialisation import GlobalFit, global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
@@ -186,6 +186,11 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
     if refits.noise is not None or problem.n <= problem.p:
         noise = np.nan if refits.noise is None else refits.noise
         by_loss = by_loss[0], (noise,) * len(by_loss[1])
+    notes = data.notes
+    if believed:
+        notes += tuple(
+            f"beliefs fill in what these runs leave open: {gap}" for gap in loose_designs(data, problem, best.theta)
+        )
     replicates = pd.DataFrame(problem.to_values(refits.theta), columns=list(problem.names))
     if verdict.status is not FitStatus.CONVERGED:
         warnings.warn(verdict.message, FitWarning, stacklevel=3)
@@ -207,7 +212,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
         degrees_of_freedom=max(runs - problem.p, 1),
         backtest=back_test(problem, trial.folds),
         alternatives=(),
-        notes=data.notes,
+        notes=notes,
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
         cluster=data.cluster,
