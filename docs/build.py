@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import scalefed
 from scalefed.config import RunConfig
 from scalefed.laws import LAWS, RECOMMENDED
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS
@@ -39,6 +40,32 @@ Begin with the first """
     + """; the others are kept for comparison, and because stored fits name them.
 """
 )
+API_HEAD = """# Every public name
+
+`import scalefed as sf`; each name loads on first use. What needs an extra that is not installed says so.
+"""
+API = {
+    "Read and write runs": ("load_runs", "load_counts", "import_rounds", "write_run", "pack", "unpack", "Run"),
+    "Fit and ask": (
+        "fit",
+        "load_fit",
+        "Fit",
+        "FitStatus",
+        "Optimum",
+        "Profile",
+        "Region",
+        "compare",
+        "first_runs",
+        "next_runs",
+    ),
+    "Laws": ("Law", "LAWS", "simulate_runs", "train_flops"),
+    "Show": ("chart", "write_report"),
+    "pass@k": ("estimate_pass_at_k", "pass_at_k", "PassAtK", "evaluate", "fit_link", "Link"),
+    "Make runs": ("RunConfig", "sweep", "load_sweep", "train", "train_all", "partition", "Partition", "measured_skew"),
+    "Flower": ("log_flower",),
+    "Errors": ("ScalefedError", "ConfigError", "DataError", "FitError", "FitWarning", "RunLogWarning"),
+}
+"""Public names by what they are for; a name that stands in none of these is put last."""
 COMPARED = "# Kept for comparison\n"
 
 
@@ -84,6 +111,21 @@ def laws() -> str:
     return "\n".join(parts)
 
 
+def api() -> str:
+    """Every public name, for mkdocstrings to fill in."""
+    placed = {name for names in API.values() for name in names}
+    groups = {**API, "More": tuple(name for name in scalefed.__all__ if name not in placed)}
+    parts = [API_HEAD]
+    for title, names in groups.items():
+        here = [name for name in names if name in scalefed.__all__]
+        parts += [f"## {title}\n"] * bool(here) + [f"::: {_home(name)}\n" for name in here]
+    return "\n".join(parts)
+
+
+def _home(name: str) -> str:
+    return next(f"{home}.{name}" for home, names in scalefed._HOMES.items() if name in names)
+
+
 def _default(name: str, value: object) -> str:
     if value is None:
         return "by rule"
@@ -98,3 +140,4 @@ if __name__ == "__main__":
     (HERE / "settings.md").write_text(settings(), encoding="utf-8")
     (HERE / "columns.md").write_text(columns(), encoding="utf-8")
     (HERE / "laws.md").write_text(laws(), encoding="utf-8")
+    (HERE / "api.md").write_text(api(), encoding="utf-8")

@@ -20,6 +20,8 @@ import scalefed as sf
 
 ROOT = Path(__file__).parent.parent
 CELL = ["axis", "params", "clients", "clients_per_round", "concentration", "local_steps"]
+FLOOR = 0.2009088590630866
+"""The text's entropy, nats per token: ``scalefed.data.micro.entropy()``."""
 Z90 = 1.6449
 """Standard normal quantile of a two-sided 90% band."""
 
@@ -54,8 +56,8 @@ def cells(frozen: Mapping[str, Any], runs: pd.DataFrame) -> pd.DataFrame:
     grouped = table.groupby(CELL, sort=False)["loss"]
     means["seeds"], means["standard_error"] = grouped.count(), grouped.std() / np.sqrt(grouped.count())
     first = next(iter(frozen["laws"]))
-    shown = ["seeds", "skew", "loss", "standard_error", first, "low", "high", "nearest", "line",
-             "pass_at_1", "pass_at_1_predicted", "pass_at_10", "pass_at_10_predicted"]  # fmt: skip
+    shown = ["seeds", "skew", "tokens", "unique_tokens", "loss", "standard_error", first, "low", "high", "nearest",
+             "line", "pass_at_1", "pass_at_1_predicted", "pass_at_10", "pass_at_10_predicted"]  # fmt: skip
     half = Z90 * np.sqrt(means["parameter"] ** 2 + means["model"] ** 2 + means["noise"] ** 2 / means["seeds"])
     means["low"], means["high"] = means[first] * np.exp(-half), means[first] * np.exp(half)
     rest = [column for column in means.columns if column in frozen["laws"] and column != first]

@@ -119,6 +119,6 @@ print([m for m in ("transformers", "peft", "flwr", "scalefed.experiment") if m i
 
 def test_generated_pages_are_what_the_code_says():
     build = runpy.run_path(str(ROOT / "docs" / "build.py"))
-    for name in ("settings", "columns", "laws"):
+    for name in ("settings", "columns", "laws", "api"):
         page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         assert page == build[name](), "run: python docs/build.py"

@@ -26,6 +26,7 @@ from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.allocation.populations import best_population
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 
@@ -107,7 +108,7 @@ def plan(
     unique_tokens_per_client: float | None = None,
     epochs: float | None = None,
     sampled_tokens: float | None = None,
-    clients: float | None = None,
+    clients: float | Literal["free"] | None = None,
     participation: float | None = None,
     clients_per_round: float | None = None,
     concentration: float | None = None,
@@ -144,7 +145,8 @@ def plan(
         unique_tokens_per_client: limit on the different tokens of a client, each used at most ``epochs`` times.
         epochs: passes over them; 1 by default, but as many as pay where the law has a term for repeats.
         sampled_tokens: tokens that the finished model will generate at 2 params FLOPs each, paid from the compute.
-        clients: clients that hold data.
+        clients: clients that hold data; ``"free"`` looks for the best number of them, where each brings
+            ``unique_tokens_per_client`` of its own and the law knows population and repeats.
         participation: share of them that trains in a round, in (0, 1]; or give ``clients_per_round``.
         clients_per_round: clients that train in a round.
         concentration: Dirichlet concentration, turned into skew by what the runs measured; or give ``skew``.
@@ -169,6 +171,10 @@ def plan(
     """
     words = _said(locals())
     must_be_determined(fit, "an optimal size")
+    chosen: tuple[str, ...] = ()
+    if clients == "free":
+        words["clients"], told = best_population(fit.law, fit.params, fit.runs, words)
+        chosen = (told,)
     budget, setting, notes = question(fit.law, fit.runs, words)
     if sampled_tokens is not None and compute is None:
         raise ConfigError("sampled_tokens changes nothing here: it goes with a limit on compute, which pays for it")
@@ -176,7 +182,7 @@ def plan(
     def solve(limits: Budget) -> Solution:
         return mixed(fit, lambda law, values: optimum.minimise(law, values, budget=limits, setting=setting))
 
-    best = report(fit, solve(budget), setting, notes, level)
+    best = report(fit, solve(budget), setting, (*chosen, *notes), level)
     said = words["unique_tokens"] is not None
     best, _ = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     return against_runs(fit, best, setting, words)
