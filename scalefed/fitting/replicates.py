@@ -11,7 +11,8 @@ from scalefed.fitting.candidates import Trial
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import LOOSE, loosest
 
-_FEW = 2  # times as many runs as free parameters
+_FEW = 2  # times as many runs as free parameters: below, refits tell too little of what the runs leave open
+_SMALL = 6  # times as many: above, a law that is left loose is so for another reason than few runs
 _EXACT = 1e-6  # noise at which runs are a law's own numbers
 
 METHODS = ("auto", *bootstrap.METHODS, *posterior.METHODS)
@@ -36,7 +37,8 @@ def with_replicates(trial: Trial, resamples: int, seed: int, method: str) -> tup
     if method in posterior.METHODS:
         return _drawn(trial, resamples, seed, borrowed=method == "posterior-borrowed")
     may_draw = method == "auto" and resamples > 0 and problem.p > 0 and posterior.has_posterior(problem)
-    if may_draw and int(trial.data.clusters.max()) + 1 < _FEW * problem.p and not _exact(trial):
+    each = (int(trial.data.clusters.max()) + 1) / max(problem.p, 1)
+    if may_draw and each < _FEW and not _exact(trial):
         return _drawn(trial, resamples, seed)
     if problem.n <= problem.p:
         resamples = 0  # without a spare run nothing tells how far off the parameters are
@@ -44,7 +46,7 @@ def with_replicates(trial: Trial, resamples: int, seed: int, method: str) -> tup
     refits = bootstrap.bootstrap(
         problem, trial.best, trial.data.clusters, resamples=resamples, delta=trial.delta, seed=seed, method=way
     )
-    if may_draw and len(refits.theta) > 1 and loosest(problem, np.cov(refits.theta.T))[1] > LOOSE:
+    if may_draw and each < _SMALL and len(refits.theta) > 1 and loosest(problem, np.cov(refits.theta.T))[1] > LOOSE:
         return _drawn(trial, resamples, seed)
     return trial, refits
 
