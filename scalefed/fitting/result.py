@@ -79,8 +79,8 @@ def fit(
             :mod:`scalefed.fitting.bootstrap`), or ``"posterior"``: draws under weak beliefs about the optimum, for few
             runs (see :mod:`scalefed.fitting.posterior`), with ``"posterior-borrowed"`` the slope of the best size as
             in other families too. ``"auto"`` is the posterior where there are fewer than twice as many runs as free
-            parameters, or fewer than six times as many and the bootstrap leaves the law loose; a note says so. Estimates that go with a posterior are
-            its medians.
+            parameters, or fewer than six times as many and the bootstrap leaves the law loose; a note says so.
+            Estimates that go with a posterior are its medians.
         backtest: whether to hold out the largest runs and fit a richer law, which widens bands beyond the runs.
 
     Raises:
