@@ -143,7 +143,7 @@ def test_runs_that_cannot_be_used_are_refused(runs: pd.DataFrame, change: object
         ({"law": "chinchila"}, "did you mean 'chinchilla'"),
         ({"fixed": {"q": 1.0}}, "no parameter 'q'"),
         ({"scale_weight": 9.0}, "between 0"),
-        ({"intervals": "wild"}, "auto, exchange, pairs"),
+        ({"intervals": "wild"}, "auto, bootstrap, exchange, pairs"),
     ],
 )
 def test_wrong_arguments_are_named(runs: pd.DataFrame, keywords: dict[str, object], words: str) -> None:
@@ -233,7 +233,7 @@ def test_a_design_that_cannot_tell_is_named_and_refused(frame: dict[str, object]
         runs = simulate_runs(model, truth, table, noise=0.003)
     else:
         runs = simulate_runs(model, truth, frame, noise=0.003)
-    found = fit(runs, law, resamples=50, backtest=False)
+    found = fit(runs, law, resamples=50, backtest=False, intervals="bootstrap")
     assert found.status is FitStatus.NOT_IDENTIFIED
     assert pd.Series([found.message]).str.contains(words).all(), found.message
     for question, words in ((found.optimal_size, "compute"), (found.plan, "compute"), (found.least_compute, "loss")):
@@ -339,7 +339,7 @@ def test_the_width_of_what_is_asked_decides_whether_it_is_answered(tmp_path: Pat
     runs = simulate_runs(
         "chinchilla", TRUTH, {"params": [1e8, 3e8, 1e9], "tokens": [2e9, 6e9, 2e10]}, noise=0.004, seed=2
     )
-    found = fit(runs, "chinchilla", resamples=200)
+    found = fit(runs, "chinchilla", resamples=200, intervals="bootstrap")
     assert found.status is FitStatus.LOOSE and not found.undetermined
     near = found.optimal_size(compute=3e19)
     assert near.params_high < 10 * near.params_low
