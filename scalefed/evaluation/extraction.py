@@ -3,7 +3,7 @@
 import ast
 import re
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 
 EXTRACT = ("code",)
 """What can be taken out of a text."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import DataError, nearest
 from scalefed.evaluation.extraction import defines
 

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.evaluation.packages import checked_packages
 from scalefed.sandbox.messages import Outcome

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scalefed.config import cache_directory
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.evaluation.judge import judge, versions
 
 _LONGEST = 4.0  # times a sample's limit that a reference may take; EvalPlus 0.3.1 allows samples as many times its own

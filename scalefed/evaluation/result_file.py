@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.evaluation.extraction import EXTRACT, is_fenced
 from scalefed.evaluation.formats import Sample

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scalefed.data.jsonlines import json_value, raw_lines
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import DataError
 from scalefed.evaluation.extraction import code_of
 from scalefed.evaluation.formats import Names, Sample, forms, samples_of, shape_of, unlike

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalefed.config import RunConfig
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.evaluation.judge import judge
 from scalefed.evaluation.sampling import Completion, DecoderSession, Session, before_stop, sample, stop_at
 from scalefed.evaluation.scoring import HeldOutLoss, TokenLosses, held_out_loss, mixture_losses, solution_losses

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from scalefed.config import RunConfig
-from scalefed.data.problems import Problem, load_problems
+from scalefed.data.problem import Problem
+from scalefed.data.problems import load_problems
 from scalefed.errors import ConfigError, DataError
 from scalefed.evaluation.judge import versions
 from scalefed.evaluation.result_file import judge_file

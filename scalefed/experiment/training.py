@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from scalefed.config import RunConfig
-from scalefed.data.problems import Problem, load_problems
+from scalefed.data.problem import Problem
+from scalefed.data.problems import load_problems
 from scalefed.errors import DataError
 from scalefed.evaluation.scoring import HeldOutLoss
 from scalefed.experiment.checkpoints import (

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from scalefed.fitting.problem import Node, Problem, Sum
+from scalefed.fitting.channels import Node, Sum
+from scalefed.fitting.problem import Problem
 from scalefed.laws.terms import effective_slopes, log_effective
 
 State = list[np.ndarray]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scalefed.fitting.channels import Channel, Node
 from scalefed.fitting.derivatives import log_node
-from scalefed.fitting.problem import Channel, Node, Problem, subset
+from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solution, Solver
 from scalefed.seeds import quasi_random, rng
 

@@ -22,7 +22,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from scalefed.data.problems import Problem, load_problems
+from scalefed.data.problem import Problem
+from scalefed.data.problems import load_problems
 from scalefed.evaluation.judge import judge, judge_stream
 from scalefed.evaluation.result_file import judge_file
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalefed.cli import main
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError
 from scalefed.evaluation.extraction import code_of, is_fenced
 from scalefed.evaluation.result_file import judge_file

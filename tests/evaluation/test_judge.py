@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hostile import ADD
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError, SandboxError
 from scalefed.evaluation.judge import counts, judge, judge_stream
 from scalefed.evaluation.result_file import judge_file

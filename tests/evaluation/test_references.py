@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.evaluation import references
 from scalefed.evaluation.references import References, check_references
 from scalefed.evaluation.result_file import judge_file

@@ -8,7 +8,7 @@ import torch
 from hostile import ADD
 
 from scalefed.cli import main
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import DataError
 from scalefed.experiment import evaluate_checkpoint
 

@@ -12,7 +12,8 @@ from damage import Kind
 
 import scalefed as sf
 from scalefed.config import RunConfig
-from scalefed.data.problems import Problem, load_problems
+from scalefed.data.problem import Problem
+from scalefed.data.problems import load_problems
 from scalefed.evaluation.result_file import judge_file
 from scalefed.evaluation.sample_files import open_samples
 from scalefed.runs.packed import stored_files

@@ -6,7 +6,7 @@ makes on the host, with a secret to read, a victim to delete and a listening soc
 
 from dataclasses import dataclass
 
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 
 ADD = Problem(
     "t/add",

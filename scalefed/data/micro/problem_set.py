@@ -18,7 +18,7 @@ from scalefed.data.micro.grammar import CHUNK, draw, grammar, is_held_out
 from scalefed.data.micro.inputs import inputs
 from scalefed.data.micro.primitives import TYPES
 from scalefed.data.micro.text import ENTRY_POINT, prompt_and_solution
-from scalefed.data.problems import Problem
+from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError
 from scalefed.seeds import rng
 
