@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.column_tests import beyond as beyond_tests
+from scalefed.allocation.column_tests import size_errors, tests_of
+from scalefed.allocation.column_tests import widened as widened_by_tests
 from scalefed.allocation.cost import cost_of
 from scalefed.allocation.defaults import columns_and_texts
 from scalefed.allocation.extrapolation import look, ranges_behind
@@ -117,8 +120,27 @@ def against_runs(fit: FitLike, best: Optimum, setting: Setting, words: Mapping[s
         FitError: the law needs a column of which the runs had one other value only.
     """
     asked = asked_of(fit, setting, words, params=best.params, tokens=best.tokens, local_steps=best.local_steps)
-    notes, beyond = look(fit.law, ranges_behind(fit), asked, said_in(words))
+    notes, beyond = look(fit.law, ranges_behind(fit), asked, said_in(words), [test.column for test in tests_of(fit)])
     return replace(best, notes=(*best.notes, *notes), extrapolation={**best.extrapolation, **beyond})
+
+
+def with_tests(
+    fit: FitLike, best: Optimum, found: Solution, setting: Setting, solve: Callable[[Mapping[str, Array]], Solution]
+) -> Optimum:
+    """The answer with intervals as wide as the tests of the columns ask in which the question lies outside the runs.
+
+    Args:
+        fit: the fit that answered.
+        best: its answer.
+        found: its solution.
+        setting: what was held fixed.
+        solve: the question for other parameters of the fit's law.
+
+    Raises:
+        FitError: the size is left open by more than a factor of ten.
+    """
+    tests = beyond_tests(fit.law, ranges_behind(fit), tests_of(fit), setting.given())
+    return widened_by_tests(best, size_errors(tests, found, solve), tests, WIDEST) if tests else best
 
 
 def with_repeats(

@@ -117,6 +117,7 @@ class Column:
         low, high: its ends in the runs; NaN where they do not tell it.
         in_law: whether the law's answer depends on it.
         needed: whether the law would depend on it, had the runs varied it.
+        tested: whether the law was tested on runs of the column that it was not fitted to.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Column:
     high: float
     in_law: bool
     needed: bool
+    tested: bool = True
 
     @property
     def phrases(self) -> tuple[str, str]:
@@ -185,7 +187,8 @@ class Column:
         else:
             how = f"{grouped(value / end)} times the most" if over else f"{grouped(end / value)} times below the least"
         told = f"{here} is {how} of the runs ({grouped(end)})"
-        return told if self.in_law else f"{told}; {_ASSUMES}"
+        tested = "" if self.tested else "; these runs could not test the law there"
+        return f"{told}{tested}" if self.in_law else f"{told}; {_ASSUMES}"
 
     def phrase(self, value: float) -> str:
         """A number of the column in words."""
@@ -206,18 +209,23 @@ def most_passes(ranges: Ranges) -> float:
     return max(ranges.numbers.get("epochs", (1.0, 1.0))[1], 1.0)
 
 
-def column_of(name: str, ranges: Ranges, law: Law) -> Column:
-    """One column as the runs and the law have it."""
+def column_of(name: str, ranges: Ranges, law: Law, tested: Collection[str] | None = None) -> Column:
+    """One column as the runs and the law have it; with the columns along which the law was tested."""
     low, high = ranges.numbers.get(name, (np.nan, np.nan))
     if name == "epochs":  # fewer passes than one are fresh text too
         low, high = 1e-9, most_passes(ranges)
     through = {name, *_ALSO.get(name, ())}
     named = {c for term in law.terms for part in term.all_parts() for atom in part.atoms for c in atom.columns}
-    return Column(name, low, high, bool(through & set(law.columns)), bool(through & named))
+    return Column(name, low, high, bool(through & set(law.columns)), bool(through & named),
+                  tested is None or bool(through & {*tested, *SIZE}))  # fmt: skip
 
 
 def look(
-    law: Law, ranges: Ranges, asked: Mapping[str, Any], said: Collection[str]
+    law: Law,
+    ranges: Ranges,
+    asked: Mapping[str, Any],
+    said: Collection[str],
+    tested: Collection[str] | None = None,
 ) -> tuple[tuple[str, ...], dict[str, float]]:
     """Notes on the columns of a question that lie outside the runs, and how far.
 
@@ -226,6 +234,7 @@ def look(
         ranges: what the runs had.
         asked: column -> number, numbers or text.
         said: the columns that the question itself names; the others were filled in.
+        tested: those along which the law was tested on runs that it was not fitted to; None where that does not count.
 
     Returns:
         Sentences, and column -> decades beyond the runs (share of the range for skew).
@@ -238,7 +247,7 @@ def look(
         if isinstance(value, str):
             notes.append(_of_text(name, value, ranges.words.get(name, ())))
             continue
-        column = column_of(name, ranges, law)
+        column = column_of(name, ranges, law, tested)
         values = np.ravel(np.asarray(value, dtype=np.float64))
         values = values[np.isfinite(values)]
         if not len(values):
@@ -252,7 +261,13 @@ def look(
     return tuple(note for note in notes if note), beyond
 
 
-def look_at_table(law: Law, ranges: Ranges, table: Mapping[str, Any], names: Collection[str]) -> tuple[str, ...]:
+def look_at_table(
+    law: Law,
+    ranges: Ranges,
+    table: Mapping[str, Any],
+    names: Collection[str],
+    tested: Collection[str] | None = None,
+) -> tuple[str, ...]:
     """Notes on the columns of runs to be predicted, as :func:`look` has them.
 
     Args:
@@ -260,6 +275,7 @@ def look_at_table(law: Law, ranges: Ranges, table: Mapping[str, Any], names: Col
         ranges: what its own runs had.
         table: column -> a number or numbers, a text or texts.
         names: the columns that count, besides those that a question has words for.
+        tested: as for :func:`look`.
 
     Raises:
         FitError: as :func:`look`.
@@ -273,7 +289,7 @@ def look_at_table(law: Law, ranges: Ranges, table: Mapping[str, Any], names: Col
         asked["epochs"] = np.asarray(table["tokens"], dtype=float) / np.asarray(table["unique_tokens"], dtype=float)
     if "unique_tokens" not in law.columns:
         asked.pop("unique_tokens", None)
-    notes = list(look(law, ranges, asked, set(table))[0])
+    notes = list(look(law, ranges, asked, set(table), tested)[0])
     for name in TEXTS:
         for value in sorted({*np.ravel(table[name])}) if name in table else ():
             notes.append(_of_text(name, str(value), ranges.words.get(name, ())))

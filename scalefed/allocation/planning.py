@@ -8,6 +8,7 @@ tell the answer with its intervals and notes (:mod:`scalefed.allocation.answers`
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,10 @@ from scalefed.allocation.answers import (
     must_be_determined,
     report,
     with_repeats,
+    with_tests,
 )
 from scalefed.allocation.budgets import Budget
-from scalefed.allocation.defaults import question
+from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.populations import best_population
@@ -82,9 +84,9 @@ def optimal_size(
             answer; or a value is missing that neither the question nor the runs settle.
         ConfigError: a number out of range.
     """
-    words = locals().copy()
-    _check_target(fit, words.pop("target"))
-    best = plan(**words)
+    words = words_of(locals(), "target")
+    _check_target(fit, target)
+    best = plan(fit, **words)
     told = () if target == "loss" else (f"the size of the least loss is that of the best {target}",)
     return replace(best, notes=(*best.notes, *told))
 
@@ -179,10 +181,15 @@ def plan(
     if sampled_tokens is not None and compute is None:
         raise ConfigError("sampled_tokens changes nothing here: it goes with a limit on compute, which pays for it")
 
-    def solve(limits: Budget) -> Solution:
-        return mixed(fit, lambda law, values: optimum.minimise(law, values, budget=limits, setting=setting))
+    def ask(law: Law, values: Mapping[str, optimum.Array], limits: Budget = budget) -> Solution:
+        return optimum.minimise(law, values, budget=limits, setting=setting)
 
-    best = report(fit, solve(budget), setting, (*chosen, *notes), level)
+    def solve(limits: Budget) -> Solution:
+        return mixed(fit, partial(ask, limits=limits))
+
+    found = solve(budget)
+    best = report(fit, found, setting, (*chosen, *notes), level)
+    best = with_tests(fit, best, found, setting, partial(ask, fit.law))
     said = words["unique_tokens"] is not None
     best, _ = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     return against_runs(fit, best, setting, words)
@@ -284,13 +291,13 @@ def least_compute(
     budget, setting, notes = question(fit.law, fit.runs, words)
     share = float(pass_at_k if pass_at_k is not None else pass_at_1 or 0.0)
 
-    def solve(limits: Budget) -> Solution:
-        def ask(law: Law, values: Mapping[str, optimum.Array]) -> Solution:
-            if loss is not None:
-                return optimum.least_compute(law, values, loss=loss, budget=limits, setting=setting)
-            return least_for_passes(attached_link(fit), law, values, share, k, limits, setting)
+    def ask(law: Law, values: Mapping[str, optimum.Array], limits: Budget = budget) -> Solution:
+        if loss is not None:
+            return optimum.least_compute(law, values, loss=loss, budget=limits, setting=setting)
+        return least_for_passes(attached_link(fit), law, values, share, k, limits, setting)
 
-        return mixed(fit, ask)
+    def solve(limits: Budget) -> Solution:
+        return mixed(fit, partial(ask, limits=limits))
 
     found = solve(budget)
     if not np.isfinite(found.compute[0]):
@@ -301,6 +308,7 @@ def least_compute(
             "allow); ask for less"
         )
     best = replace(report(fit, found, setting, notes, level), regret=np.nan)
+    best = with_tests(fit, best, found, setting, partial(ask, fit.law))
     said = words["unique_tokens"] is not None
     best, once = with_repeats(fit, best, solve, budget=budget, setting=setting, said=said)
     ends = np.array([
@@ -318,7 +326,7 @@ def _said(words: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an array.
     """
-    said = {name: value for name, value in words.items() if name not in ("fit", "level")}
+    said = words_of(words, "level")
     for name, value in said.items():
         if not isinstance(value, (str, Mapping)) and np.ndim(value) > 0:
             raise ConfigError(f"{name} must be one number here; fit.optimal_sizes(compute=[...]) takes many budgets")

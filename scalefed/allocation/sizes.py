@@ -1,6 +1,7 @@
 """What is the best size at each of many budgets, or in each of many settings? Solved together, and smooth between."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, asked_of, distance, must_be_determined, must_be_narrow, said_in
+from scalefed.allocation.answers import WIDEST, FitLike, asked_of, distance, must_be_determined, must_be_narrow, said_in
 from scalefed.allocation.budgets import Budget, Setting
-from scalefed.allocation.defaults import question
+from scalefed.allocation.column_tests import ColumnTest, beyond, size_errors, stretched, tests_of, too_far
+from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import mixed, values_of
 from scalefed.allocation.repeats import MOST_APART, Repeats, repeats_of
@@ -113,9 +115,7 @@ def optimal_sizes(
         FitError: as :meth:`optimal_size`.
         ConfigError: a number out of range.
     """
-    setting = locals().copy()
-    for name in ("fit", "compute", "level", "intervals"):
-        del setting[name]
+    setting = words_of(locals(), "compute", "level", "intervals")
     must_be_determined(fit, "optimal sizes")
     budgets = np.atleast_1d(np.asarray(compute, dtype=float))
     if intervals and (nodes := _nodes(budgets, setting)) is not None:
@@ -178,13 +178,13 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
     """Every budget solved for the estimate and, with intervals, for all replicates."""
     budget, known, notes = question(fit.law, fit.runs, {**setting, "compute": budgets})
 
-    def solve(limits: Budget) -> optimum.Solution:
-        def ask(law: Law, values: Mapping[str, Array]) -> optimum.Solution:
-            column = {name: series[:, None] for name, series in values.items()}
-            return optimum.minimise(law, column, budget=limits, setting=known)
+    def ask(law: Law, values: Mapping[str, Array], limits: Budget = budget) -> optimum.Solution:
+        column = {name: series[:, None] for name, series in values.items()}
+        return optimum.minimise(law, column, budget=limits, setting=known)
 
+    def solve(limits: Budget) -> optimum.Solution:
         one = {name: series[:1] for name, series in values_of(fit).items()}
-        return mixed(fit, ask) if intervals else ask(fit.law, one)
+        return mixed(fit, partial(ask, limits=limits)) if intervals else ask(fit.law, one, limits)
 
     found = solve(budget)
     nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]
@@ -204,7 +204,25 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
         best = (series[0] for series in (found.params, found.tokens, found.rounds, found.local_steps))
         band = predicted(level=level, **optimum.columns_of(fit.law, known, *best))
         table["loss_low"], table["loss_high"] = band["low"].to_numpy(), band["high"].to_numpy()
+    if tests := beyond(fit.law, ranges_behind(fit), tests_of(fit), known.given()):
+        _stretch(table, size_errors(tests, found, partial(ask, fit.law)), tests, level)
     return _told(fit, table, found, solve, budget, known, notes, setting, level)
+
+
+def _stretch(
+    table: dict[str, Array], errors: Mapping[str, Array], tests: list[tuple[ColumnTest, Array]], level: float
+) -> None:
+    """Widen the intervals of a table by what the tests of its columns found."""
+    from scipy.special import ndtri
+
+    if "params_low" not in table:
+        return
+    for name, error in errors.items():
+        ends = table[f"{name}_low"], table[f"{name}_high"]
+        low, high = stretched(table[name], *ends, error, float(ndtri((1 + level) / 2)))
+        table[f"{name}_low"], table[f"{name}_high"] = low, high
+    if np.all(table["params_high"] > WIDEST * table["params_low"]):
+        raise too_far([test for test, _ in tests], table["params_low"][0], table["params_high"][0], WIDEST)
 
 
 def _told(
@@ -222,16 +240,16 @@ def _told(
     size = {"params": found.params[0], "tokens": found.tokens[0]}
     repeats = repeats_of(fit.law, ranges_behind(fit), budget, known, size["tokens"])
     said = said_in(setting)
-    beyond = {}
+    often = {}
     if repeats is not None:
         if repeats.beyond:
-            beyond["epochs"] = repeats.beyond
+            often["epochs"] = repeats.beyond
             _widen(fit, table, found, solve(repeats.once(budget)), repeats, known, level)
         notes = (*notes, *filter(None, [repeats.note(said="unique_tokens" in said)]))
     asked = asked_of(fit, known, setting, **size, local_steps=found.local_steps[0])
-    outside, away = look(fit.law, ranges_behind(fit), asked, said)
+    outside, away = look(fit.law, ranges_behind(fit), asked, said, [test.column for test in tests_of(fit)])
     frame = pd.DataFrame(table)
-    frame.attrs = {"notes": (*notes, *distance(fit.runs, size), *outside), "extrapolation": {**beyond, **away}}
+    frame.attrs = {"notes": (*notes, *distance(fit.runs, size), *outside), "extrapolation": {**often, **away}}
     return frame
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import planning, region, sizes
+from scalefed.allocation.column_tests import ColumnTest, loss_error
 from scalefed.allocation.extrapolation import Ranges, look_at_table
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.repeats import passes_of
@@ -61,6 +62,8 @@ class Fit(Typeset):
         columns: our name -> the name in the runs as they were given.
         seed: of starts and bootstrap.
         ranges: what the runs had of every column that a question may name.
+        column_tests: the law without the farthest runs of each column: beyond the runs its disagreement is in every
+            interval.
         link: success counts against loss, for pass@k; see :meth:`with_link`.
     """
 
@@ -89,6 +92,7 @@ class Fit(Typeset):
     link: "Link | None" = field(default=None)
     columns: Mapping[str, str] = field(default_factory=dict)
     ranges: Ranges = field(default_factory=Ranges)
+    column_tests: tuple[ColumnTest, ...] = ()
 
     @property
     def holdout_error(self) -> float:
@@ -128,7 +132,8 @@ class Fit(Typeset):
         """The predicted target, with a band that a new run falls into with probability ``level``.
 
         The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
-        params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees.
+        params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees;
+        beyond them in another column as the law fitted without the farthest runs of that column disagrees.
         Columns outside the runs, and columns that the law does not have, are told in a :class:`FitWarning`.
 
         Args:
@@ -148,7 +153,7 @@ class Fit(Typeset):
         """
         given = columns if runs is None else read_frame(runs)[0]
         found = self.predicted(runs, level=level, parts=parts, **columns)
-        for note in look_at_table(self.law, self.ranges, given, columns):
+        for note in look_at_table(self.law, self.ranges, given, columns, [test.column for test in self.column_tests]):
             warnings.warn(note, FitWarning, stacklevel=2)
         return self._with_repeats(found, runs, columns, given, level)
 
@@ -203,7 +208,8 @@ class Fit(Typeset):
         noise = np.interp(log, *self.noise_by_loss)
         beyond = np.broadcast_to(distance(self.backtest, arrays), count)
         apart = disagreement(self.law, self.params, self.alternatives, arrays) * np.minimum(beyond / EDGE, 1.0)
-        model = np.hypot(model_error(self.backtest, arrays), apart)
+        sideways = loss_error(self.law, self.params, self.ranges, self.column_tests, arrays)
+        model = np.hypot(np.hypot(model_error(self.backtest, arrays), apart), sideways)
         rest = (float(stdtrit(self.degrees_of_freedom, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
         return {
             "estimate": estimate,

@@ -14,6 +14,7 @@ from scalefed.fitting.alternative import Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
 from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
 from scalefed.fitting.candidates import Trial, candidates, constrained, weigh
+from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identifiability import gaps
@@ -102,7 +103,8 @@ def fit(
     if not others and backtest and (rival := fit_rival(trial.problem, trial.best.theta, delta=trial.delta)):
         alternatives = (rival,)
     found = _assemble(trial, replicates, target, scale_weight, seed)
-    return replace(found, alternatives=alternatives, columns=dict(columns or {}))
+    tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
+    return replace(found, alternatives=alternatives, column_tests=tests, columns=dict(columns or {}))
 
 
 def _chosen(

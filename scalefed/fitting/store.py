@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.column_tests import ColumnTest
 from scalefed.allocation.extrapolation import Ranges, ranges_of
 from scalefed.errors import DataError, RunLogWarning, ScalefedError
 from scalefed.fitting.alternative import RIVAL, Alternative, rival_of
@@ -63,6 +64,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
             **{name: list(ends) for name, ends in fit.ranges.numbers.items()},
             **{name: list(values) for name, values in fit.ranges.words.items()},
         },
+        "column_tests": {test.column: dict(test.params) for test in fit.column_tests},
         "backtest": asdict(fit.backtest),
         "alternatives": [_alternative_to_json(one) for one in fit.alternatives],
         "noise": fit.noise,
@@ -156,6 +158,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         cluster=content["cluster"],
         columns=content.get("columns", {}),
         seed=content["seed"],
+        column_tests=tuple(ColumnTest(column, params) for column, params in content.get("column_tests", {}).items()),
         ranges=_ranges(content["ranges"]) if "ranges" in content else ranges_of(runs, law),
         link=_link(content["link"]),
     )

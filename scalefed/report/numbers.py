@@ -59,6 +59,10 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
         },
         "mixed": laws[1:],
         "alternatives": _alternatives(fit),
+        "column_tests": [
+            {"column": test.column, **_law(fit.law, {name: _short([value]) for name, value in test.params.items()})}
+            for test in fit.column_tests
+        ],
         "noise": {"at": list(fit.noise_by_loss[0]), "size": list(fit.noise_by_loss[1])},
         "reach": {
             "scale": list(fit.backtest.scale),
@@ -104,7 +108,7 @@ def _ranges(fit: Fit) -> dict[str, dict[str, Any]]:
     """What the runs had of every column that a page may ask, and how a number of it reads."""
     ranges, found = ranges_behind(fit), {}
     for name in (*PHRASES, "trained_share", *fit.law.columns):
-        column = column_of(name, ranges, fit.law)
+        column = column_of(name, ranges, fit.law, [test.column for test in fit.column_tests])
         told = {
             end: value if math.isfinite(value) else None for end, value in (("low", column.low), ("high", column.high))
         }

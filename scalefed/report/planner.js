@@ -47,7 +47,8 @@ function rowsFor(data, setting) {
     const columns = columnsOf(setting);
     const compiled = (law) => law.values[law.free[0]].map((_, i) => compileLaw(law, rowOf(law, i), columns));
     const laws = [data.law, ...data.mixed].flatMap(compiled);
-    data.kept = { key, columns, laws, others: data.alternatives.map((one) => compileLaw(one, rowOf(one, 0), columns)) };
+    const single = (group) => group.map((one) => compileLaw(one, rowOf(one, 0), columns));
+    data.kept = { key, columns, laws, others: single(data.alternatives), tests: single(data.column_tests) };
   }
   return data.kept;
 }
@@ -59,10 +60,10 @@ function plan(data, ask) {
   const rows = rowsFor(data, setting);
   const priced = data.law.columns.includes("unique_tokens");
   const goal = goalOf(ask);
-  const solve = (limited) => {
+  const solve = (limited, laws = rows.laws) => {
     const others = limitsOf({ ...limited, compute: undefined }, setting, priced);
     const limitsAt = (compute) => (compute ? [computeLimit(setting, compute, ask.sampled_tokens), ...others] : others);
-    const found = goal ? leastCompute(data, rows, goal, ask.k || 1, limitsAt) : minimise(rows.laws, limitsAt(ask.compute));
+    const found = goal ? leastCompute(data, { ...rows, laws }, goal, ask.k || 1, limitsAt) : minimise(laws, limitsAt(ask.compute));
     return { found, limits: limitsAt(goal ? found[0].compute : ask.compute) };
   };
   const { found, limits } = solve(ask);
@@ -74,6 +75,7 @@ function plan(data, ask) {
   if (high > data.widest * low)
     throw new Refusal(`these runs cannot tell the best size: its 95% interval, ${words.count(low)} to ${words.count(high)} parameters, is wider than a factor of ${data.widest}`);
   const answer = report(data, ask, setting, rows, found, limits);
+  withTests(data, setting, rows, best, answer, (law) => solve(ask, [law]).found[0]);
   const again = withRepeats(data, ask, setting, rows, answer, solve);
   if (goal) {
     answer.regret = NaN;
@@ -196,7 +198,33 @@ function sentenceOf(column, value, said) {
   const over = value > high, end = over ? high : low;
   const times = words.grouped(over ? value / end : end / value);
   const how = column.linear ? (over ? "above the highest" : "below the lowest") : over ? `${times} times the most` : `${times} times below the least`;
-  return `${phrase(value)} is ${how} of the runs (${words.grouped(end)})${heard ? "" : `; ${ASSUMES}`}`;
+  return `${phrase(value)} is ${how} of the runs (${words.grouped(end)})${heard ? (column.tested ? "" : "; these runs could not test the law there") : `; ${ASSUMES}`}`;
+}
+
+// The tests of the columns in which a question lies outside the runs, each with its weight; as scalefed.allocation.column_tests.
+function testsBeyond(data, rows, valueOf) {
+  return data.column_tests
+    .map((test, i) => ({ law: rows.tests[i], column: test.column, weight: Math.min(beyondRange(data.ranges[test.column], valueOf(test.column)) / 0.1, 1) }))
+    .filter((test) => test.weight > 0);
+}
+
+function withTests(data, setting, rows, best, answer, solve) {
+  const tests = testsBeyond(data, rows, (column) => setting.given[column]);
+  if (!tests.length || !Number.isFinite(answer.params_low)) return;
+  const { normal } = data.quantiles[answer.level];
+  const errors = { params: 0, tokens: 0, rounds: 0 };
+  for (const { law, weight } of tests) {
+    const found = solve(law), moved = { params: found.n - best.n, tokens: found.d - best.d, rounds: found.d - best.d };
+    for (const name of Object.keys(errors)) errors[name] = Math.hypot(errors[name], found.bounded ? weight * moved[name] : Infinity);
+  }
+  for (const [name, error] of Object.entries(errors)) {
+    const [value, low, high] = ["", "_low", "_high"].map((end) => answer[`${name}${end}`]);
+    answer[`${name}_low`] = value * Math.exp(-Math.hypot(Math.log(value / low), normal * error));
+    answer[`${name}_high`] = value * Math.exp(Math.hypot(Math.log(high / value), normal * error));
+  }
+  const wide = (data.quantiles["0.95"].normal / normal) * Math.log(answer.params_high / answer.params_low);
+  if (!(wide <= Math.log(data.widest)))
+    throw new Refusal(`these runs cannot tell the best size so far beyond their ${tests.map((test) => test.column).join(" and ")}: the interval is wider than a factor of ${data.widest}; add runs nearer to the question`);
 }
 
 // Text read more often than the runs read theirs, by a law that takes it for fresh: the answer between that and text
@@ -278,6 +306,8 @@ function bandAt(data, rows, setting, n, d, level) {
     const edge = data.alternatives[i].edge ? Math.min(beyond.distance / data.alternatives[i].edge, 1) : 1;
     apart += data.alternatives[i].weight * ((logSum(law.forms, n, d) - log) * edge) ** 2;
   });
+  const valueAt = (column) => setting.given[column] ?? Math.exp(columnAt(rows.columns[column], n, d));
+  for (const { law, weight } of testsBeyond(data, rows, valueAt)) apart += (weight * (logSum(law.forms, n, d) - log)) ** 2;
   const rest = (t * noise) ** 2 + normal ** 2 * (beyond.error ** 2 + apart);
   return {
     estimate: Math.exp(log),
@@ -301,6 +331,6 @@ function beyondRuns(data, rows, n, d) {
 // The numbers that travel with the page, as they stand in it.
 function readNumbers(text) {
   const data = JSON.parse(text);
-  if (data.law) for (const law of [data.law, ...data.mixed, ...data.alternatives]) law.positive = new Set(law.positive);
+  if (data.law) for (const law of [data.law, ...data.mixed, ...data.alternatives, ...data.column_tests]) law.positive = new Set(law.positive);
   return data;
 }

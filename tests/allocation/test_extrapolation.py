@@ -4,6 +4,7 @@ import inspect
 import itertools
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 import pytest
 
 import scalefed as sf
+from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.extrapolation import Ranges, column_of, look, ranges_of
+from scalefed.allocation.optimum import minimise
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import FitError, FitWarning, ScalefedError
 from scalefed.fitting.fitted import Fit
@@ -280,3 +283,50 @@ def test_ranges_are_kept_and_an_old_file_finds_them_in_its_runs(fit, tmp_path: P
     assert "clients" not in old.ranges.numbers
     notes = old.optimal_size(compute=3e12, **BASE).notes
     assert "the runs do not tell their clients; the answer assumes that it does not matter" in notes
+
+
+# ---------------------------------------------------------------------- wider beyond the runs in a column
+BENT = Law.parse("E + A/params^a + B/(tokens/(clients_per_round + clients_per_round^2/8)^g)^b")
+
+
+def test_a_law_that_bends_along_a_column_has_wide_intervals_beyond_it(fit):
+    """Cohorts cost more and more: the law federated, which has them cost alike, is off beyond those it saw."""
+    frame = fit.runs.drop(columns="loss").query("skew == 0").reset_index(drop=True)
+    truth = {name: value for name, value in TRUTH.items() if name != "s"}
+    frame = simulate_runs(BENT, truth, frame, noise=0.002, seed=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        bent = sf.fit(frame, "federated", resamples=40)
+    assert [test.column for test in bent.column_tests] == ["clients_per_round"]
+    inside = {"clients": 4096, "clients_per_round": 4, "skew": 0.0}
+    plain = replace(bent, column_tests=())
+    ask = {"compute": 3e12, **inside}
+    assert bent.optimal_size(**ask).params_high == plain.optimal_size(**ask).params_high
+    ask["clients_per_round"] = 64
+    far, blind = bent.optimal_size(**ask), plain.optimal_size(**ask)
+    assert far.params == blind.params
+    values = {name: np.array(value) for name, value in truth.items()}
+    true = float(minimise(BENT, values, budget=Budget(compute=3e12), setting=Setting(clients_per_round=64)).params)
+    assert far.params_low < true < far.params_high
+    assert not blind.params_low < true < blind.params_high
+    table = bent.optimal_sizes(**{**ask, "compute": [3e12]})
+    assert table["params_low"][0] == pytest.approx(far.params_low)
+    assert far.loss_high > blind.loss_high
+
+
+def test_too_far_beyond_a_column_there_is_no_answer():
+    pilot = sf.load_fit(Path(__file__).parents[2] / "fits" / "pilot.json")
+    with pytest.raises(FitError, match="so far beyond their clients_per_round"):
+        pilot.optimal_size(compute=3e12, clients=1000, clients_per_round=100, skew=0)
+
+
+def test_a_law_that_follows_its_columns_stays_narrow(fit):
+    assert [test.column for test in fit.column_tests] == ["skew", "clients_per_round"]
+    best = fit.optimal_size(compute=3e12, **{**BASE, "clients": 256, "clients_per_round": 64})
+    assert best.params_high < 1.3 * best.params_low
+    unseen = made(cohorts=(1, 4)).optimal_size(compute=3e12, **{**BASE, "clients_per_round": 16})
+    assert any("these runs could not test the law there" in note for note in unseen.notes)
+
+
+def test_tests_of_columns_are_kept(fit, tmp_path: Path):
+    assert sf.load_fit(fit.save(tmp_path / "fit.json")).column_tests == fit.column_tests

@@ -4,7 +4,8 @@
 
 #include "products.h"
 
-enum { GROUP_ROWS = 128, QUERIES = 64 }; /* rows of a group, about; queries whose scores are at hand at once */
+enum { GROUP_ROWS = 128, WIDE = 128 }; /* rows of a group, about, and twice as many from which width on */
+enum { LOSS_ROWS = 64, QUERIES = 64 };  /* rows whose logits, queries whose scores are at hand at once */
 static const float NORM_EPSILON = 1e-5f;
 
 typedef struct {
@@ -58,7 +59,7 @@ static long most_of(long a, long b) { return a > b ? a : b; }
 static Room lay_out(const Shape *s, long batch, long length, float *base) {
     Room room = {0};
     long d = s->width, inner = s->heads * HEAD, hidden = s->hidden, span = padded(length);
-    long together = GROUP_ROWS / span < 1 ? 1 : GROUP_ROWS / span;
+    long most = d < WIDE ? GROUP_ROWS : 2 * GROUP_ROWS, together = most / span < 1 ? 1 : most / span;
     long rows = span * (together < batch ? together : batch);
     room.rows = rows, room.span = span, room.words = padded(s->vocab) + VECTOR;
     for (long l = 0; l < s->layers; l++) {
@@ -98,15 +99,18 @@ static void normalize(long rows, long d, const float *x, const float *gain, floa
 }
 
 /* ------------------------------------------------------------------ attention */
+#define TURN(TYPE, AT)                                                                             \
+    {                                                                                              \
+        TYPE a = *(TYPE *)(one + AT), b = *(TYPE *)(two + AT), angle = sign * *(TYPE *)(z + AT);   \
+        *(TYPE *)(one + AT) = a * *(TYPE *)(c + AT) - b * angle;                                   \
+        *(TYPE *)(two + AT) = b * *(TYPE *)(c + AT) + a * angle;                                   \
+    }
 /* Turn the two halves of a row's queries and keys by its position's angles, back again where `sign` is -1. */
 static void turn(const Shape *s, const float *c, const float *z, float *row, float sign) {
     for (long j = 0; j < 2 * s->heads; j++) {
         float *one = row + j * HEAD, *two = one + HEAD / 2;
-        for (int i = 0; i < HEAD / 2; i++) {
-            float a = one[i], b = two[i], angle = sign * z[i];
-            one[i] = a * c[i] - b * angle;
-            two[i] = b * c[i] + a * angle;
-        }
+        TURN(eight, 0)
+        TURN(four, 8)
     }
 }
 
@@ -155,12 +159,17 @@ static void attend(const Shape *s, const Room *room, const float *q, float *mixe
 }
 
 /* ------------------------------------------------------------------ gated hidden layer */
+#define GATE(TYPE, EXP, I)                                                                                          \
+    {                                                                                                               \
+        TYPE g = *(const TYPE *)(gates + (I));                                                                       \
+        *(TYPE *)(active + (I)) = g / (1.0f + EXP(-g)) * *(const TYPE *)(gates + hidden + (I));                      \
+    }
 static void gate(long rows, long hidden, const float *gates, float *active) {
-    for (long r = 0; r < rows; r++, gates += 2 * hidden, active += hidden)
-        for (long i = 0; i < hidden; i += 8) {
-            eight g = load(gates + i);
-            store(active + i, g / (1.0f + exponential(-g)) * load(gates + hidden + i));
-        }
+    for (long r = 0; r < rows; r++, gates += 2 * hidden, active += hidden) {
+        long i = 0;
+        for (; i + BROAD <= hidden; i += BROAD) GATE(broad, exponential_broad, i)
+        if (i < hidden) GATE(eight, exponential, i)
+    }
 }
 
 /* ------------------------------------------------------------------ one group of sequences: layers forward and back */
@@ -232,11 +241,19 @@ static float chances_of(const Shape *s, float *row, float *most) {
     for (long k = vocab; k < columns; k++) row[k] = row[0]; /* no words: must not be the largest */
     *most = largest(row, columns);
     eight totals = {0};
-    for (long k = 0; k < columns; k += 8) {
+    broad sums = {0};
+    long k = 0;
+    for (; k + BROAD <= vocab; k += BROAD) {
+        broad chance = exponential_broad(*(broad *)(row + k) - *most);
+        *(broad *)(row + k) = chance;
+        sums += chance;
+    }
+    for (; k < columns; k += 8) {
         eight chance = exponential(load(row + k) - *most);
         if (k + 8 > vocab) chance = pick(SEEN[vocab - k - 1], chance, all(0.0f));
         store(row + k, chance);
         totals += chance;
     }
+    for (int half = 0; half < BROAD; half += 8) totals += load((float *)&sums + half);
     return sum(totals);
 }

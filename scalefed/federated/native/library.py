@@ -2,8 +2,10 @@
 
 import ctypes
 import math
+import mmap
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +91,7 @@ class Step:
         room = code.room_for(ctypes.byref(self._shape), ctypes.c_long(batch), ctypes.c_long(length))
         tables = rotary_tables(torch.arange(-(-length // 8) * 8), torch.empty(0, dtype=torch.float32))
         self._cosine, self._sine = (table.contiguous() for table in tables)
-        self._room, self._gradient = torch.empty(room), torch.empty(self.size)
+        self._room, self._gradient = _scratch(room), torch.empty(self.size)
         self._busy = threading.Lock()
 
     def train(self, visit: Visit, batches: Tensor, rates: Tensor, config: RunConfig) -> float:
@@ -146,6 +148,15 @@ class Step:
             cosine=self._cosine.data_ptr(), sine=self._sine.data_ptr(), gradient=self._gradient.data_ptr(),
             room=self._room.data_ptr(), pieces=pieces.data_ptr(), **vectors,
         )  # fmt: skip
+
+
+def _scratch(floats: int) -> Tensor:
+    """Uninitialised float32 memory in large pages where the system has them: it is read all over in every step."""
+    memory = mmap.mmap(-1, 4 * floats)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.float32)
 
 
 def address(vector: Tensor | None, size: int) -> int | None:

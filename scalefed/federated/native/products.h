@@ -12,6 +12,7 @@ enum { HEAD = 24, DEPTH = 128, VECTOR = 8 }; /* width of a head; of a slice of a
 #define INLINE static inline __attribute__((always_inline))
 typedef float wide __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int eight_int __attribute__((vector_size(32), aligned(4), may_alias));
 
 INLINE long padded(long n) { return (n + 7) & ~7L; }
@@ -22,6 +23,15 @@ INLINE float sum(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[
 INLINE eight pick(eight_int mask, eight yes, eight no) {
     return (eight)(((eight_int)yes & mask) | ((eight_int)no & ~mask));
 }
+
+#if LANES == 16
+typedef wide broad; /* the longest vector that is no shorter than eight */
+typedef int broad_int __attribute__((vector_size(64), aligned(4), may_alias));
+#else
+typedef eight broad;
+typedef eight_int broad_int;
+#endif
+enum { BROAD = sizeof(broad) / sizeof(float) };
 
 /* ------------------------------------------------------------------ matrix products
    C (+)= A B for a tile of C that stays in registers. A is read one number at a time, so any strides do:
@@ -75,16 +85,17 @@ INLINE long panel_width(long left) {
 }
 
 /* C (m, n) (+)= A (m, depth) B (depth, n); m and n are multiples of eight. B has rows of length `ldb`, or, where that
-   is 0, is packed by panels. Deep products are taken in slices, so that a panel's slice stays in the first cache. */
+   is 0, is packed by panels. Deep products are taken in slices, so that a panel's slice stays in the first cache, and
+   panel by panel, so that the sums stay in the second. */
 static void product(long m, long n, long depth, const float *a, long row, long step, const float *b, long ldb,
                     float *c, long ldc, int add) {
     long slices = (depth + DEPTH - 1) / DEPTH, slice = (depth + slices - 1) / slices;
-    for (long k = 0; k < depth; k += slice) {
-        long deep = depth - k < slice ? depth - k : slice;
-        const float *ak = a + k * step;
-        int more = add || k > 0;
-        for (long from = 0, width; from < n; from += width) {
-            width = panel_width(n - from);
+    for (long from = 0, width; from < n; from += width) {
+        width = panel_width(n - from);
+        for (long k = 0; k < depth; k += slice) {
+            long deep = depth - k < slice ? depth - k : slice;
+            const float *ak = a + k * step;
+            int more = add || k > 0;
             const float *panel = ldb ? b + k * ldb + from : b + from * depth + k * width;
             long ld = ldb ? ldb : width;
             if (width == 3 * LANES) panel_3(m, deep, ak, row, step, panel, ld, c + from, ldc, more);
@@ -115,21 +126,26 @@ static void transpose(long rows, long columns, const float *in, long ldin, float
 }
 
 /* e^x to 2e-7 relative: 2^n times a polynomial (Taylor's) in the rest, |rest| <= ln 2 / 2; NaN stays NaN. Below -87 it
-   is 1.6e-38, above 88 it is 1.7e38. */
-INLINE eight exponential(eight x) {
-    const float shift = 12582912.0f; /* 1.5 x 2^23: adding it rounds to a whole number, in the last bits */
-    x = pick(x < -87.0f, all(-87.0f), x);
-    x = pick(x > 88.0f, all(88.0f), x);
-    eight shifted = x * 1.44269504f + shift, whole = shifted - shift;
-    eight rest = x - whole * 0.693359375f + whole * 2.12194440e-4f; /* ln 2 in two parts (Cody and Waite) */
-    eight power = rest * 1.3888889e-3f + 8.3333333e-3f;
-    power = power * rest + 4.1666667e-2f;
-    power = power * rest + 1.6666667e-1f;
-    power = power * rest + 0.5f;
-    power = power * rest + 1.0f;
-    power = power * rest + 1.0f;
-    return power * (eight)(((eight_int)shifted << 23) + 0x3f800000);
-}
+   is 1.6e-38, above 88 it is 1.7e38. The shift, 1.5 x 2^23, rounds to a whole number, in the last bits; ln 2 is taken
+   in two parts (Cody and Waite). */
+#define EXPONENTIAL(NAME, TYPE, WHOLE)                                                                               \
+    INLINE TYPE NAME(TYPE x) {                                                                                       \
+        const float shift = 12582912.0f;                                                                             \
+        WHOLE low = x < -87.0f, high = x > 88.0f;                                                                    \
+        x = (TYPE)(((WHOLE)x & ~low) | ((WHOLE)((TYPE){0} - 87.0f) & low));                                          \
+        x = (TYPE)(((WHOLE)x & ~high) | ((WHOLE)((TYPE){0} + 88.0f) & high));                                        \
+        TYPE shifted = x * 1.44269504f + shift, whole = shifted - shift;                                             \
+        TYPE rest = x - whole * 0.693359375f + whole * 2.12194440e-4f;                                               \
+        TYPE power = rest * 1.3888889e-3f + 8.3333333e-3f;                                                           \
+        power = power * rest + 4.1666667e-2f;                                                                        \
+        power = power * rest + 1.6666667e-1f;                                                                        \
+        power = power * rest + 0.5f;                                                                                 \
+        power = power * rest + 1.0f;                                                                                 \
+        power = power * rest + 1.0f;                                                                                 \
+        return power * (TYPE)(((WHOLE)shifted << 23) + 0x3f800000);                                                  \
+    }
+EXPONENTIAL(exponential, eight, eight_int)
+EXPONENTIAL(exponential_broad, broad, broad_int)
 
 INLINE float largest(const float *x, long n) {
     eight most = load(x);

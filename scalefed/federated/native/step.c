@@ -61,14 +61,19 @@ static void attend_backward(const Shape *s, const Room *room, const float *q, co
     }
 }
 
+#define GATE_BACKWARD(TYPE, EXP, I)                                                                                  \
+    {                                                                                                               \
+        TYPE g = *(const TYPE *)(gates + (I)), up = *(const TYPE *)(gates + hidden + (I));                           \
+        TYPE d = *(const TYPE *)(d_active + (I)), open = 1.0f / (1.0f + EXP(-g));                                    \
+        *(TYPE *)(d_gates + hidden + (I)) = d * g * open;                                                            \
+        *(TYPE *)(d_gates + (I)) = d * up * open * (1.0f + g * (1.0f - open));                                       \
+    }
 static void gate_backward(long rows, long hidden, const float *gates, const float *d_active, float *d_gates) {
-    for (long r = 0; r < rows; r++, gates += 2 * hidden, d_gates += 2 * hidden, d_active += hidden)
-        for (long i = 0; i < hidden; i += 8) {
-            eight g = load(gates + i), up = load(gates + hidden + i), d = load(d_active + i);
-            eight open = 1.0f / (1.0f + exponential(-g));
-            store(d_gates + hidden + i, d * g * open);
-            store(d_gates + i, d * up * open * (1.0f + g * (1.0f - open)));
-        }
+    for (long r = 0; r < rows; r++, gates += 2 * hidden, d_gates += 2 * hidden, d_active += hidden) {
+        long i = 0;
+        for (; i + BROAD <= hidden; i += BROAD) GATE_BACKWARD(broad, exponential_broad, i)
+        if (i < hidden) GATE_BACKWARD(eight, exponential, i)
+    }
 }
 
 /* room->dx: in, the gradient of the layer's output; out, that of its input. */
@@ -107,8 +112,8 @@ static double head(const Shape *s, const Room *room, const Pass *pass, const lon
     float *d_gain = layer_of(s, pass->gradient, s->layers).norm;
     double loss = 0.0;
     memset(room->dx, 0, room->rows * d * sizeof(float));
-    for (long from = 0; from < room->rows; from += GROUP_ROWS) {
-        long n = room->rows - from < GROUP_ROWS ? room->rows - from : GROUP_ROWS;
+    for (long from = 0; from < room->rows; from += LOSS_ROWS) {
+        long n = room->rows - from < LOSS_ROWS ? room->rows - from : LOSS_ROWS;
         logits_of(s, room, pass, from, n);
         for (long r = 0; r < n; r++) {
             float *row = room->logits + r * ld, most;
