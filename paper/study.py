@@ -46,7 +46,7 @@ MEASURED = {"params": 23_200.0, "tokens": 16e6}
 REPEATED = {"params": 55_536.0, "tokens": 4e6}
 """The same where text comes round again."""
 MECHANISMS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("all of them", {}),
+    ("nothing", {}),
     ("the population counts for nothing", {"k": 0.0}),
     ("local steps count for nothing", {"l": 0.0, "y": 0.0}),
     ("no averaging within a cohort", {"r": 0.0}),
