@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scalefed.allocation import optimum
 from scalefed.allocation.answers import FitLike, attached_link, must_be_determined, stacked_curves
 from scalefed.allocation.budgets import Budget
-from scalefed.allocation.defaults import question
+from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.mixture import values_of
 from scalefed.allocation.optimum import Optimum
 from scalefed.downstream.link import pass_at_k
@@ -74,9 +74,7 @@ def optimal_size_with_attempts(
         FitError: as :func:`planning.optimal_size`; there is no link; or not even one attempt is affordable for any
             size at which the law can be asked.
     """
-    asked = locals().copy()
-    for known in ("fit", "compute_per_problem", "tokens_per_attempt", "level"):
-        del asked[known]
+    asked = words_of(locals(), "compute_per_problem", "tokens_per_attempt", "level")
     for name, value in (("compute_per_problem", compute_per_problem), ("tokens_per_attempt", tokens_per_attempt)):
         if not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be positive and finite, got {value}")

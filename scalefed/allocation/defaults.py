@@ -66,6 +66,11 @@ def check_words(words: Iterable[str], allowed: Sequence[str] = (*LIMITS, *SETTIN
             raise ConfigError(f"{kind} no limit or setting {name!r}; {nearest(name, allowed)}")
 
 
+def words_of(call: Mapping[str, Any], *but: str) -> dict[str, Any]:
+    """The words of a question, from the ``locals()`` of a function just begun; the fit and ``but`` left out."""
+    return {name: value for name, value in call.items() if name not in ("fit", *but)}
+
+
 def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Budget, Setting, tuple[str, ...]]:
     """Split keywords into limits and setting, and fill the setting from the runs.
 

@@ -23,7 +23,7 @@ from scalefed.allocation import optimum
 from scalefed.allocation.answers import FitLike
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import spent
-from scalefed.allocation.defaults import question, skew_of
+from scalefed.allocation.defaults import question, skew_of, words_of
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 from scalefed.seeds import rng
@@ -37,7 +37,7 @@ PRIOR_SD = 3.0  # of log amplitudes and of exponents: so weak that it matters on
 
 
 @dataclass(frozen=True, slots=True)
-class _Design:
+class Design:
     """What a choice is scored with.
 
     Attributes:
@@ -110,9 +110,7 @@ def next_runs(
 
     The result is a plan for runs, not a promise: widths hold if the law does and the noise stays as it was.
     """
-    words = locals().copy()
-    for name in ("fit", "compute", "count", "at", "candidates", "level", "seed"):
-        del words[name]
+    words = words_of(locals(), "compute", "count", "at", "candidates", "level", "seed")
     if not (np.isfinite(compute) and compute > 0) or int(count) != count or count < 1:
         raise ConfigError(f"compute must be positive FLOPs and count a whole number from 1, got {compute}, {count}")
     table = grid(fit, compute) if candidates is None else candidates.reset_index(drop=True).copy()
@@ -120,7 +118,7 @@ def next_runs(
     table = table[table["compute"] <= compute].reset_index(drop=True)
     if not len(table):
         raise ConfigError(f"no candidate run costs at most compute = {compute:.3g} FLOPs; raise it or give candidates=")
-    design = _design(fit, table, at, words, seed)
+    design = design_of(fit, table, at, words, seed)
     chosen = _choose(design, compute, int(count))
     order, widths, now = _order(design, chosen, level)
     scale = _calibration(fit, now, at, words, level)
@@ -196,7 +194,8 @@ def _natural(law: Law, internal: Array) -> dict[str, Array]:
     }
 
 
-def _design(fit: FitLike, table: pd.DataFrame, at: float | None, words: Mapping[str, Any], seed: int) -> _Design:
+def design_of(fit: FitLike, table: pd.DataFrame, at: float | None, words: Mapping[str, Any], seed: int) -> Design:
+    """What every candidate run would tell about the answer, one row a replicate of the fit."""
     law, p = fit.law, len(fit.law.free)
     values = optimum.stack(law, fit.params, {name: fit.replicates[name].to_numpy(float) for name in fit.replicates})
     internal = np.stack([np.log(values[n]) if n in law.positive else values[n] for n in law.free], axis=1)
@@ -223,7 +222,7 @@ def _design(fit: FitLike, table: pd.DataFrame, at: float | None, words: Mapping[
 
     made = jacobian(fit.runs)
     covariance = np.linalg.inv(np.swapaxes(made, 1, 2) @ made + np.eye(p) / PRIOR_SD**2)
-    return _Design(
+    return Design(
         gradient[usable],
         np.asarray(covariance, dtype=np.float64),
         jacobian(table),
@@ -231,7 +230,7 @@ def _design(fit: FitLike, table: pd.DataFrame, at: float | None, words: Mapping[
     )
 
 
-def _gains(design: _Design, covariance: Array) -> tuple[Array, Array]:
+def gains(design: Design, covariance: Array) -> tuple[Array, Array]:
     """(c,) mean log variance of the answer after each candidate, and (r,) the variance before."""
     pulled = np.einsum("rpq,rq->rp", covariance, design.gradient)
     before = np.einsum("rp,rp->r", pulled, design.gradient)
@@ -243,7 +242,7 @@ def _gains(design: _Design, covariance: Array) -> tuple[Array, Array]:
     return mean, before
 
 
-def _add(design: _Design, covariance: Array, index: int, sign: float = 1.0) -> Array:
+def with_one(design: Design, covariance: Array, index: int, sign: float = 1.0) -> Array:
     """Covariance with one candidate more (or, sign -1, one less): Sherman and Morrison."""
     row = design.information[:, index]
     moved = np.einsum("rpq,rq->rp", covariance, row)
@@ -252,7 +251,7 @@ def _add(design: _Design, covariance: Array, index: int, sign: float = 1.0) -> A
     return changed
 
 
-def _choose(design: _Design, compute: float, count: int) -> list[int]:
+def _choose(design: Design, compute: float, count: int) -> list[int]:
     """The best of several greedy choices, each improved by exchange."""
     best: tuple[float, list[int]] | None = None
     shares = (1.0, 4.0 / count, 2.0 / count, 1.0 / count)
@@ -260,7 +259,7 @@ def _choose(design: _Design, compute: float, count: int) -> list[int]:
     for power, share in rules:
         chosen = _exchange(design, _greedy(design, compute, count, power, share), compute)
         if chosen:
-            value = _value(design, chosen)
+            value = value_of(design, chosen)
             if best is None or value < best[0]:
                 best = (value, chosen)
     if best is None:
@@ -268,7 +267,7 @@ def _choose(design: _Design, compute: float, count: int) -> list[int]:
     return best[1]
 
 
-def _greedy(design: _Design, compute: float, count: int, power: float, share: float) -> list[int]:
+def _greedy(design: Design, compute: float, count: int, power: float, share: float) -> list[int]:
     """Pick by gain / cost^power, no run above a share of the compute, room left for the cheapest to follow."""
     covariance, left, chosen = design.covariance, compute, []
     cheapest = float(design.cost.min())
@@ -277,23 +276,23 @@ def _greedy(design: _Design, compute: float, count: int, power: float, share: fl
         open_ = design.cost <= max(room, min(left, cheapest))
         if not open_.any() or left < cheapest:
             break
-        after, before = _gains(design, covariance)
+        after, before = gains(design, covariance)
         gain = (np.log(before).mean() - after) / design.cost**power
         index = int(np.argmax(np.where(open_, gain, -np.inf)))
-        covariance, left = _add(design, covariance, index), left - float(design.cost[index])
+        covariance, left = with_one(design, covariance, index), left - float(design.cost[index])
         chosen.append(index)
     return chosen
 
 
-def _exchange(design: _Design, chosen: Sequence[int], compute: float, *, rounds: int = 3) -> list[int]:
+def _exchange(design: Design, chosen: Sequence[int], compute: float, *, rounds: int = 3) -> list[int]:
     """Swap each run for the best affordable one, until nothing improves."""
     picked = list(chosen)
     for _ in range(rounds):
         changed = False
         for place in range(len(picked)):
             rest = picked[:place] + picked[place + 1 :]
-            covariance = _with(design, rest)
-            after, _ = _gains(design, covariance)
+            covariance = with_runs(design, rest)
+            after, _ = gains(design, covariance)
             left = compute - float(design.cost[rest].sum())
             index = int(np.argmin(np.where(design.cost <= left * (1 + 1e-12), after, np.inf)))
             if after[index] < after[picked[place]] - 1e-9:
@@ -303,30 +302,32 @@ def _exchange(design: _Design, chosen: Sequence[int], compute: float, *, rounds:
     return picked
 
 
-def _with(design: _Design, chosen: Sequence[int]) -> Array:
+def with_runs(design: Design, chosen: Sequence[int]) -> Array:
+    """Covariance with these candidates more."""
     covariance = design.covariance
     for index in chosen:
-        covariance = _add(design, covariance, index)
+        covariance = with_one(design, covariance, index)
     return covariance
 
 
-def _value(design: _Design, chosen: Sequence[int]) -> float:
-    _, before = _gains(design, _with(design, chosen))
+def value_of(design: Design, chosen: Sequence[int]) -> float:
+    """Mean log variance of the answer after these candidates."""
+    _, before = gains(design, with_runs(design, chosen))
     return float(np.log(before).mean())
 
 
-def _order(design: _Design, chosen: Sequence[int], level: float) -> tuple[list[int], Array, float]:
+def _order(design: Design, chosen: Sequence[int], level: float) -> tuple[list[int], Array, float]:
     """The runs with the most telling first, the width after each, and the width now."""
     reach = 2 * _normal(level)
     covariance, left, order, widths = design.covariance, list(chosen), [], []
-    _, start = _gains(design, covariance)
+    _, start = gains(design, covariance)
     while left:
-        after, _ = _gains(design, covariance)
+        after, _ = gains(design, covariance)
         index = min(left, key=lambda candidate: float(after[candidate]))
         left.remove(index)
-        covariance = _add(design, covariance, index)
+        covariance = with_one(design, covariance, index)
         order.append(index)
-        widths.append(reach * float(np.exp(0.5 * np.log(_gains(design, covariance)[1]).mean())))
+        widths.append(reach * float(np.exp(0.5 * np.log(gains(design, covariance)[1]).mean())))
     return order, np.array(widths), reach * float(np.exp(0.5 * np.log(start).mean()))
 
 

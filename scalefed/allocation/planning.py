@@ -25,7 +25,7 @@ from scalefed.allocation.answers import (
     with_tests,
 )
 from scalefed.allocation.budgets import Budget
-from scalefed.allocation.defaults import question
+from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.populations import best_population
@@ -84,9 +84,9 @@ def optimal_size(
             answer; or a value is missing that neither the question nor the runs settle.
         ConfigError: a number out of range.
     """
-    words = locals().copy()
-    _check_target(fit, words.pop("target"))
-    best = plan(**words)
+    words = words_of(locals(), "target")
+    _check_target(fit, target)
+    best = plan(fit, **words)
     told = () if target == "loss" else (f"the size of the least loss is that of the best {target}",)
     return replace(best, notes=(*best.notes, *told))
 
@@ -326,7 +326,7 @@ def _said(words: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an array.
     """
-    said = {name: value for name, value in words.items() if name not in ("fit", "level")}
+    said = words_of(words, "level")
     for name, value in said.items():
         if not isinstance(value, (str, Mapping)) and np.ndim(value) > 0:
             raise ConfigError(f"{name} must be one number here; fit.optimal_sizes(compute=[...]) takes many budgets")

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from scalefed.allocation import optimum
 from scalefed.allocation.answers import FitLike, must_be_determined
-from scalefed.allocation.defaults import question
+from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.mixture import mixed
 from scalefed.errors import ConfigError
 from scalefed.laws import Law
@@ -94,9 +94,7 @@ def region(
         FitError: the runs cannot determine the law, or do not settle what the question leaves out.
         ConfigError: a number out of range, or the law lacks params or tokens.
     """
-    words = locals().copy()
-    for name in ("fit", "tolerance", "sizes", "level"):
-        del words[name]
+    words = words_of(locals(), "tolerance", "sizes", "level")
     must_be_determined(fit, "an optimal size")
     if not {"params", "tokens"} <= set(fit.law.columns):
         raise ConfigError(f"the law {fit.law.name!r} has no params and tokens to trade against each other")

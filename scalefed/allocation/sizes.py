@@ -12,7 +12,7 @@ from scalefed.allocation import optimum
 from scalefed.allocation.answers import WIDEST, FitLike, asked_of, distance, must_be_determined, must_be_narrow, said_in
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.column_tests import ColumnTest, beyond, size_errors, stretched, tests_of, too_far
-from scalefed.allocation.defaults import question
+from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import mixed, values_of
 from scalefed.allocation.repeats import MOST_APART, Repeats, repeats_of
@@ -115,9 +115,7 @@ def optimal_sizes(
         FitError: as :meth:`optimal_size`.
         ConfigError: a number out of range.
     """
-    setting = locals().copy()
-    for name in ("fit", "compute", "level", "intervals"):
-        del setting[name]
+    setting = words_of(locals(), "compute", "level", "intervals")
     must_be_determined(fit, "optimal sizes")
     budgets = np.atleast_1d(np.asarray(compute, dtype=float))
     if intervals and (nodes := _nodes(budgets, setting)) is not None:

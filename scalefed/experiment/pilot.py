@@ -44,11 +44,11 @@ def pilot(minutes: float = 4.0, *, workers: int | None = None, base: RunConfig |
     spend = max((60 * minutes * SHARE - FIRST_SECONDS) * crew - EVALUATION_SECONDS * COUNT, 10.0 * crew)
     budget, compute = spend / _seconds_per_cost(base), 1e12
     for _ in range(_STEPS):
-        compute *= budget / sum(map(cost, _runs(base, compute)))
-    return _runs(base, compute)
+        compute *= budget / sum(map(cost, runs_of(base, compute)))
+    return runs_of(base, compute)
 
 
-def _runs(base: RunConfig, compute: float) -> list[RunConfig]:
+def runs_of(base: RunConfig, compute: float) -> list[RunConfig]:
     """The design for a compute, its sizes no smaller than the ladder's second rung."""
     table = first_runs(
         compute=compute,

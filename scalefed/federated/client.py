@@ -69,7 +69,7 @@ def local_updates(
         keep = keeps_inner_state(config)
         return train_clients(kernels, model, start, tasks, config, rates=learning_rates, keep=keep)
     updates: dict[int, ClientUpdate] = {}
-    for group in _groups(model, tasks, config):
+    for group in groups_of(model, tasks, config):
         members = [tasks[index] for index in group]
         updates.update(zip(group, _train(model, start, members, config, learning_rates), strict=True))
     return [updates[index] for index in range(len(tasks))]
@@ -86,7 +86,7 @@ def keeps_inner_state(config: RunConfig) -> bool:
 
 
 # ---------------------------------------------------------------------- who trains together
-def _groups(model: Model, tasks: Sequence[ClientTask], config: RunConfig) -> list[list[int]]:
+def groups_of(model: Model, tasks: Sequence[ClientTask], config: RunConfig) -> list[list[int]]:
     """Positions of the tasks that are trained as one batched model; most steps first within a group."""
     kinds: dict[object, list[int]] = {}
     for index, task in enumerate(tasks):

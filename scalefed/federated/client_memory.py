@@ -65,7 +65,7 @@ class _Store:
 
 
 @cache
-def _store(process: int) -> _Store:
+def store_of(process: int) -> _Store:
     """A process that was forked must not write into its parent's file."""
     return _Store()
 
@@ -80,14 +80,14 @@ def at_rest(memories: dict[int, dict[str, Tensor]], clients: int) -> dict[int, d
     bytes_each = max((sum(map(_bytes, memory.values())) for memory in memories.values()), default=0)
     if bytes_each * clients <= IN_MEMORY:
         return memories
-    store = _store(os.getpid())
+    store = store_of(os.getpid())
     try:
         return {
             client: {name: store.put(vector) if vector.dim() else vector for name, vector in memory.items()}
             for client, memory in memories.items()
         }
     except OSError as error:
-        _say_once(str(error))
+        say_once(str(error))
         return memories
     finally:
         leave_memory()
@@ -95,7 +95,7 @@ def at_rest(memories: dict[int, dict[str, Tensor]], clients: int) -> dict[int, d
 
 def leave_memory() -> None:
     """Vectors at rest that were read or written go from memory; they stay in the file, and in the system's cache."""
-    for chunk in _store(os.getpid()).chunks:
+    for chunk in store_of(os.getpid()).chunks:
         chunk.map.madvise(mmap.MADV_DONTNEED)
 
 
@@ -104,5 +104,6 @@ def _bytes(vector: Tensor) -> int:
 
 
 @cache
-def _say_once(error: str) -> None:
+def say_once(error: str) -> None:
+    """Warn once a process that the cache directory takes no more."""
     logger.warning("clients' moments stay in memory: the cache directory takes no more (%s); set SCALEFED_CACHE", error)

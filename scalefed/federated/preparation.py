@@ -109,7 +109,7 @@ def prepare(config: RunConfig) -> Task:
         skew_uncorrected=dealt.skew_uncorrected,
         unique_tokens=len(text.tokens),
         entropy_per_token=entropy,
-        shape=_shape(model),
+        shape=shape_of(model),
     )
 
 
@@ -220,7 +220,7 @@ def prepare_writer(config: RunConfig) -> Writer:
     return Writer(model=model, tokenizer=tokenizer(config), kernels=choose(model, wanted))
 
 
-def _shape(model: Any) -> dict[str, int]:
+def shape_of(model: Any) -> dict[str, int]:
     """The architecture in the run log's columns; of a checkpoint only what its configuration says."""
     if isinstance(model, Decoder):
         shape = model.shape

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed.errors import DataError
 
 _CERTAIN = 40.0  # exp(-40) is below half a unit in the last place of 1: a failure this rare is none
-_NARROW = 16  # up to this k, problems of different n are one small matrix
-_CLOSE = 4096  # n that differ by no more than this, failures counted in, share one running sum
+NARROW = 16  # up to this k, problems of different n are one small matrix
+CLOSE = 4096  # n that differ by no more than this, failures counted in, share one running sum
 _EXTENDED = float(np.finfo(np.longdouble).eps) < 1e-18  # not on every platform
 _CHUNK = 1 << 22  # factors held in memory at once
 
@@ -110,9 +110,9 @@ def _log_failure(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[
         return _table(highest, int(c.max()), k)[c]
     left = n - c
     start = max(int(left.min()), k)
-    if _EXTENDED and highest - start <= _CLOSE:
+    if _EXTENDED and highest - start <= CLOSE:
         return _between(n, left, k, start, highest)
-    return _narrow(n, c, k) if k <= _NARROW else _ragged(n, c, k)
+    return narrow(n, c, k) if k <= NARROW else ragged(n, c, k)
 
 
 def _table(n: int, most: int, k: int) -> NDArray[np.float64]:
@@ -137,14 +137,14 @@ def _between(n: NDArray[np.int64], left: NDArray[np.int64], k: int, start: int, 
     return np.asarray(out)
 
 
-def _narrow(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+def narrow(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """The same for problems of different n and a small k: a product of k factors 1 - c / (n - i)."""
     shares = c[:, None] / (n[:, None] - np.arange(k, dtype=np.float64))
     with np.errstate(divide="ignore"):
         return np.asarray(np.log1p(-np.minimum(shares, 1.0)).sum(axis=1))
 
 
-def _ragged(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+def ragged(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:
     """The same for problems of different n: min(c, k) factors each, summed pairwise."""
     out = np.where(n - c < k, -np.inf, 0.0)
     few, many = np.minimum(c, k), np.maximum(c, k)

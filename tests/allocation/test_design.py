@@ -78,16 +78,16 @@ def test_more_compute_and_more_runs_tell_more(fit):
 def test_the_update_of_the_information_is_exact(fit):
     table = grid(fit, 1e13)
     table["compute"] = 6 * table["params"] * table["tokens"]
-    made = design._design(fit, table, None, QUESTION, 0)
+    made = design.design_of(fit, table, None, QUESTION, 0)
     chosen = [3, 40, 40, 100]
-    updated = design._with(made, chosen)
+    updated = design.with_runs(made, chosen)
     rows = made.information[:, chosen]
     direct = np.linalg.inv(np.linalg.inv(made.covariance) + np.swapaxes(rows, 1, 2) @ rows)
     np.testing.assert_allclose(updated, direct, rtol=1e-5, atol=1e-12)
-    back = design._add(made, design._with(made, [3]), 3, sign=-1.0)
+    back = design.with_one(made, design.with_runs(made, [3]), 3, sign=-1.0)
     np.testing.assert_allclose(back, made.covariance, rtol=1e-5, atol=1e-10)
-    after, _ = design._gains(made, made.covariance)
-    assert after[40] == pytest.approx(design._value(made, [40]), rel=1e-9)
+    after, _ = design.gains(made, made.covariance)
+    assert after[40] == pytest.approx(design.value_of(made, [40]), rel=1e-9)
 
 
 def test_near_the_best_of_all_pairs(fit):
@@ -95,12 +95,12 @@ def test_near_the_best_of_all_pairs(fit):
     table = grid(fit, 1e13).iloc[::5].head(60).reset_index(drop=True)
     rows = next_runs(fit, compute=1e13, count=2, candidates=table, **QUESTION)
     table["compute"] = 6 * table["params"] * table["tokens"]
-    made = design._design(fit, table, None, QUESTION, 0)
+    made = design.design_of(fit, table, None, QUESTION, 0)
     pairs = [(i, j) for i in range(60) for j in range(i, 60) if made.cost[i] + made.cost[j] <= 1e13]
-    best = min(design._value(made, list(pair)) for pair in pairs)
+    best = min(design.value_of(made, list(pair)) for pair in pairs)
     index = [int(np.flatnonzero((table[["params", "tokens", "clients_per_round", "skew"]] == row).all(axis=1))[0])
              for row in rows[["params", "tokens", "clients_per_round", "skew"]].to_numpy()]  # fmt: skip
-    assert design._value(made, index) <= best + 0.02
+    assert design.value_of(made, index) <= best + 0.02
 
 
 def test_candidates_of_ones_own_and_repeats_get_new_seeds(fit):

@@ -136,7 +136,7 @@ def test_every_document_runs_on_every_kind_of_input_and_gives_its_type(draws):
     model = grammar.grammar()
     for number, variants in enumerate(draws.variants[:1500]):
         steps = variants[variants >= 0]
-        program = problem_set._program(steps)
+        program = problem_set.program_of(steps)
         given, result = TYPES[model.source[steps[0]]], PYTHON[TYPES[model.target[steps[-1]]]]
         for source in inputs(given, 4, rng(0, "test", number)):
             assert isinstance(program(eval(source)), result)
@@ -224,7 +224,7 @@ def test_entropy_equals_the_sum_over_all_short_pipelines(monkeypatch, name):
     short = grammar.Grammar(**{**fields, "depths": np.array([0.6, 0.4])})
     monkeypatch.setattr(information, "grammar", lambda: short)
     family = micro.FAMILIES.index(name)
-    nats, tokens, held_out = information._family(family)
+    nats, tokens, held_out = information.of_family(family)
 
     pipelines, chances = [], []
     for first in np.flatnonzero(whole.first[family]):
@@ -260,7 +260,7 @@ def test_entropy_of_mixtures():
     assert mixed.nats_per_document == pytest.approx(expected, abs=4 * labels.std() / math.sqrt(20_000))
     assert micro.entropy(concentration=1e9).nats_per_document == pytest.approx(base.nats_per_document, rel=1e-6)
     for x in (1.0, 1.37, 12.0):
-        assert information._digamma(x) == pytest.approx(digamma(x), abs=1e-12)
+        assert information.digamma(x) == pytest.approx(digamma(x), abs=1e-12)
 
 
 @pytest.mark.parametrize("mixture", [[1.0], np.full(16, 0.1), np.linspace(-1, 1.125, 16)])
@@ -343,12 +343,12 @@ def test_near_misses_that_inputs_can_expose_are_exposed(problems):
         steps = np.array(read(problem.prompt), np.int32)
         kind = TYPES[grammar.grammar().source[steps[0]]]
         fresh = [compile(s, "", "eval") for s in inputs(kind, 30, rng(1, "fresh", number))]
-        right = problem_set._results(problem_set._program(steps), fresh)
+        right = problem_set.results_of(problem_set.program_of(steps), fresh)
         space = {}
         exec(problem.test, space)
-        for near in problem_set._near_misses(steps, rng(2, "fresh", number)):
-            program = problem_set._program(near)
-            if problem_set._results(program, fresh) == right:
+        for near in problem_set.near_misses(steps, rng(2, "fresh", number)):
+            program = problem_set.program_of(near)
+            if problem_set.results_of(program, fresh) == right:
                 continue
             differing += 1
             try:

@@ -17,7 +17,7 @@ from scalefed.errors import CheckpointError, ConfigError, ScalefedError
 from scalefed.experiment import evaluate, pilot, train, train_all
 from scalefed.experiment.bundles import bundles, runs_at_once, train_together
 from scalefed.experiment.checkpoints import checkpoint_path
-from scalefed.experiment.pilot import _runs as pilot_runs
+from scalefed.experiment.pilot import runs_of as pilot_runs
 from scalefed.runs.log import load_counts, load_runs, log_differences, same_log
 from scalefed.sweeps import sweep
 

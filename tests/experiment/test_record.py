@@ -52,7 +52,7 @@ def test_exact_flops_are_what_torch_counts(params, length):
 
 def test_exact_flops_with_adapters_are_what_torch_counts():
     transformers, _ = pytest.importorskip("transformers"), pytest.importorskip("peft")
-    from scalefed.federated.preparation import _shape
+    from scalefed.federated.preparation import shape_of
     from scalefed.models import Checkpoint
 
     config = transformers.LlamaConfig(
@@ -65,7 +65,7 @@ def test_exact_flops_with_adapters_are_what_torch_counts():
     with FlopCounterMode(display=False) as counter:
         model.loss(weights, torch.randint(300, (2, length + 1))).backward()
     row = {"params": model.params, "params_trained": model.params_trained, "tokens": 2 * length, "checkpoint": "x",
-           "sequence_length": length, "vocab_size": 512, **_shape(model)}  # fmt: skip
+           "sequence_length": length, "vocab_size": 512, **shape_of(model)}  # fmt: skip
     all_pairs = 12 * 3 * 32 * (length - (length + 1) / 2) * 2 * length
     # the adapters of the first layer need no gradient of their input: torch spares what the count includes
     assert counter.get_total_flops() == pytest.approx(compute_exact(row) + all_pairs, rel=0.05)

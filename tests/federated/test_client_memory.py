@@ -26,11 +26,11 @@ TEXT = Tokens(batch=2, length=11, vocab=VOCAB)
 def in_files(monkeypatch):
     """Every run's vectors go to files, with room for ten vectors each."""
     gc.collect()
-    client_memory._store.cache_clear()
+    client_memory.store_of.cache_clear()
     monkeypatch.setattr(client_memory, "IN_MEMORY", 0)
     monkeypatch.setattr(client_memory, "CHUNK", 10 * 4 * DECODER.layout.size)
-    yield client_memory._store(os.getpid())
-    client_memory._store.cache_clear()
+    yield client_memory.store_of(os.getpid())
+    client_memory.store_of.cache_clear()
 
 
 def config(**changes: object) -> RunConfig:
@@ -96,7 +96,7 @@ def test_a_full_disk_keeps_vectors_in_memory_and_says_so(in_files, monkeypatch, 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    client_memory._say_once.cache_clear()
+    client_memory.say_once.cache_clear()
     monkeypatch.setattr(client_memory.mmap, "mmap", full)
     memory = {0: {"inner_first": torch.ones(DECODER.layout.size)}}
     with caplog.at_level("WARNING"):

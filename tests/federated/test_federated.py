@@ -255,12 +255,12 @@ def test_groups_hold_equal_shapes_and_fit_the_cache() -> None:
         return ClientTask(client, torch.zeros(steps, batch, 129, dtype=torch.long), correction=Correction(pull=pull))
 
     tasks = [task(0, 3, 1), task(1, 1, 1), task(2, 3, 2), task(3, 2, 1, pull=0.1), task(4, 3, 1)]
-    assert client_module._groups(DECODER, tasks, config()) == [[0, 4, 1], [2], [3]]
-    assert client_module._groups(DECODER, tasks, config(client_batching="loop")) == [[0], [4], [1], [2], [3]]
+    assert client_module.groups_of(DECODER, tasks, config()) == [[0, 4, 1], [2], [3]]
+    assert client_module.groups_of(DECODER, tasks, config(client_batching="loop")) == [[0], [4], [1], [2], [3]]
     many = [task(client, 1, 2) for client in range(9)]  # 256 tokens a step: eight fit into 2,048
-    assert [len(group) for group in client_module._groups(DECODER, many, config())] == [8, 1]
+    assert [len(group) for group in client_module.groups_of(DECODER, many, config())] == [8, 1]
     long = [task(client, 1, 8) for client in range(3)]  # 1,024 tokens a step: one by one
-    assert [len(group) for group in client_module._groups(DECODER, long, config())] == [1, 1, 1]
+    assert [len(group) for group in client_module.groups_of(DECODER, long, config())] == [1, 1, 1]
 
 
 def test_a_bfloat16_batch_agrees_with_the_loop() -> None:

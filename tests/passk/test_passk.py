@@ -55,10 +55,10 @@ def test_estimator_by_listing_all_subsets():
     [(10**6, 1, 1), (10**6, 1, 10), (10**6, 3, 2), (10**6, 1000, 1000), (10**6, 5, 500_000), (10**6, 999_990, 5),
      (123_457, 1, 7), (10**5, 20_000, 3), (10**6, 2, 999_999)],
 )  # fmt: skip
-@pytest.mark.parametrize("close", [-1, estimator._CLOSE])  # the two ways for unequal n
+@pytest.mark.parametrize("close", [-1, estimator.CLOSE])  # the two ways for unequal n
 def test_estimator_is_exact_for_large_n(n, c, k, close, monkeypatch):
     assert relative_error(n, c, k) < 1e-12
-    monkeypatch.setattr(estimator, "_CLOSE", close)
+    monkeypatch.setattr(estimator, "CLOSE", close)
     mixed = passk.pass_at_k([n, n - 1], [c, min(c, n - 1)], min(k, n - 1))
     assert abs(float((Fraction(float(mixed[0])) - exact(n, c, min(k, n - 1))) / exact(n, c, min(k, n - 1)))) < 1e-12
 
@@ -72,7 +72,7 @@ def test_unequal_samples_agree_with_one_problem_at_a_time(cases, k):
     together = passk.pass_at_k(n, c, k)
     alone = [float(passk.pass_at_k([a], [b], k)[0]) for a, b in zip(n, c, strict=True)]
     np.testing.assert_allclose(together, alone, rtol=1e-13)
-    one_by_one = estimator._narrow if k <= estimator._NARROW else estimator._ragged
+    one_by_one = estimator.narrow if k <= estimator.NARROW else estimator.ragged
     np.testing.assert_allclose(-np.expm1(one_by_one(np.array(n), np.array(c), k)), alone, rtol=1e-13)
 
 

@@ -73,7 +73,7 @@ def entropy(mixture: NDArray[np.float64] | None = None, *, concentration: float 
     if math.isinf(concentration):
         labels = float(-(there * np.log(there)).sum())
     else:
-        labels = _digamma(concentration + 1) - sum(float(m) * _digamma(concentration * float(m) + 1) for m in there)
+        labels = digamma(concentration + 1) - sum(float(m) * digamma(concentration * float(m) + 1) for m in there)
     per_document = labels + float(weights @ nats)
     per_tokens = float(weights @ tokens)
     return Entropy(per_document, per_tokens, per_document / per_tokens, nats, tokens, held_out, weights)
@@ -81,11 +81,11 @@ def entropy(mixture: NDArray[np.float64] | None = None, *, concentration: float 
 
 @lru_cache(maxsize=1)
 def _families() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    rows = np.array([_family(family) for family in range(len(grammar().families))])
+    rows = np.array([of_family(family) for family in range(len(grammar().families))])
     return rows[:, 0], rows[:, 1], rows[:, 2]
 
 
-def _family(family: int) -> tuple[float, float, float]:
+def of_family(family: int) -> tuple[float, float, float]:
     """Nats and tokens per training document of a family, and the held-out share of its pipelines."""
     model, table_of = grammar(), pieces()
     lengths = table_of.lengths
@@ -127,7 +127,7 @@ def _arrivals(
     return np.stack(sums).astype(np.float64).reshape(3, len(TYPES), MODULUS)
 
 
-def _digamma(x: float) -> float:
+def digamma(x: float) -> float:
     """Derivative of log gamma for x >= 1, to 1e-12: recurrence up to 10, then the asymptotic series."""
     shift = 0.0
     while x < 10:

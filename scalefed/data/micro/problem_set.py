@@ -90,12 +90,12 @@ def _cases(variants: NDArray[np.int32], seed: int, number: int) -> list[_Case]:
     kind, result = int(model.source[steps[0]]), int(model.target[steps[-1]])
     sources = inputs(TYPES[kind], POOL, rng(seed, "inputs", number))
     pool = [compile(source, "<input>", "eval") for source in sources]
-    expected = _results(_program(steps), pool)
+    expected = results_of(program_of(steps), pool)
     few = "b" in (TYPES[kind], TYPES[result])
     longest = max(len(value) for value in expected)
     if len(set(expected)) < (2 if few else 3) or any(v.startswith("!") for v in expected) or longest > LONGEST_VALUE:
         return []
-    wrong = np.array([_results(_program(near), pool) for near in _near_misses(steps, rng(seed, "mutants", number))])
+    wrong = np.array([results_of(program_of(near), pool) for near in near_misses(steps, rng(seed, "mutants", number))])
     exposed = wrong != np.array(expected) if len(wrong) else np.zeros((0, len(pool)), dtype=bool)
     chosen = _choose(exposed, expected)
     return [_Case(sources[i], expected[i]) for i in chosen]
@@ -116,7 +116,7 @@ def _choose(exposed: NDArray[np.bool_], expected: list[str]) -> list[int]:
     return chosen
 
 
-def _near_misses(steps: NDArray[np.int32], random: np.random.Generator) -> list[NDArray[np.int32]]:
+def near_misses(steps: NDArray[np.int32], random: np.random.Generator) -> list[NDArray[np.int32]]:
     """Pipelines of the same types with one step replaced, dropped, or exchanged with the next."""
     model = grammar()
     found = []
@@ -133,7 +133,8 @@ def _near_misses(steps: NDArray[np.int32], random: np.random.Generator) -> list[
     return found
 
 
-def _program(steps: NDArray[np.int32]) -> Program:
+def program_of(steps: NDArray[np.int32]) -> Program:
+    """The function that a pipeline's document defines, ready to call."""
     prompt, solution = prompt_and_solution(steps)
     space: dict[str, Any] = {}
     exec(prompt + solution, space)  # our own text, made from the table of primitives
@@ -141,7 +142,7 @@ def _program(steps: NDArray[np.int32]) -> Program:
     return program
 
 
-def _results(program: Program, pool: list[CodeType]) -> list[str]:
+def results_of(program: Program, pool: list[CodeType]) -> list[str]:
     """What the program returns on each input, as source; ``!`` and the error's name where it fails."""
     results = []
     for value in pool:
