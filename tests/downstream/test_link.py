@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, polygamma
 
-from scalefed.downstream.alternatives import compare_forms, rates
 from scalefed.downstream import betabinomial
+from scalefed.downstream.alternatives import compare_forms, rates
 from scalefed.downstream.betabinomial import Cells, maximise, objective, trigamma
 from scalefed.downstream.curve import Curve, failure, mean_shape
 from scalefed.downstream.fit import fit_link, link_runs
