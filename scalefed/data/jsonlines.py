@@ -5,9 +5,10 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from scalefed.errors import DataError
+from scalefed.runs.reading import bounded_lines
 
 _MAGIC = b"\x1f\x8b"
 
@@ -16,19 +17,19 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Line numbers (from 1) and lines of a file that may be packed with gzip; blank ones are skipped.
 
     Raises:
-        DataError: no such file, or one that cannot be unpacked; it names file and line.
+        DataError: no such file, one that cannot be unpacked, or a line without end; it names file and line.
     """
     number = 0
     try:
         with opened(path) as lines:
-            for number, line in enumerate(lines, 1):  # noqa: B007
+            for number, line in enumerate(bounded_lines(lines, path.name), 1):  # noqa: B007
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} cannot be read after line {number}: {error}; fetch the file again") from error
 
 
-def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
+def opened(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked where its name ends in .gz.
 
     Raises:
@@ -40,7 +41,7 @@ def opened(path: Path) -> IO[bytes] | gzip.GzipFile:
         start = packed.read(2)
     if start and start != _MAGIC:
         raise DataError(f"{path.name} is not packed with gzip, though its name ends in .gz; take .gz off its name")
-    return gzip.open(path, "rb")
+    return cast("IO[bytes]", gzip.open(path, "rb"))
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

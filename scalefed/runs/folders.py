@@ -16,7 +16,7 @@ from scalefed.errors import DataError, RunLogWarning
 from scalefed.runs.bulk import PlainRuns
 from scalefed.runs.derived import follow, follow_columns
 from scalefed.runs.files import RUN, read_evaluation, read_rounds, read_run, status_of
-from scalefed.runs.packed import PACK, is_packed_run, open_pack, packed_folders
+from scalefed.runs.packed import PACK, Pack, counts_lost, is_packed_run, open_pack, packed_folders
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, Column
 from scalefed.units import train_flops
@@ -94,7 +94,10 @@ def row_of(folder: Path) -> dict[str, Any]:
         row |= _defaults()
         row |= {"params_asked": config.get("params"), "tokens_asked": config.get("tokens")}
     row |= config
-    row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
+    if counts_lost(folder):
+        _tell_lost_counts(open_pack(folder.parent))
+    else:
+        row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
     row |= result
     row |= {key: value for key, value in run["provenance"].items() if key in COLUMNS}
     clients, cohort = row.get("clients"), row.get("clients_per_round")
@@ -221,6 +224,8 @@ def by_columns(
     if not place.packed:
         return place.folders, None
     packed = open_pack(place.folder)
+    if packed.counts_fault:
+        _tell_lost_counts(packed)
     try:
         return read(place, PlainRuns.of(packed))
     except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError):  # pyarrow's errors are among them
@@ -235,6 +240,11 @@ def plain_counts(place: Place, plain: PlainRuns, *, file: str) -> "tuple[list[Pa
     alone = [folder for folder, is_plain in zip(place.folders, plain.plain, strict=True) if not is_plain]
     columns = plain.counts(file)
     return alone, pd.DataFrame(columns) if len(columns["run_id"]) else None
+
+
+def _tell_lost_counts(packed: Pack) -> None:
+    told = f"left out the counts of the runs in {packed.folder}: {packed.counts_fault}"
+    warnings.warn(told, RunLogWarning, stacklevel=4)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from scalefed.errors import DataError
-from scalefed.runs.reading import opened, read_text
+from scalefed.runs.reading import bounded_lines, opened, read_text
 
 _WORDS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -68,7 +68,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     number = 0
     try:
         with opened(path) as stream, _unpacked(path, stream) as lines:
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(bounded_lines(lines, path), start=1):
                 if line.strip():
                     yield _record(path, number, line)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:

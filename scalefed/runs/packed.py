@@ -33,12 +33,14 @@ class Pack:
     Attributes:
         folder: the sweep's folder.
         runs, rounds, counts: the tables; ``rounds`` and ``counts`` are sorted by run.
+        counts_fault: why ``counts`` is empty though the pack had some: its file is damaged; else empty.
     """
 
     folder: Path
     runs: "pa.Table"
     rounds: "pa.Table"
     counts: "pa.Table"
+    counts_fault: str = ""
 
     @property
     def run_ids(self) -> list[str]:
@@ -54,7 +56,7 @@ class Pack:
         """A run's files as text, by name.
 
         Raises:
-            DataError: there is no such run in the pack.
+            DataError: there is no such run in the pack, or its counts are damaged.
         """
         position = self._positions.get(run_id)
         if position is None:
@@ -72,7 +74,7 @@ class Pack:
         """What one file of a run holds: a dict, a list of dicts for ``rounds.jsonl``, None where it has no such file.
 
         Raises:
-            DataError: there is no such run in the pack.
+            DataError: there is no such run in the pack, or its counts are damaged.
         """
         with self._understanding():
             position = self._positions.get(run_id)
@@ -93,6 +95,8 @@ class Pack:
         return understanding(self.folder / PACK, "restore the pack, from git for example")
 
     def _evaluations(self, run_id: str) -> dict[str, dict[str, Any]]:
+        if self.counts_fault:
+            raise DataError(self.counts_fault)
         part = self._part("counts", run_id)
         return dict(zip(part.column("pack_file").to_pylist(), _records(part), strict=True))
 
@@ -113,12 +117,16 @@ class Pack:
 def open_pack(folder: str | os.PathLike[str]) -> Pack:
     """The tables of a packed sweep; kept in memory until the files change.
 
+    Without its counts, which are then told by ``counts_fault``, a pack still has its runs.
+
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: the file of the runs or of the rounds is missing or damaged.
     """
     root = Path(folder)
     try:
-        stamp = tuple((root / name).stat().st_mtime_ns for name in TABLES.values())
+        stamp = tuple((root / name).stat().st_mtime_ns for name in (PACK, TABLES["rounds"]))
+        with contextlib.suppress(FileNotFoundError):
+            stamp += ((root / TABLES["counts"]).stat().st_mtime_ns,)
     except OSError as error:
         raise DataError(
             f"{root} is not a whole pack: {error.strerror} ({error.filename}); it needs {', '.join(TABLES.values())}"
@@ -148,6 +156,19 @@ def is_packed_run(folder: Path) -> bool:
         DataError: that pack is damaged.
     """
     return is_packed(folder.parent) and open_pack(folder.parent).holds(folder.name)
+
+
+def counts_lost(folder: Path) -> bool:
+    """Whether a run's counts stood in the pack beside it and are damaged.
+
+    Raises:
+        DataError: that pack is damaged as a whole.
+    """
+    return (
+        not os.path.lexists(folder / EVALUATION)
+        and is_packed_run(folder)
+        and bool(open_pack(folder.parent).counts_fault)
+    )
 
 
 def evaluations_of(folder: Path) -> list[str]:
@@ -200,7 +221,39 @@ def files_hash(files: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------------- helpers
 @lru_cache(maxsize=_KEPT_OPEN)
 def _open(root: Path, stamp: tuple[int, ...]) -> Pack:
-    return Pack(root, **{part: _read_table(root / name) for part, name in TABLES.items()})
+    runs, rounds = _read_table(root / PACK), _read_table(root / TABLES["rounds"])
+    try:
+        return Pack(root, runs, rounds, _read_counts(root / TABLES["counts"]))
+    except DataError as error:
+        return Pack(root, runs, rounds, _no_counts(), counts_fault=str(error))
+
+
+def _read_counts(path: Path) -> "pa.Table":
+    """The counts of a pack; raises DataError where they are not a table of counts."""
+    import pyarrow as pa
+
+    table = _read_table(path)
+    types = {field.name: field.type for field in table.schema}
+    needed = {"pack_file": pa.string()} | (count_types() if table.num_rows else {})
+    if wrong := [name for name, kind in needed.items() if types.get(name) != kind]:
+        raise DataError(f"{path} has no column {wrong[0]} of {needed[wrong[0]]}; restore it, from git for example")
+    if not pa.types.is_dictionary(types.get("pack_id", pa.null())) or table["pack_id"].null_count:
+        raise DataError(f"{path} does not say whose counts it holds (pack_id); restore it, from git for example")
+    return table
+
+
+def _no_counts() -> "pa.Table":
+    import pyarrow as pa
+
+    names = pa.array([], type=pa.string())
+    return pa.table({"pack_file": names, "pack_id": names.dictionary_encode()})
+
+
+def count_types() -> "dict[str, pa.DataType]":
+    """The columns that an evaluation's counts stand in, each with its type."""
+    import pyarrow as pa
+
+    return {"task_ids": pa.list_(pa.string()), "samples": pa.int64(), "correct": pa.list_(pa.int64())}
 
 
 def _read_table(path: Path) -> "pa.Table":

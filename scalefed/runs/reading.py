@@ -10,10 +10,12 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, AnyStr, BinaryIO
 
 from scalefed.errors import DataError, ScalefedError
 
+LONGEST_LINE = 2**28
+"""Bytes or letters of a line; an archive of a megabyte may unpack to a line of a gigabyte."""
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
@@ -53,6 +55,20 @@ def read_text(path: "str | os.PathLike[str]") -> str:
             raise DataError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start}); save it so") from error
         except OSError as error:
             raise DataError(f"{path} cannot be read ({_reason(error)}); write the file again") from error
+
+
+def bounded_lines(stream: IO[AnyStr], path: "str | os.PathLike[str]") -> Iterator[AnyStr]:
+    """The lines of an open file, with their ends.
+
+    Raises:
+        DataError: a line is longer than :data:`LONGEST_LINE`, of which no more than that is read.
+    """
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{path}, line {number} is longer than {LONGEST_LINE:_} bytes; write a record a line")
+        yield line
 
 
 @contextlib.contextmanager

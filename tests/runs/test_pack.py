@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -220,6 +222,60 @@ def test_a_damaged_pack_is_named_and_hides_no_run_beside_it(sweep):
         assert list(load_runs(sweep)["run_id"]) == ["run-5"]
     with pytest.raises(DataError, match="cannot be read"):
         pack(sweep)
+
+
+def rewritten(path, change):
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def words(column):
+    return pa.array([str(value) for value in column.to_pylist()])
+
+
+COUNTS_DAMAGE = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "empty": lambda path: path.write_bytes(b""),
+    "away": lambda path: path.unlink(),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "no samples": lambda path: rewritten(path, lambda table: table.drop_columns("samples")),
+    "no names": lambda path: rewritten(path, lambda table: table.drop_columns("pack_id")),
+    "words for counts": lambda path: rewritten(
+        path, lambda table: table.drop_columns("samples").append_column("samples", words(table["samples"]))
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", COUNTS_DAMAGE)
+@pytest.mark.parametrize("schema", [1, 2])  # read alone, and by columns
+def test_damaged_counts_of_a_pack_are_named_and_its_runs_kept(sweep, tmp_path, damage, schema):
+    for number in range(3):
+        edit(sweep / f"run-{number}", "run.json", '"schema": 2', f'"schema": {schema}')
+        edit(sweep / f"run-{number}", "eval.json", '"samples": 3', '"pass_at_1": 0.5, "samples": 3')
+    whole = load_runs(sweep)
+    pack(sweep)
+    COUNTS_DAMAGE[damage](sweep / "counts.parquet")
+    with pytest.warns(RunLogWarning, match=r"left out the counts of the runs in .*counts.parquet"):
+        frame = load_runs(sweep)
+    pd.testing.assert_frame_equal(frame, whole.drop(columns="pass_at_1"))
+    with pytest.warns(RunLogWarning, match="left out the counts"):
+        assert len(load_runs(sweep, rounds=True)) == 6
+    with pytest.warns(RunLogWarning, match="counts.parquet"), pytest.raises(DataError, match="evaluate them first"):
+        load_counts(sweep)
+    with pytest.raises(DataError, match="counts.parquet"):
+        read_evaluation(sweep / "run-1")
+    with pytest.warns(RunLogWarning, match="left out the counts"):
+        assert Run.load(sweep / "run-1").loss == 2.4
+    for change in (pack, unpack):  # what is lost is not made final
+        with pytest.raises(DataError, match="counts.parquet"):
+            change(sweep)
+
+
+def test_counts_beside_damaged_counts_are_read(sweep):
+    pack(sweep)
+    (sweep / "counts.parquet").unlink()
+    make(sweep, 5)
+    with pytest.warns(RunLogWarning, match="left out the counts"):
+        assert set(load_counts(sweep)["run_id"]) == {"run-5"}
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5])
