@@ -130,6 +130,9 @@ def fit(
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
     covariates: Covariates = None,
     resamples: Resamples = 1000,
+    intervals: Annotated[
+        str, typer.Option(help="How replicates are made: auto, bootstrap, posterior (for few runs), and their kinds.")
+    ] = "auto",
     seed: Seed = 0,
     cluster: Cluster = None,
     column: Columns = None,
@@ -142,7 +145,7 @@ def fit(
     from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
-    options["cluster"] = cluster
+    options |= {"cluster": cluster, "intervals": intervals}
     options["huber_delta"] = _width(huber_delta)
     options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):

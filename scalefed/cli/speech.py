@@ -29,6 +29,7 @@ _SAID: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\bfixed=\.\.\.", "--fix NAME=VALUE"),
     (r"\bhuber_delta=(\S+?)(?=[,;. )]|$)", r"--huber-delta \1"),
     (r"\bresamples=(\w+)", r"--resamples \1"),
+    (r"\bintervals='([\w-]+)'", r"--intervals \1"),
     (r"\blaw=\"([^\"]*)\"", r"--law '\1'"),
     (r"\bcompute=\.\.\.", "--compute FLOPS"),
     (r"\b(\w+)=\.\.\.", lambda found: f"{found[1]}={_GUESS.get(found[1], 'VALUE')}"),

@@ -8,7 +8,7 @@ resampling runs loses the corners of small designs.
 
 ``pairs``: runs are drawn with replacement. Right also where noise depends on the design, as it does in published logs.
 
-``auto``: exchange, unless there are enough runs, shuffled residuals say that noise is not alike across the design
+``bootstrap``: exchange, unless there are enough runs, shuffled residuals say that noise is not alike across the design
 (see :mod:`scalefed.fitting.heteroscedasticity`), and pairs spreads some parameter a quarter more. Beyond 20,000 rows
 replicates are normal draws with the cluster-robust covariance, to which the bootstrap tends.
 """
@@ -24,7 +24,7 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solution, Solver
 from scalefed.seeds import rng
 
-METHODS = ("auto", "exchange", "pairs")
+METHODS = ("bootstrap", "exchange", "pairs")
 _ENOUGH_RUNS = 30  # below, or below 6 a parameter, unevenness cannot be seen and the safer of two ways is taken
 _UNEVEN = 0.01  # p-value of the shuffling test: one false alarm in a hundred fits
 _WIDER = 1.25  # a quarter: by so much may chance alone make an interval of pairs wider
@@ -48,12 +48,14 @@ class Replicates:
     Attributes:
         theta: (B, p) coordinates.
         converged: (B,) whether the stopping rule was met.
-        method: ``exchange``, ``pairs``, ``normal`` (large logs) or ``none``.
+        method: ``exchange``, ``pairs``, ``normal`` (large logs), ``none``, or ``posterior``.
+        noise: standard deviation of log losses, where it was drawn with the parameters.
     """
 
     theta: np.ndarray
     converged: np.ndarray
     method: str
+    noise: float | None = None
 
 
 def bootstrap(
@@ -64,7 +66,7 @@ def bootstrap(
     resamples: int,
     delta: float,
     seed: int = 0,
-    method: str = "auto",
+    method: str = "bootstrap",
 ) -> Replicates:
     """Refit under resampled runs.
 
@@ -75,13 +77,13 @@ def bootstrap(
         resamples: number of replicates.
         delta: width of the Huber loss.
         seed: of the resampling.
-        method: ``"auto"``, ``"exchange"`` or ``"pairs"``.
+        method: ``"bootstrap"``, ``"exchange"`` or ``"pairs"``.
 
     Raises:
         ConfigError: an unknown method.
     """
     if method not in METHODS:
-        raise ConfigError(f"bootstrap must be one of {', '.join(METHODS)}, got {method!r}; 'auto' is usual")
+        raise ConfigError(f"a bootstrap is one of {', '.join(METHODS)}, got {method!r}")
     if resamples == 0 or problem.p == 0:
         return Replicates(np.repeat(best.theta[None], resamples, axis=0), np.ones(resamples, dtype=bool), "none")
     solver = Solver(problem, delta=delta)

@@ -18,7 +18,7 @@ _ENOUGH = 20_000  # runs looked at for distinct settings
 _PROBED = 1_000  # distinct settings that the rank is computed from
 
 
-def gaps(data: FitData, problem: Problem, theta: np.ndarray) -> tuple[str, ...]:
+def gaps(data: FitData, problem: Problem, theta: np.ndarray, *, believed: bool = False) -> tuple[str, ...]:
     """Sentences naming what the runs cannot determine because of where they are; empty if nothing.
 
     Checked in turn: enough different designs for the free parameters; every column varies; no two columns move in
@@ -28,14 +28,22 @@ def gaps(data: FitData, problem: Problem, theta: np.ndarray) -> tuple[str, ...]:
         data: the runs.
         problem: law and runs as fitted.
         theta: (p,) the optimum.
+        believed: whether beliefs fill in what the runs leave open; then only columns that never vary are gaps, as no
+            width could tell how little is known of them.
     """
     law = data.law
     if not law.free:
         return ()
+    if believed:
+        return tuple(_constant_columns(law, data))
     gaps = _too_few(law, data) + _constant_columns(law, data)
-    if not gaps:
-        gaps = _proportional(law, data) or _rank(law, data, problem.to_values(theta[None]))
-    return tuple(gaps)
+    return tuple(gaps) or loose_designs(data, problem, theta)
+
+
+def loose_designs(data: FitData, problem: Problem, theta: np.ndarray) -> tuple[str, ...]:
+    """Sentences naming columns that move together, or parameters that the design leaves loose."""
+    law = data.law
+    return tuple(_proportional(law, data) or _rank(law, data, problem.to_values(theta[None])))
 
 
 def _too_few(law: Law, data: FitData) -> list[str]:

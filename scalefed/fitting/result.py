@@ -12,14 +12,15 @@ from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
-from scalefed.fitting.bootstrap import Replicates, bootstrap, local_noise, noise_scale
+from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
 from scalefed.fitting.candidates import Trial, candidates, constrained, weigh
 from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.fitted import Fit
-from scalefed.fitting.identifiability import gaps
+from scalefed.fitting.identifiability import gaps, loose_designs
 from scalefed.fitting.initialisation import GlobalFit, global_fit
 from scalefed.fitting.problem import Problem
+from scalefed.fitting.replicates import check_method, with_replicates
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
@@ -74,8 +75,12 @@ def fit(
         fixed: parameters held at a number (with ``"auto"`` in the laws that have them).
         bounds: parameter -> (low, high).
         ties: parameter -> the parameter whose value it takes.
-        intervals: how replicates are made: ``"auto"``, ``"exchange"`` or ``"pairs"``
-            (see :mod:`scalefed.fitting.bootstrap`).
+        intervals: how replicates are made: ``"bootstrap"`` (or one of its ways, ``"exchange"`` and ``"pairs"``, see
+            :mod:`scalefed.fitting.bootstrap`), or ``"posterior"``: draws under weak beliefs about the optimum, for few
+            runs (see :mod:`scalefed.fitting.posterior`), with ``"posterior-borrowed"`` the slope of the best size as
+            in other families too. ``"auto"`` is the posterior where there are fewer than twice as many runs as free
+            parameters, or fewer than six times as many and the bootstrap leaves the law loose; a note says so.
+            Estimates that go with a posterior are its medians.
         backtest: whether to hold out the largest runs and fit a richer law, which widens bands beyond the runs.
 
     Raises:
@@ -90,6 +95,7 @@ def fit(
     """
     delta = _delta(huber_delta)
     _check(resamples, scale_weight)
+    check_method(intervals)
     data, laws = _chosen(runs, law, target, columns, cluster, fixed, bounds, ties)
     tried = [_fitted(_data_of(data, one), scale_weight, huber_delta, delta, seed) for one in laws]
     if backtest:
@@ -98,7 +104,7 @@ def fit(
         tried = [replace(t, folds=hold_outs(t.problem, t.best, masks, delta=t.delta, seed=seed)) for t in tried]
     weighed = weigh(tried)
     (trial, _), others = weighed[0], weighed[1:]
-    replicates = _replicates(trial, resamples, seed, intervals)
+    trial, replicates = with_replicates(trial, resamples, seed, intervals)
     alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
     if not others and backtest and (rival := fit_rival(trial.problem, trial.best.theta, delta=trial.delta)):
         alternatives = (rival,)
@@ -150,19 +156,11 @@ def _fitted(data: FitData, scale_weight: float, huber_delta: float | str | None,
     return Trial(data, problem, best, delta, ())
 
 
-def _replicates(trial: Trial, resamples: int, seed: int, method: str) -> Replicates:
-    if trial.problem.n <= trial.problem.p:
-        resamples = 0  # without a spare run nothing tells how far off the parameters are
-    return bootstrap(
-        trial.problem, trial.best, trial.data.clusters, resamples=resamples, delta=trial.delta, seed=seed, method=method
-    )
-
-
 def _alternative(trial: Trial, weight: float, resamples: int, seed: int, method: str) -> Alternative:
     """A law that is not the best one, with replicates for its share."""
     law, names = trial.data.law, list(trial.problem.names)
     share = min(resamples, max(_FEWEST_REPLICATES, min(round(weight * resamples), _MOST_REPLICATES)))
-    refits = _replicates(trial, share, seed, method)
+    trial, refits = with_replicates(trial, share, seed, method)
     values = trial.problem.to_values(refits.theta)
     test = back_test(trial.problem, trial.folds)
     return Alternative(
@@ -183,9 +181,18 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
     by_loss = local_noise(problem.z - residuals, residuals, problem.p, problem.weights)
     runs = int(data.clusters.max()) + 1
     certificate = certify(problem, best, refits.theta, refits.converged)
-    verdict = judge(certificate, gaps(data, problem, best.theta), problem.n - problem.p)
-    if problem.n <= problem.p:
-        noise, by_loss = np.nan, (by_loss[0], (np.nan,) * len(by_loss[1]))
+    believed = refits.method == "posterior"
+    verdict = judge(
+        certificate, gaps(data, problem, best.theta, believed=believed), max(problem.n - problem.p, int(believed))
+    )
+    if refits.noise is not None or problem.n <= problem.p:
+        noise = np.nan if refits.noise is None else refits.noise
+        by_loss = by_loss[0], (noise,) * len(by_loss[1])
+    notes = data.notes
+    if believed:
+        notes += tuple(
+            f"beliefs fill in what these runs leave open: {gap}" for gap in loose_designs(data, problem, best.theta)
+        )
     replicates = pd.DataFrame(problem.to_values(refits.theta), columns=list(problem.names))
     if verdict.status is not FitStatus.CONVERGED:
         warnings.warn(verdict.message, FitWarning, stacklevel=3)
@@ -207,7 +214,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
         degrees_of_freedom=max(runs - problem.p, 1),
         backtest=back_test(problem, trial.folds),
         alternatives=(),
-        notes=data.notes,
+        notes=notes,
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
         cluster=data.cluster,

@@ -11,7 +11,7 @@ from scalefed.fitting.problem import VANISHED, Problem
 _FEW_AGREE = 0.02  # of the starts: one in fifty by itself may be luck
 _NOT_CONVERGED_SHARE = 0.01  # of replicates: fewer move no end of a 95% interval
 _DECREMENT = 1e-6  # relative fall still to come, far below the noise of any run
-_LOOSE = 3.0  # standard error where 1 is a factor of e: a factor of 20 either way is not known
+LOOSE = 3.0  # standard error where 1 is a factor of e: a factor of 20 either way is not known
 
 
 class FitStatus(Enum):
@@ -113,7 +113,7 @@ def judge(certificate: Certificate, gaps: tuple[str, ...], spare: int) -> Verdic
         found[FitStatus.NOT_IDENTIFIED] = "; ".join(gaps)
     elif spare < 1:
         found[FitStatus.NO_SPARE_RUN] = "add at least 1 run, better 3 or more, or fix parameters"
-    elif certificate.loose_error > _LOOSE:
+    elif certificate.loose_error > LOOSE:
         found[FitStatus.LOOSE] = (
             f"the losses leave the combination of {certificate.loose} loose, standard error "
             f"{certificate.loose_error:.2g} where 1 is a factor of e: vary the runs further, or repeat with more seeds"

@@ -143,7 +143,7 @@ def test_runs_that_cannot_be_used_are_refused(runs: pd.DataFrame, change: object
         ({"law": "chinchila"}, "did you mean 'chinchilla'"),
         ({"fixed": {"q": 1.0}}, "no parameter 'q'"),
         ({"scale_weight": 9.0}, "between 0"),
-        ({"intervals": "wild"}, "auto, exchange, pairs"),
+        ({"intervals": "wild"}, "auto, bootstrap, exchange, pairs"),
     ],
 )
 def test_wrong_arguments_are_named(runs: pd.DataFrame, keywords: dict[str, object], words: str) -> None:
@@ -233,7 +233,7 @@ def test_a_design_that_cannot_tell_is_named_and_refused(frame: dict[str, object]
         runs = simulate_runs(model, truth, table, noise=0.003)
     else:
         runs = simulate_runs(model, truth, frame, noise=0.003)
-    found = fit(runs, law, resamples=50, backtest=False)
+    found = fit(runs, law, resamples=50, backtest=False, intervals="bootstrap")
     assert found.status is FitStatus.NOT_IDENTIFIED
     assert pd.Series([found.message]).str.contains(words).all(), found.message
     for question, words in ((found.optimal_size, "compute"), (found.plan, "compute"), (found.least_compute, "loss")):
@@ -339,7 +339,7 @@ def test_the_width_of_what_is_asked_decides_whether_it_is_answered(tmp_path: Pat
     runs = simulate_runs(
         "chinchilla", TRUTH, {"params": [1e8, 3e8, 1e9], "tokens": [2e9, 6e9, 2e10]}, noise=0.004, seed=2
     )
-    found = fit(runs, "chinchilla", resamples=200)
+    found = fit(runs, "chinchilla", resamples=200, intervals="bootstrap")
     assert found.status is FitStatus.LOOSE and not found.undetermined
     near = found.optimal_size(compute=3e19)
     assert near.params_high < 10 * near.params_low
@@ -473,6 +473,19 @@ def test_a_saved_fit_answers_as_before(fitted: Fit, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.predict(ahead), fitted.predict(ahead), rtol=1e-9)
     pd.testing.assert_frame_equal(again.summary(), fitted.summary(), rtol=1e-9)
     assert str(again) == str(fitted)
+
+
+def test_a_stored_fit_is_lean(fitted: Fit, tmp_path: Path) -> None:
+    """One line an array, one value for a column that is the same in every run, nothing of a run's time and machine."""
+    told = {"algorithm": "fedavg", "wall_s": 1.5, "commit": "abc", "mine": [[1]] * len(fitted.runs)}
+    timed = dataclasses.replace(fitted, runs=fitted.runs.assign(**told))
+    timed.save(tmp_path / "fit.json")
+    stored = json.loads((tmp_path / "fit.json").read_text())["runs"]
+    assert stored["algorithm"] == "fedavg" and stored["commit"] == "abc" and not {"wall_s", "mine"} & stored.keys()
+    assert len((tmp_path / "fit.json").read_text().splitlines()) < 400
+    back = load_fit(tmp_path / "fit.json").runs
+    assert back["algorithm"].tolist() == ["fedavg"] * len(fitted.runs)
+    assert back["loss"].tolist() == pytest.approx(fitted.runs["loss"].tolist(), rel=1e-14)
 
 
 def test_a_saved_fit_keeps_its_own_law(runs: pd.DataFrame, tmp_path: Path) -> None:
