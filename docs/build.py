@@ -16,6 +16,24 @@ Fields of `scalefed.RunConfig`, keys of a TOML file, and `key=value` words of `s
 `participation` may stand for `clients_per_round`: a share of the clients in (0, 1].
 
 """
+REALISED = """
+## What chance makes of a setting
+
+A round is never empty, and the row says what happened: `participants_mean`, `participation_realised`, `tokens`
+(trained) beside `tokens_asked`. The number of rounds is fixed beforehand, from `tokens` and full cohorts.
+
+- `dropout = p`: each of the m drawn clients stays away with chance p; where all would, one stays. On average
+  m (1 - p) + p^m answer: of 2 drawn 1.01 at 0.9 (a share of 0.505, not 0.1) and 1.25 at 0.5; of 16 drawn at 0.5, 8.0.
+- `sampling = bernoulli`: each of the K clients comes with chance q = `participation`; where none does, one is drawn.
+  On average K q + (1 - q)^K come: 1.36 where 1 of 16 was asked for, and 1.36 times the tokens; 4.01 for 4 of 16.
+- `stragglers = p`: each drawn client finishes with chance p only `straggler_share` of its steps, rounded to whole
+  steps, at least one; the others finish all.
+- `synthetic_share`: of a visit's blocks; where it is no whole number of them, one of the two numbers beside it is drawn
+  so that the share holds on average over rounds.
+- `partition = quantity`: Dirichlet sizes, but at least one block a client, drawn from the largest.
+- `unique_tokens = 0`: the next power of two above `tokens` (at least 2^18, at least a block a client), doubled while a
+  client would hold less than a block; the row's `unique_tokens` is what was made.
+"""
 COLUMNS_HEAD = """# Every column of the run log
 
 One row a run (`sf.load_runs`), then one row a round (`rounds=True`). Settings are in [settings.md](settings.md).
@@ -79,7 +97,7 @@ def settings() -> str:
         if name in CHOICES:
             meaning += ": " + ", ".join(f"`{choice}`" for choice in CHOICES[name])
         rows.append(f"| `{name}` | {_default(name, value)} | {COLUMNS[name].unit.replace('-', '')} | {meaning} |")
-    return SETTINGS + "\n".join(rows) + "\n"
+    return SETTINGS + "\n".join(rows) + "\n" + REALISED
 
 
 def columns() -> str:

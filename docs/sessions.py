@@ -27,7 +27,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-GIVEN = ("runs/grid", "fits/grid.json", "fits/grid.toml")
+GIVEN = {"runs/grid": "runs/grid", "fits/grid.json": "fits/grid.json", "fits/grid.toml": "fits/grid.toml",
+         "records": "tests/runs/fixtures"}  # fmt: skip
+"""What a page finds in its folder -> where it lies here."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d[\d,_]*\.?\d*(?:e[+-]?\d+)?", re.IGNORECASE)
 PROGRESS = re.compile(r"^runs: \d+ of .*\n", re.MULTILINE)
@@ -43,9 +45,9 @@ def pages() -> list[Path]:
 @contextlib.contextmanager
 def place(folder: Path) -> Iterator[None]:
     """Work in a folder that has the committed runs and fits."""
-    for name in GIVEN:
+    for name, where in GIVEN.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / where)
     words = {"COLUMNS": "100", "NO_COLOR": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
              "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}  # fmt: skip
     before, there = os.environ.copy(), os.getcwd()
@@ -147,7 +149,7 @@ def _flower(code: str) -> None:
 
 
 def main(words: list[str]) -> None:
-    """Write anew what the pages show."""
+    """Write anew what the pages show; ``python docs/notebooks.py`` then makes the notebooks of them."""
     for page in [Path(word).resolve() for word in words] or pages():
         with tempfile.TemporaryDirectory() as folder, place(Path(folder)):
             page.write_text(run_page(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -69,7 +69,8 @@ class RunConfig:
             ``kernels_used`` says which it was. ``auto`` and ``eager`` are one run to :attr:`run_id`.
         device: where clients train and samples are drawn: ``cpu``, ``cuda`` or ``cuda:1``. On a GPU, runs that share
             steps are equal to those alone up to rounding, not to the last bit.
-        unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing.
+        unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing and
+            that every client holds a block.
         seed: draws of this run (weights, partition, participation, batches, sampling).
         data_seed: draws of the corpus, the validation text and the problems, shared by runs that are compared.
     """
@@ -261,8 +262,12 @@ class RunConfig:
 
     @property
     def corpus_tokens(self) -> int:
-        """Tokens in the training corpus: ``unique_tokens``, else the next power of two above ``tokens``."""
-        return self.unique_tokens or 2 ** math.ceil(math.log2(max(self.tokens, 2**18)))
+        """Tokens in the training corpus: ``unique_tokens``, else the next power of two above ``tokens``.
+
+        No fewer than a block a client; a deal that still leaves a client without one doubles them.
+        """
+        least = max(self.tokens, 2**18, self.clients * (self.sequence_length + 1))
+        return self.unique_tokens or 2 ** math.ceil(math.log2(least))
 
     @property
     def client_learning_rate(self) -> float:

@@ -1,5 +1,6 @@
 """The guide is true: each page's sessions run as written and print what it shows, and every link leads somewhere."""
 
+import json
 import re
 import runpy
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 SESSIONS = runpy.run_path(str(DOCS / "sessions.py"))
 PAGES = SESSIONS["pages"]()
-SHOWN_ONLY = ("pip install", "scalefed demo", "flwr run", "for ", "done", "flower-superlink", "flower-supernode")
+SHOWN_ONLY = ("pip install", "scalefed demo", "scalefed sweep", "flwr run", "for ", "done", "flower-super", "ray start")
 
 
 def anchors(page):
@@ -58,3 +59,20 @@ def test_every_page_of_the_guide_is_in_its_menu():
     menu = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
     named = set(re.findall(r"^ +- (\S+\.md)$", menu, flags=re.MULTILINE))
     assert named == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+
+
+def test_notebooks_are_their_pages():
+    made = runpy.run_path(str(DOCS / "notebooks.py"))
+    for name in made["JOURNEYS"]:
+        page = (DOCS / "guide" / f"{name}.md").read_text(encoding="utf-8")
+        kept = (DOCS / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        assert kept == made["notebook"](page), "run: python docs/notebooks.py"
+        code = [cell for cell in json.loads(kept)["cells"] if cell["cell_type"] == "code"]
+        assert len(code) >= 5 and any(cell["outputs"] for cell in code)
+
+
+def test_the_gallery_has_every_kind_of_chart():
+    made = runpy.run_path(str(DOCS / "gallery.py"))
+    assert (DOCS / "gallery.md").read_text(encoding="utf-8") == made["page"](), "run: python docs/gallery.py"
+    for kind in made["KINDS"]:
+        assert (DOCS / "gallery" / f"{kind}.png").stat().st_size > 10_000, kind

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, attached_link, must_be_determined, stacked_curves
+from scalefed.allocation.answers import FitLike, against_runs, attached_link, must_be_determined, stacked_curves
 from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.mixture import values_of
@@ -119,7 +119,8 @@ def optimal_size_with_attempts(
     share = float(at_best[0])
     table = {max(round(k), 1): (share, min(float(ends[0]), share), max(float(ends[1]), share))}
     words = f"k = {k:.4g} attempts a problem, pass@k {share:.3g}"
-    return replace(result, pass_at_k=table, regret=np.nan, notes=(*notes, words))
+    told = replace(result, pass_at_k=table, regret=np.nan, notes=(*notes, words))
+    return against_runs(fit, told, setting, asked)
 
 
 def _highest(value: Callable[[Array], Array], low: Array, high: Array) -> Array:

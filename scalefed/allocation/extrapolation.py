@@ -261,6 +261,20 @@ def look(
     return tuple(note for note in notes if note), beyond
 
 
+def in_short(extrapolation: Mapping[str, float]) -> str:
+    """How far outside the runs, besides params and tokens, in a line for a chart; empty where nowhere.
+
+    >>> in_short({"tokens": 0.5, "clients": 1.8, "skew": 0.39})
+    'Outside the runs: clients by a factor of 63, skew by 39% of their range'
+    """
+    told = []
+    for name, away in extrapolation.items():
+        if name not in SIZE:
+            far = f"{away:.0%} of their range" if name in LINEAR else f"a factor of {10**away:.2g}"
+            told.append(f"{name.replace('_', ' ')} by {far}")
+    return f"Outside the runs: {', '.join(told)}" if told else ""
+
+
 def look_at_table(
     law: Law,
     ranges: Ranges,

@@ -8,8 +8,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, must_be_determined
+from scalefed.allocation.answers import FitLike, asked_of, must_be_determined, said_in
 from scalefed.allocation.defaults import question, words_of
+from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import mixed
 from scalefed.errors import ConfigError
 from scalefed.laws import Law
@@ -32,6 +33,7 @@ class Region:
             where there is none.
         tolerance: nats per token.
         level: coverage.
+        notes: what was assumed, and what of the question lies outside the runs.
     """
 
     compute: float
@@ -43,6 +45,7 @@ class Region:
     good_high: float
     tolerance: float
     level: float
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         good = "no size is" if np.isnan(self.good_low) else f"{self.good_low:.4g} to {self.good_high:.4g} are"
@@ -100,7 +103,7 @@ def region(
         raise ConfigError(f"the law {fit.law.name!r} has no params and tokens to trade against each other")
     if not (np.isfinite(compute) and compute > 0):
         raise ConfigError(f"compute must be positive and finite (FLOPs), got {compute}")
-    _, known, _ = question(fit.law, fit.runs, words)
+    _, known, notes = question(fit.law, fit.runs, words)
 
     def losses(params: optimum.Array) -> optimum.Array:
         tokens = compute / known.per_token(params)
@@ -130,6 +133,11 @@ def region(
             "regret_high": high,
         }
     )
+    best = int(np.argmin(loss[0]))
+    asked = asked_of(
+        fit, known, words, params=grid[best], tokens=compute / known.per_token(grid[best]), local_steps=np.nan
+    )
+    outside, _ = look(fit.law, ranges_behind(fit), asked, said_in(words))
     return Region(
         compute=float(compute),
         table=table,
@@ -140,6 +148,7 @@ def region(
         good_high=float(good.max()) if len(good) else float("nan"),
         tolerance=tolerance,
         level=level,
+        notes=(*notes, *outside),
     )
 
 

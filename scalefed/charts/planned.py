@@ -187,7 +187,11 @@ def budget(
         layers,
         frame,
         cut,
-        title=title(headline or f"What each size reaches with {power(compute)} FLOPs", [words], width=width),
+        title=title(
+            headline or f"What each size reaches with {power(compute)} FLOPs",
+            [words, *_outside(best.extrapolation)],
+            width=width,
+        ),
     )
 
 
@@ -232,8 +236,18 @@ def _optima(fit: Any, budgets: list[float], counts: list[float], setting: Mappin
         table = fit.optimal_sizes(compute=budgets, **setting, **words).assign(clients_per_round=count)
         tables.append(table)
     frame = pd.concat(tables, ignore_index=True)
+    frame.attrs = {"outside": _outside(*(table.attrs.get("extrapolation", {}) for table in tables))}
     low, high = (frame[f"params_{end}"].fillna(frame["params"]) for end in ("low", "high"))
     return frame.assign(y=frame["params"], y_low=low, y_high=high)
+
+
+def _outside(*answers: Mapping[str, float]) -> list[str]:
+    """A line that says how far answers go beyond the runs in other columns than size and tokens; none where nowhere."""
+    from scalefed.allocation.extrapolation import in_short
+
+    names = dict.fromkeys(name for one in answers for name in one)
+    told = in_short({name: max(one.get(name, 0.0) for one in answers) for name in names})
+    return [told] if told else []
 
 
 def _with_intervals(frame: "pd.DataFrame") -> bool:
@@ -247,6 +261,7 @@ def _over_compute(
     import altair as alt
     import pandas as pd
 
+    outside = frame.attrs["outside"]
     frame["group"] = frame["clients_per_round"].map(lambda count: f"{count:g}")
     frame["part"] = "line"
     cut = Panels(None, None, max(width - 70, 200), 320, 1)
@@ -272,9 +287,8 @@ def _over_compute(
     words = "Right of the dashed line: more compute than any run had"
     if _with_intervals(frame):
         words = f"Bands: 95% intervals. {words}"
-    return assemble(
-        layers, frame, cut, title=title(headline or "Best model size by compute", view.note(words), width=width)
-    )
+    told = [*view.note(words), *outside]
+    return assemble(layers, frame, cut, title=title(headline or "Best model size by compute", told, width=width))
 
 
 def _over_clients(
@@ -296,6 +310,7 @@ def _over_clients(
         base.mark_circle(size=80, opacity=1).encode(y=up, tooltip=tooltips(frame, ["clients_per_round", "params"])),
     ]
     words = f"At {power(budget)} FLOPs in all" + (". Bars: 95% intervals" if _with_intervals(frame) else "")
+    told = [words, *frame.attrs["outside"]]
     return assemble(
-        layers, frame, cut, title=title(headline or "Best model size by clients per round", [words], width=width)
+        layers, frame, cut, title=title(headline or "Best model size by clients per round", told, width=width)
     )

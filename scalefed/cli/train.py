@@ -51,10 +51,14 @@ def sweep(
     words: Words = None,
     runs: Annotated[Path, typer.Option(help="Folder for these runs.")] = Path("runs/sweep"),
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one a core if left out.")] = None,
+    engine: Annotated[str, typer.Option(help="native: this machine's cores; ray: those of a Ray cluster.")] = "native",
+    address: Annotated[
+        str | None, typer.Option(help="A node of the Ray cluster; this machine's, or a new one, if left out.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train all combinations of settings on all cores; resumes.
+    """Train all combinations of settings on all cores, or on a cluster; resumes.
 
     Commas make an axis; a sweep file holds [base] and [[grid]] tables.
     """
@@ -66,7 +70,7 @@ def sweep(
 
     _remember(text, folder(runs))
     with_progress = SweepMeter(len(configs))
-    stored = train_all(configs, runs=runs, workers=workers, on_progress=with_progress)
+    stored = train_all(configs, runs=runs, workers=workers, engine=engine, address=address, on_progress=with_progress)
     with_progress.close()
     if as_json:
         tell_json([dict(run.row) for run in stored])

@@ -1,4 +1,4 @@
-"""How are many runs made on one machine? One process a core, each training one bundle of runs after the other.
+"""How are many runs made? One process a core, each training one bundle of runs after the other, or a Ray cluster's.
 
 Workers are plain child processes that take configs as JSON lines and answer with events, so a sweep can be started from
 a script, a notebook or the shell alike. A bundle is one run, or several that train faster together. A worker that dies
@@ -23,11 +23,14 @@ from typing import Any
 from scalefed.config import RunConfig
 from scalefed.errors import ConfigError, ScalefedError
 from scalefed.experiment.bundles import bundles
+from scalefed.experiment.cluster import ENVIRONMENT, connected, made_on_cluster
 from scalefed.experiment.training import stored
 from scalefed.federated.native import choose
 from scalefed.models import build_model
+from scalefed.runs.files import place_run
 from scalefed.runs.log import Run
 
+ENGINES = ("native", "ray")
 ATTEMPTS = 2  # a process that was killed for memory is tried once more; twice is no accident
 OVERHEAD_PARAMS = 25_000  # a step costs about as much beside its matrix products as these many parameters do
 
@@ -104,6 +107,8 @@ def train_all(
     *,
     runs: str | os.PathLike[str] = "runs",
     workers: int | None = None,
+    engine: str = "native",
+    address: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Run]:
     """Train many runs on all cores; runs that are stored already are not made again.
@@ -112,37 +117,80 @@ def train_all(
         configs: the runs wanted; the longest are started first.
         runs: folder of the run log.
         workers: processes; one a core when None.
+        engine: native for the cores of this machine, ray for those of a Ray cluster: the same log with the same bits.
+        address: of a node of the Ray cluster; None takes the one that runs on this machine, or starts one.
         on_progress: called whenever something happened.
 
     Returns:
         The stored runs in the order of ``configs``, without those that failed.
 
     Raises:
-        ConfigError: no configs, fewer than one worker, or kernels are demanded that this machine does not have.
+        ConfigError: no configs, fewer than one worker, an unknown engine, an address without Ray, or kernels
+            are demanded that this machine does not have.
+        MissingExtraError: Ray is not installed.
         ScalefedError: runs failed; the message names them. All others are stored.
     """
     if not configs or (workers is not None and workers < 1):
         raise ConfigError(f"train_all needs at least one config and one worker, got {len(configs)} and {workers}")
+    if engine not in ENGINES or (engine != "ray" and address is not None) or (engine == "ray" and workers is not None):
+        raise ConfigError(
+            f"engine must be native (with workers) or ray (with address), got {engine!r} with workers {workers} and "
+            f"address {address!r}"
+        )
     unique = list({config.run_id: config for config in configs}.values())
     left = sorted((config for config in unique if not stored(runs, config)), key=cost, reverse=True)
+    board = _Board(unique, deque(), found=len(unique) - len(left))
+    tell = on_progress or (lambda _: None)
+    if engine == "ray" and left:
+        with connected(address) as cores:
+            _work_on_cluster(board, bundles(left, workers=cores), runs, tell)
+    else:
+        _work_here(board, left, workers or os.cpu_count() or 1, runs, tell)
+    if board.failed:
+        listed = "; ".join(f"{name}: {message}" for name, message in board.failed.items())
+        raise ScalefedError(f"{len(board.failed)} of {len(unique)} runs failed, the others are stored. {listed}")
+    return [Run.load(Path(runs) / config.run_id) for config in unique]
+
+
+def _work_here(
+    board: _Board, left: list[RunConfig], hands: int, runs: str | os.PathLike[str], tell: Callable[[Progress], None]
+) -> None:
+    """Share the runs that are left among processes of this machine."""
     for config in left:
         if config.kernels == "native":
             choose(build_model(config), config)
-    hands = min(workers or os.cpu_count() or 1, len(left))
-    board = _Board(unique, deque(bundles(left, workers=hands)), found=len(unique) - len(left))
+    hands = min(hands, len(left))
+    board.waiting.extend(bundles(left, workers=hands))
     crew: list[_Worker] = []
     try:
         crew = [_hire(runs) for _ in range(min(hands, len(board.waiting)))]
-        _work(board, crew, runs, on_progress or (lambda _: None))
+        _work(board, crew, runs, tell)
     finally:
         for worker in crew:
             worker.process.kill()
             worker.process.wait()
             _close(worker)
-    if board.failed:
-        listed = "; ".join(f"{name}: {message}" for name, message in board.failed.items())
-        raise ScalefedError(f"{len(board.failed)} of {len(unique)} runs failed, the others are stored. {listed}")
-    return [Run.load(Path(runs) / config.run_id) for config in unique]
+
+
+def _work_on_cluster(
+    board: _Board,
+    waiting: Sequence[tuple[RunConfig, ...]],
+    runs: str | os.PathLike[str],
+    tell: Callable[[Progress], None],
+) -> None:
+    """Store what comes home from the nodes of a cluster."""
+    board.waiting.extend(waiting)
+    tell(board.progress(()))
+    for bundle, made in made_on_cluster(waiting):
+        board.waiting.remove(bundle)
+        for config in bundle:
+            files = made[config.run_id]
+            if isinstance(files, str):
+                board.failed[config.run_id] = files
+            else:
+                place_run(Path(runs), config.run_id, files)
+                board.finished.append(config)
+        tell(board.progress(()))
 
 
 def _work(board: _Board, crew: list[_Worker], runs: str | os.PathLike[str], tell: Callable[[Progress], None]) -> None:
@@ -167,10 +215,9 @@ def _work(board: _Board, crew: list[_Worker], runs: str | os.PathLike[str], tell
 
 
 def _hire(runs: str | os.PathLike[str]) -> _Worker:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
         [sys.executable, "-m", "scalefed.experiment.worker", os.fspath(runs)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT,
     )  # fmt: skip
     return _Worker(process)
 

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from scalefed.config import RunConfig
 from scalefed.data import micro
 from scalefed.data.corpus import ClientStreams, cut_rows, gather, whole_rows
-from scalefed.data.partitions import partition
+from scalefed.data.partitions import Partition, partition
 from scalefed.data.sources import encode, python_source
-from scalefed.errors import ConfigError
+from scalefed.errors import ConfigError, DataError
 from scalefed.federated.native import Kernels, choose
 from scalefed.federated.rounds import ClientData
 from scalefed.models import HEAD_WIDTH, Decoder, build_model, tokenizer
 
 DOCUMENT_TOKENS = 30  # of a micro document in a large vocabulary, about
 FILE_TOKENS = 2_000  # of a Python file, about
+ROOMY_BLOCKS = 8  # a client on average: when a deal fails with that many, more text is not what it lacks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +83,7 @@ def prepare(config: RunConfig) -> Task:
     model = build_model(config)
     kernels = choose(model, config)  # refuses what is demanded and cannot be had, before the text is made
     words = tokenizer(config)
-    text, held_out, entropy = _texts(config, words)
-    dealt = partition(
-        text.families, clients=config.clients, concentration=config.concentration, scheme=config.partition,
-        families_per_client=config.families_per_client, weights=np.diff(text.offsets), groups=text.families,
-        minimum_weight=config.sequence_length + 1, seed=config.seed,
-    )  # fmt: skip
-    data = ClientStreams(
-        text.tokens, text.offsets, dealt.indices, length=config.sequence_length, batch_size=config.batch_size,
-        visit_steps=config.local_steps, seed=config.seed,
-    )  # fmt: skip
+    text, held_out, entropy, dealt, data = _clients_text(config, words)
     validation, sources = _rows(config, held_out, words.eos)
     own_text, own_sources = _rows(config, _sample(text, len(held_out.tokens)), words.eos)
     return Task(
@@ -111,6 +103,35 @@ def prepare(config: RunConfig) -> Task:
         entropy_per_token=entropy,
         shape=shape_of(model),
     )
+
+
+def _clients_text(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, float, Partition, ClientStreams]:
+    """Training text, held-out text, entropy, the deal and the clients' streams.
+
+    A corpus whose size is not given doubles until every client holds a block.
+    """
+    size, enough = config.corpus_tokens, ROOMY_BLOCKS * config.clients * (config.sequence_length + 1)
+    while True:
+        text, held_out, entropy = _texts(config, words, size)
+        try:
+            return text, held_out, entropy, *_dealt(config, text)
+        except (ConfigError, DataError):
+            if config.unique_tokens or config.data == "python" or size > enough:
+                raise
+        size *= 2
+
+
+def _dealt(config: RunConfig, text: micro.Corpus) -> tuple[Partition, ClientStreams]:
+    """Who holds which documents, and the batches that come of it."""
+    dealt = partition(
+        text.families, clients=config.clients, concentration=config.concentration, scheme=config.partition,
+        families_per_client=config.families_per_client, weights=np.diff(text.offsets), groups=text.families,
+        minimum_weight=config.sequence_length + 1, seed=config.seed,
+    )  # fmt: skip
+    return dealt, ClientStreams(
+        text.tokens, text.offsets, dealt.indices, length=config.sequence_length, batch_size=config.batch_size,
+        visit_steps=config.local_steps, seed=config.seed,
+    )  # fmt: skip
 
 
 def _check_device(config: RunConfig) -> None:
@@ -163,15 +184,15 @@ def _by_family(
     return table
 
 
-def _texts(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, float]:
-    """Training text, held-out text, and the entropy per token where it is known."""
+def _texts(config: RunConfig, words: Any, size: int) -> tuple[micro.Corpus, micro.Corpus, float]:
+    """Training text of ``size`` tokens, held-out text, and the entropy per token where it is known."""
     if config.data == "python":
         return *_python(config, words), math.nan
     if not config.checkpoint:
-        text = micro.corpus(config.corpus_tokens, seed=config.data_seed)
+        text = micro.corpus(size, seed=config.data_seed)
         held_out = micro.validation(config.validation_tokens, seed=config.data_seed)
         return text, held_out, micro.entropy().nats_per_token
-    documents = micro.documents(config.corpus_tokens // DOCUMENT_TOKENS, seed=config.data_seed)
+    documents = micro.documents(size // DOCUMENT_TOKENS, seed=config.data_seed)
     families = np.array([document.family for document in documents], dtype=np.int16)
     made = encode([document.text for document in documents], words, groups=families)
     text, held_out = _held_out(made, config.validation_tokens)

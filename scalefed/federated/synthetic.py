@@ -70,11 +70,16 @@ def with_pool(config: RunConfig, data: ClientText, state: ServerState) -> Server
 
 
 def mixed(config: RunConfig, state: ServerState, client: int, batches: np.ndarray) -> np.ndarray:
-    """A copy of a client's batches with ``synthetic_share`` of its blocks replaced by blocks of the pool."""
+    """A copy of a client's batches with ``synthetic_share`` of its blocks replaced by blocks of the pool.
+
+    Where the share is no whole number of blocks, the number is one of the two beside it, drawn so that the share holds
+    in expectation: rounding would make a short round share nothing at all.
+    """
     pool = state.slots["synthetic"].cpu().numpy()
     draw = rng(config.seed, "synthetic-mix", state.round, client)
     blocks = np.array(batches, dtype=np.int64).reshape(-1, batches.shape[-1])
-    count = round(config.synthetic_share * len(blocks))
+    whole, rest = divmod(round(config.synthetic_share * len(blocks), 9), 1.0)
+    count = int(whole) + int(rng(config.seed, "synthetic-count", state.round, client).random() < rest)
     places = draw.choice(len(blocks), size=count, replace=False)
     blocks[places] = pool[draw.integers(len(pool), size=count)]
     return blocks.reshape(batches.shape)

@@ -21,9 +21,11 @@ from scalefed.fitting.fitted import Fit
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.laws import LAWS, Law
 from scalefed.runs.reading import read_text, shown, understanding
+from scalefed.runs.schema import COLUMNS
 
 FORMAT = 2  # of the stored file; raised when what is in it changes meaning
 _KEPT_RUNS = 20_000  # a file of more would be tens of megabytes; ids and hash stay
+_ORIGIN = ("commit", "torch", "device_name")
 _TRIED = 50  # runs that a fit is asked of when it is read
 
 
@@ -32,7 +34,7 @@ def write_fit(fit: Fit, path: "str | os.PathLike[str]") -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(to_json(fit), indent=1, allow_nan=True)
+    text = _lines(to_json(fit))
     with open(temporary, "w", encoding="utf-8") as file:
         file.write(text + "\n")
         file.flush()
@@ -73,8 +75,29 @@ def to_json(fit: Fit) -> dict[str, Any]:
         "scale_weight": fit.scale_weight,
         "link": None if fit.link is None else fit.link.to_json(),
         "replicates": _replicates_to_json(fit.replicates),
-        "runs": {str(c): [_plain(x) for x in kept[c]] for c in kept.columns if _is_short(kept[c])},
+        "runs": {str(c): _column(kept[c]) for c in kept.columns if _is_needed(kept[c], fit)},
     }
+
+
+def _lines(value: Any, margin: str = "") -> str:
+    """JSON with one line an array."""
+    if not isinstance(value, dict) or not value:
+        return json.dumps(value, allow_nan=True)
+    inner = (f"{margin} {json.dumps(name)}: {_lines(one, margin + ' ')}" for name, one in value.items())
+    return "{\n" + ",\n".join(inner) + f"\n{margin}}}"
+
+
+def _column(values: pd.Series) -> Any:
+    """The values of a column of the runs; one value where all are the same."""
+    plain = [_plain(x) for x in values]
+    return plain[0] if len(plain) > 1 and all(x == plain[0] for x in plain) else plain
+
+
+def _is_needed(column: pd.Series, fit: Fit) -> bool:
+    """Whether an answer or a page may need the column: of time and machine only what a page tells, and no mappings."""
+    name = str(column.name)
+    timing = name in COLUMNS and COLUMNS[name].kind == "timing" and name not in (*_ORIGIN, fit.cluster)
+    return not timing and _is_short(column)
 
 
 def _law_to_json(law: Law) -> dict[str, Any]:

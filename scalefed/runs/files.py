@@ -80,7 +80,7 @@ def write_run(
     files = {RUN: dumps(run, indent=1) + "\n", ROUNDS: "".join(dumps(record) + "\n" for record in rounds)}
     if evaluation is not None:
         files[EVALUATION] = dumps(evaluation) + "\n"
-    return _place(Path(folder), name, files)
+    return place_run(Path(folder), name, files)
 
 
 def add_evaluation(run_folder: str | os.PathLike[str], name: str, evaluation: Mapping[str, Any]) -> Path:
@@ -290,7 +290,7 @@ def _writer() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
-def _place(folder: Path, name: str, files: Mapping[str, str]) -> Path:
+def place_run(folder: Path, name: str, files: Mapping[str, str]) -> Path:
     """Build the run beside its place, then rename; the winner of a race is kept."""
     final = folder / name
     with contextlib.suppress(DataError):  # beside a damaged pack the run is written all the same

@@ -115,7 +115,7 @@ dynamic_regularization|float|-|strength of FedDyn's regulariser
 centralised_share|float|-|share of the tensors whose gradients are centralised at the clients
 centralised_target|str|-|tensors that gc-fed does not centralise at the clients
 centralised_vectors|str|-|whether centring takes the mean of a vector away or keeps the vector
-synthetic_share|float|-|share of a client's data that is shared synthetic text
+synthetic_share|float|-|share of a client's data that is shared synthetic text; of few blocks in expectation over rounds
 synthetic_tokens|int|tokens|synthetic text that each client shares
 synthetic_epsilon|float|nats|privacy budget of the shared synthetic text; inf for none
 synthetic_delta|float|-|chance that the privacy budget does not hold
@@ -123,13 +123,13 @@ generator_params|int|parameters|size of the model that writes a client's synthet
 generator_steps|int|steps|training steps of that model
 data|str|-|training text
 vocab_size|int|tokens|entries of the tokenizer
-partition|str|-|how examples are dealt to clients
+partition|str|-|how examples are dealt to clients; quantity deals iid content in Dirichlet sizes, at least a block each
 families_per_client|int|families|families a client holds under the pathological partition
-unique_tokens|int|tokens|training text in the corpus, before any repetition
+unique_tokens|int|tokens|training text in the corpus, before any repetition; 0 for as much as tokens and clients need
 sampling|str|-|how the clients of a round are drawn; fixed and uniform are two names of one draw, under two run ids
-dropout|float|-|share of drawn clients that never answer
-stragglers|float|-|share of drawn clients that finish only part of their steps
-straggler_share|float|-|share of its steps that a straggler finishes
+dropout|float|-|chance that a drawn client never answers; one of a round always does
+stragglers|float|-|chance that a drawn client finishes only part of its steps
+straggler_share|float|-|share of its steps that a straggler finishes, rounded to whole steps, at least one
 checkpoint|str|-|pretrained model that training starts from
 lora_rank|int|-|rank of the LoRA adapters; 0 trains all weights
 problems|str|-|problem set of pass@k

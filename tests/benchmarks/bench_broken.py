@@ -1,13 +1,14 @@
 """Does a sweep on a broken machine end with the log of one left alone? Kills, full disks, two at once, odd folders.
 
-Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [paths]``; all if none
-is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the differences of its log
-from an untouched sweep's (0 is what must be), tracebacks on the console, and what was said.
+Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [paths] [pack]``; all if
+none is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the differences of
+its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was said.
 """
 
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,9 +139,26 @@ def paths(bench: Bench) -> None:
     bench.tell("long path, not ASCII", runs, [bench.end(bench.start(runs))[1]])
 
 
+def pack(bench: Bench, count: int = 20) -> None:
+    """kill -9 of ``scalefed pack`` and ``unpack`` at random moments, in turn; then it is packed."""
+    dice, runs, said = random.Random(7), bench.folder / "packed", []
+    shutil.copytree(bench.folder / "alone", runs)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for number in range(count + 1):
+        command = [sys.executable, "-m", "scalefed", "unpack" if number % 2 else "pack", str(runs)]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        if number < count:
+            time.sleep(dice.uniform(0.3, 3.0))
+            process.kill()
+        said.append(bench.end(process)[1])
+    bench.tell(f"{count} kills of pack and unpack", runs, said)
+
+
 CASES: dict[str, Callable[[Bench], None]] = {
     "kills": kills, "workers": lambda bench: kills(bench, of_workers=True), "two": two, "full": full,
-    "readonly": readonly, "clock": clock, "paths": paths,
+    "readonly": readonly, "clock": clock, "paths": paths, "pack": pack,
 }  # fmt: skip
 
 

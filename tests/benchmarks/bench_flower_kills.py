@@ -2,7 +2,8 @@
 
 Run ``python tests/benchmarks/bench_flower_kills.py [coordinator] [node]``; needs the extra ``flower``. The coordinator
 is the process of the server app: killed with -9 after its first checkpoint and started again, the run must end with
-the weights of a native one. A SuperNode killed in the middle: the run must end, and say what it lost, or fail in words.
+the weights of a native one. So must it where a SuperNode is killed in the middle: its task goes to the other one, once
+Flower has missed its heartbeat (a minute).
 """
 
 import json
@@ -19,7 +20,7 @@ from scalefed.experiment import train
 from scalefed.federated.flower import app as flower_app
 
 CONFIG = RunConfig(
-    params=3_000, clients=4, clients_per_round=2, local_steps=2, batch_size=2, sequence_length=32, tokens=60 * 256,
+    params=3_000, clients=4, clients_per_round=2, local_steps=2, batch_size=2, sequence_length=32, tokens=12 * 256,
     client_batching="loop", validation_tokens=2_048, unique_tokens=65_536, problems="none",
 )  # fmt: skip
 
@@ -41,23 +42,23 @@ def case(folder: Path, who: str, expected: str) -> None:
     """Kill one kind of process once, start the app again if the run is not there, and compare."""
     home, cache = folder / "flower", folder / "cache"
     os.environ["SCALEFED_CACHE"] = str(cache)
-    app = flower_app.to_flower_app(CONFIG, folder / "app", nodes=2, timeout_s=40.0)
+    app = flower_app.to_flower_app(CONFIG, folder / "app", nodes=2, timeout_s=300.0)
     stored = app / "runs" / CONFIG.run_id / "run.json"
     with flower_app.loopback(nodes=2, home=home) as link:
         said: list[str] = []
-        work = threading.Thread(target=lambda: said.append(link.run(app, timeout_s=200.0)), daemon=True)
+        work = threading.Thread(target=lambda: said.append(link.run(app, timeout_s=900.0)), daemon=True)
         work.start()
         begin = time.monotonic()
-        while not list(cache.glob("checkpoints/*.pt")) and time.monotonic() - begin < 120:
+        while not list(cache.glob("checkpoints/*.pt")) and time.monotonic() - begin < 300:
             time.sleep(0.05)
         victims = processes(home, "serverapp" if who == "coordinator" else "supernode")
         print(f"{who}: killing {len(victims[-1:])} of {len(victims)}, {time.monotonic() - begin:.0f} s in", flush=True)
         for pid in victims[-1:] if who == "node" else victims:
             os.kill(pid, signal.SIGKILL)
-        work.join(150)
+        work.join(600)
         if not stored.is_file():
             print(f"{who}: the run is not there after it; started again", flush=True)
-            said.append(link.run(app, timeout_s=200.0))
+            said.append(link.run(app, timeout_s=900.0))
             deadline = time.monotonic() + 60
             while not stored.is_file() and time.monotonic() < deadline:
                 time.sleep(0.2)

@@ -144,6 +144,16 @@ def test_optimum_falls_with_clients_per_round(fitted):
     assert rows["y"].is_monotonic_decreasing and (rows["y_low"] <= rows["y"]).all()
 
 
+def test_charts_of_an_advice_say_what_lies_outside_the_runs(fitted):
+    setting = {"clients": 4096, "skew": 0.0}
+    for drawn in (chart(fitted, "optimum", clients_per_round=[4, 1024], **setting),
+                  chart(fitted, "optimum", x="clients_per_round", values=[4, 1024], **setting),
+                  chart(fitted, "budget", compute=1e13, clients_per_round=1024, **setting)):  # fmt: skip
+        assert any("Outside the runs: " in line for line in drawn.to_dict()["title"]["subtitle"])
+    inside = chart(fitted, "optimum", clients_per_round=[4], skew=0.0).to_dict()["title"]
+    assert not any("Outside" in line for line in inside["subtitle"])
+
+
 def test_residuals_are_percent_off_the_law(runs, fitted):
     rows = pd.DataFrame(data(chart(fitted, "residuals")))
     expected = 100 * (runs["loss"] / fitted.predict(runs)["estimate"] - 1)

@@ -253,6 +253,27 @@ def test_the_runs_to_begin_with_are_told(capsys):
     assert code == 2 and "from 6" in err
 
 
+def test_what_lies_outside_the_runs_is_told_below_an_answer_and_a_table(capsys):
+    words = [
+        "optimum",
+        ROOT / "fits" / "grid.json",
+        "clients=1000",
+        "clients_per_round=4",
+        "skew=0",
+        "inner_state=reset",
+    ]
+    told = ("these runs all had 16 clients; the answer for 1,000", "inner_state keep; the answer for reset")
+    for budgets in ("1e12", "1e12,1e13"):
+        code, out, _ = run(capsys, *words, "--compute", budgets)
+        assert code == 0 and all(any("note: " in line and one in line for line in out.splitlines()) for one in told)
+    _, out, _ = run(capsys, *words, "--compute", "1e12,1e13", "--json")
+    assert all(any(one in note for note in row["notes"]) for row in json.loads(out) for one in told)
+    code, _, err = run(
+        capsys, "optimum", ROOT / "fits" / "grid.json", "--compute", "1e12", "bandwidth=1e6", "clients=4"
+    )
+    assert code == 2 and "bandwidth changes nothing here" in err
+
+
 def test_the_version_is_told(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"scalefed {scalefed.__version__}\n"

@@ -2,6 +2,7 @@
 
 import builtins
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,18 @@ def test_a_share_of_every_batch_comes_from_the_pool() -> None:
     assert set(foreign) <= pool
     assert np.array_equal(batches, mixed(chosen, state, 1, own))
     assert not np.array_equal(batches, mixed(chosen, state, 0, own))
+
+
+@pytest.mark.parametrize(("steps", "batch"), [(1, 2), (1, 4), (3, 1), (5, 1), (25, 4)])
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_the_share_holds_over_rounds_however_short_they_are(steps: int, batch: int, share: float) -> None:
+    chosen = config(synthetic_share=share)
+    own, pool = np.full((steps, batch, LENGTH + 1), 20), torch.ones(6, LENGTH + 1, dtype=torch.int32)
+    state = replace(initial_state(chosen, MODEL), slots={"synthetic": pool})
+    rounds = [mixed(chosen, replace(state, round=number), number % 3, own) for number in range(1_000)]
+    counts = np.array([(one[:, :, 0] == 1).sum() for one in rounds])
+    assert abs(counts.mean() - share * steps * batch) < 4 * 0.5 / math.sqrt(1_000)
+    assert np.ptp(counts) == (0 if (share * steps * batch).is_integer() else 1)
 
 
 def test_without_a_share_it_is_fedavg() -> None:

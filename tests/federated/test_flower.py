@@ -180,6 +180,78 @@ def test_a_client_that_fails_is_left_out_and_said(here, caplog) -> None:
     assert "out of memory, say" in caplog.text
 
 
+class Dying(Grid):
+    """A node that is killed in the middle: from some message on the SuperLink answers for it, and it is not listed."""
+
+    def __init__(self, *given, code: int, after: int, **named) -> None:
+        super().__init__(*given, **named)
+        self.code, self.after = code, after
+
+    def _serve(self, message) -> str:
+        from flwr.app import Error, Message
+
+        name = super()._serve(message)
+        dead = self.nodes[0].node_id if len(self.served) > self.after else None
+        if message.metadata.dst_node_id == dead:
+            self.answers[name] = Message(Error(code=self.code, reason="node unavailable"), reply_to=message)
+        return name
+
+    def get_nodes(self):
+        nodes = super().get_nodes()
+        return nodes if len(self.served) <= self.after else [one for one in nodes if one is not self.nodes[0]]
+
+
+@pytest.mark.flower
+@pytest.mark.parametrize("code", [3, 5, 8])
+def test_what_a_killed_node_was_working_on_is_sent_to_another(here, caplog, code: int) -> None:
+    config = CONFIG.replace(tokens=2 * CONFIG.tokens)
+    grid = Dying(flower.client_app(config), 2, code=code, after=3)
+    assert same(over_grid(config, grid, nodes=2), native(config))
+    assert "was lost and is sent again: node unavailable" in caplog.text
+
+
+@pytest.mark.flower
+def test_a_task_that_is_lost_again_and_again_is_given_up(here) -> None:
+    grid = Dying(flower.client_app(CONFIG), 1, code=8, after=0)
+    grid.get_nodes = lambda: grid.nodes
+    with pytest.raises(DataError, match="no client of round 1 answered: node unavailable"):
+        over_grid(CONFIG, grid, nodes=1)
+    assert len(grid.served) == 4 * len(rounds.cohort(CONFIG, 0))
+
+
+@pytest.mark.flower
+def test_a_coordinator_that_is_killed_goes_on_after_its_last_round(here, tmp_path, monkeypatch) -> None:
+    """The written app keeps every round: started again, it asks for the rounds that are missing and no other."""
+    from scalefed.experiment import train
+
+    config = REAL.replace(tokens=5 * 256)
+    monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "native"))
+    expected = train(config, runs=tmp_path / "native").weights_hash
+    monkeypatch.undo()
+    flower_here(monkeypatch)
+    monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "cache"))
+    app = to_flower_app(config, tmp_path / "app", nodes=2)
+    monkeypatch.syspath_prepend(app)
+    import scalefed_app
+
+    kept = {name: value for name, value in config.items() if value is not None}
+    given = SimpleNamespace(run_config=kept | {"output": str(app / "runs"), "nodes": 2, "timeout_s": 60.0})
+
+    class Killed(Grid):
+        def push_messages(self, messages):
+            if len(self.served) > 3:
+                raise KeyboardInterrupt
+            return super().push_messages(messages)
+
+    with pytest.raises(KeyboardInterrupt):
+        scalefed_app.server_app(Killed(flower.client_app(config), 2), given)
+    grid = Grid(flower.client_app(config), 2)
+    scalefed_app.server_app(grid, given)
+    stored = json.loads((app / "runs" / config.run_id / "run.json").read_text())["result"]
+    assert stored["weights_hash"] == expected
+    assert len(grid.served) < stored["rounds"] * config.clients_per_round - 2
+
+
 @pytest.mark.flower
 def test_a_round_without_answers_is_an_error(here) -> None:
     with pytest.raises(DataError, match="no client of round 1 answered: out of memory, say"):

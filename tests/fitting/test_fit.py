@@ -475,6 +475,19 @@ def test_a_saved_fit_answers_as_before(fitted: Fit, tmp_path: Path) -> None:
     assert str(again) == str(fitted)
 
 
+def test_a_stored_fit_is_lean(fitted: Fit, tmp_path: Path) -> None:
+    """One line an array, one value for a column that is the same in every run, nothing of a run's time and machine."""
+    told = {"algorithm": "fedavg", "wall_s": 1.5, "commit": "abc", "mine": [[1]] * len(fitted.runs)}
+    timed = dataclasses.replace(fitted, runs=fitted.runs.assign(**told))
+    timed.save(tmp_path / "fit.json")
+    stored = json.loads((tmp_path / "fit.json").read_text())["runs"]
+    assert stored["algorithm"] == "fedavg" and stored["commit"] == "abc" and not {"wall_s", "mine"} & stored.keys()
+    assert len((tmp_path / "fit.json").read_text().splitlines()) < 400
+    back = load_fit(tmp_path / "fit.json").runs
+    assert back["algorithm"].tolist() == ["fedavg"] * len(fitted.runs)
+    assert back["loss"].tolist() == pytest.approx(fitted.runs["loss"].tolist(), rel=1e-14)
+
+
 def test_a_saved_fit_keeps_its_own_law(runs: pd.DataFrame, tmp_path: Path) -> None:
     law = Law.parse("E + A/params^a + B/width^b", name="mine", columns=("width",), bounds={"a": (None, 2.0)})
     frame = runs.rename(columns={"tokens": "width"})

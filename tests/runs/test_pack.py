@@ -1,5 +1,6 @@
 """A packed sweep is the same log in less space: byte for byte back, read alike, nothing lost on the way."""
 
+import json
 import os
 import shutil
 import signal
@@ -230,6 +231,24 @@ def rewritten(path, change):
 
 def words(column):
     return pa.array([str(value) for value in column.to_pylist()])
+
+
+@pytest.mark.parametrize("schema", [0, 1])
+def test_runs_of_an_older_schema_read_alike_as_folders_and_packed(sweep, tmp_path, schema):
+    for number in range(3):
+        path = sweep / f"run-{number}" / "run.json"
+        run = json.loads(path.read_text())
+        older = run | {"schema": 1}
+        if schema == 0:  # one flat row
+            older = {"schema": 0, "run_id": run["run_id"], **run["config"], **run["result"], "diverged": number == 1}
+        path.write_text(json.dumps(older))
+    runs, rounds = load_runs(sweep), load_runs(sweep, rounds=True)
+    assert runs["loss"].tolist() == load_runs(tmp_path / "before")["loss"].tolist()
+    assert runs["learning_rate_rule"].tolist() == ["anew"] * 3
+    assert runs["status"].tolist() == ["completed", "diverged" if schema == 0 else "completed", "completed"]
+    assert pack(sweep).runs == 3
+    pd.testing.assert_frame_equal(load_runs(sweep), runs)
+    pd.testing.assert_frame_equal(load_runs(sweep, rounds=True), rounds)
 
 
 COUNTS_DAMAGE = {

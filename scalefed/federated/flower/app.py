@@ -64,8 +64,9 @@ def to_flower_app(
 ) -> Path:
     """Write a runnable Flower app; start it with ``flwr run <folder> <superlink> --stream``.
 
-    The server app trains with :func:`scalefed.train`: the run lands in the run log at ``output``, and a run that was
-    stopped goes on from its checkpoint.
+    The server app trains with :func:`scalefed.train`: the run lands in the run log at ``output``. The server keeps a
+    checkpoint of every round in its cache directory: an app that is started again after its server was killed goes on
+    after the last finished round, and ends with the same bits. What a lost node was working on is sent to another.
 
     Args:
         config: the run.
@@ -253,7 +254,9 @@ from scalefed.federated.flower.engine import client_app as make_client_app
 from scalefed.federated.flower.engine import server_app as make_server_app
 
 client_app = make_client_app()
-server_app = make_server_app(lambda config, output: scalefed.train(config, runs=output, engine="flower"))
+server_app = make_server_app(
+    lambda config, output: scalefed.train(config, runs=output, engine="flower", checkpoint_seconds=0.0)  # every round
+)
 '''
 
 _PROJECT = """[build-system]

@@ -12,7 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -38,6 +39,9 @@ __all__ = ["client_app", "run_rounds", "server_app", "to_flower_app"]
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.05  # between two looks for replies: short beside a round, long beside a look
+LOST = (3, 4, 5, 8)
+"""Flower's error codes of a message, a reply, a node or a client process that is gone, through no fault of the task."""
+ATTEMPTS = 4  # to have one task done
 SEEN_BY_CLIENTS = ("control", "initial", "synthetic")
 """The server's vectors that a client's task may be made from."""
 
@@ -129,10 +133,10 @@ class _Unseen:
 
 def _rounds(link: _Link, config: RunConfig, model: Model, data: ClientData, state: ServerState) -> Iterator[Round]:
     """The native loop, with clients that train elsewhere."""
-    source = data if shares_text(config) else _Unseen()
+    source, nodes = data if shares_text(config) else _Unseen(), link.nodes
     while state.round < config.rounds:
         plan = plan_round(config, model, source, state)
-        updates = _ask(link, config, plan)
+        updates, nodes = _ask(link, plan, nodes), 1  # those that leave later are done without
         answered = tuple(task for task in plan.tasks if task.client in updates)
         done = finish_round(config, model, replace(plan, tasks=answered), [updates[task.client] for task in answered])
         yield done
@@ -141,39 +145,63 @@ def _rounds(link: _Link, config: RunConfig, model: Model, data: ClientData, stat
         state = done.state
 
 
-def _ask(link: _Link, config: RunConfig, plan: Plan) -> dict[int, ClientUpdate]:
-    """Send every task of a round to a node; the updates that came back, by client."""
-    flower, nodes = _flower(), _await_nodes(link)
-    messages = [
-        flower.Message(_task_record(plan, task), dst_node_id=nodes[place % len(nodes)], message_type="train")
-        for place, task in enumerate(plan.tasks)
-    ]
-    waiting, updates, complaints = set(link.grid.push_messages(messages)), {}, []
+def _ask(link: _Link, plan: Plan, nodes: int) -> dict[int, ClientUpdate]:
+    """Send every task of a round to a node, once ``nodes`` are there; the updates that came back, by client.
+
+    A task that is lost with its node or the process there is sent again, to the next node: any node serves any client,
+    so nothing of the round is lost.
+    """
+    post = _Post(link, plan)
+    post.send(plan.tasks, _await_nodes(link, nodes))
+    updates, complaints = {}, []
     deadline = time.monotonic() + link.timeout_s
-    while waiting and time.monotonic() < deadline:
+    while post.waiting and time.monotonic() < deadline:
         if link.stopped.is_set():
             raise DataError("the Flower simulation ended before the round did; see its log")
-        for reply in link.grid.pull_messages(waiting):
-            waiting.discard(reply.metadata.reply_to_message_id)
-            if reply.has_error():
-                complaints.append(str(reply.error.reason))
-                logger.warning("round %d: a client failed: %s", plan.state.round + 1, reply.error.reason)
-            else:
+        for reply in link.grid.pull_messages(set(post.waiting)):
+            task = post.waiting.pop(reply.metadata.reply_to_message_id)
+            if not reply.has_error():
                 update = _read_update(reply.content)
                 updates[update.client] = update
-        time.sleep(POLL_SECONDS if waiting else 0)
+                continue
+            again = reply.error.code in LOST and post.sent[task.client] < ATTEMPTS
+            said = "was lost and is sent again" if again else "failed"
+            logger.warning("round %d: client %d %s: %s", plan.state.round + 1, task.client, said, reply.error.reason)
+            if again:
+                post.send([task], _await_nodes(link, 1))
+            else:
+                complaints.append(str(reply.error.reason))
+        time.sleep(POLL_SECONDS if post.waiting else 0)
     if not updates:
         reason = complaints[0] if complaints else f"nothing within {link.timeout_s:g} s; raise timeout_s"
         raise DataError(f"no client of round {plan.state.round + 1} answered: {reason}")
     return updates
 
 
-def _await_nodes(link: _Link) -> list[int]:
-    """Ids of the nodes in the order in which they registered, once there are enough."""
+class _Post:
+    """The tasks of a round on their way: ``waiting`` by message, and how often each client's was ``sent``."""
+
+    def __init__(self, link: _Link, plan: Plan) -> None:
+        self.waiting: dict[str, ClientTask] = {}
+        self.sent: Counter[int] = Counter()
+        self._link, self._plan, self._turn = link, plan, 0
+
+    def send(self, tasks: Sequence[ClientTask], nodes: Sequence[int]) -> None:
+        """Send tasks to the nodes in turn, beginning after the last one that was sent to."""
+        flower, messages = _flower(), []
+        for task in tasks:
+            node, self._turn = nodes[self._turn % len(nodes)], self._turn + 1
+            messages.append(flower.Message(_task_record(self._plan, task), dst_node_id=node, message_type="train"))
+            self.sent[task.client] += 1
+        self.waiting |= dict(zip(self._link.grid.push_messages(messages), tasks, strict=True))
+
+
+def _await_nodes(link: _Link, wanted: int) -> list[int]:
+    """Ids of the nodes in the order in which they registered, once there are as many as wanted."""
     deadline = time.monotonic() + link.timeout_s
-    while len(nodes := list(link.grid.get_nodes())) < link.nodes:
+    while len(nodes := list(link.grid.get_nodes())) < wanted:
         if link.stopped.is_set() or time.monotonic() > deadline:
-            raise DataError(f"{len(nodes)} of {link.nodes} Flower nodes are there after {link.timeout_s:g} s")
+            raise DataError(f"{len(nodes)} of {wanted} Flower nodes are there after {link.timeout_s:g} s")
         time.sleep(POLL_SECONDS)
     return [node.node_id for node in sorted(nodes, key=lambda node: (node.registered_at, node.node_id))]
 
