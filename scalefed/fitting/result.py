@@ -19,6 +19,7 @@ from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identifiability import gaps, loose_designs
 from scalefed.fitting.initialisation import GlobalFit, global_fit
+from scalefed.fitting.kernels import mixed_kernels
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
 from scalefed.fitting.solver import Solver
@@ -214,7 +215,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
         degrees_of_freedom=max(runs - problem.p, 1),
         backtest=back_test(problem, trial.folds),
         alternatives=(),
-        notes=notes,
+        notes=(*notes, *mixed_kernels(data.frame)),
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
         cluster=data.cluster,
