@@ -69,3 +69,10 @@ def test_notebooks_are_their_pages():
         assert kept == made["notebook"](page), "run: python docs/notebooks.py"
         code = [cell for cell in json.loads(kept)["cells"] if cell["cell_type"] == "code"]
         assert len(code) >= 5 and any(cell["outputs"] for cell in code)
+
+
+def test_the_gallery_has_every_kind_of_chart():
+    made = runpy.run_path(str(DOCS / "gallery.py"))
+    assert (DOCS / "gallery.md").read_text(encoding="utf-8") == made["page"](), "run: python docs/gallery.py"
+    for kind in made["KINDS"]:
+        assert (DOCS / "gallery" / f"{kind}.png").stat().st_size > 10_000, kind

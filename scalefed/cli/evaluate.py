@@ -44,6 +44,10 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of a pretrained model: 384.")] = None,
     k: Annotated[str, typer.Option(help="Attempts, separated by commas.")] = "1,10",
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="Of a pretrained model: stripped (of its last line break), as-given, or auto, the likelier."),
+    ] = None,
     extract: Annotated[str, typer.Option(help="code: judge the code inside Markdown fences; of samples only.")] = "",
     timeout: Annotated[float, typer.Option(help="CPU seconds for a sample; not for a run.")] = 3.0,
     isolation: Annotated[
@@ -59,7 +63,8 @@ def evaluate(
     attempts = _attempts(k)
     packages = tuple(name.strip() for name in (allow_packages or "").split(",") if name.strip())
     judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation, "allow_packages": packages}
-    drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count}
+    drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count,
+               "prompt": prompt}  # fmt: skip
     given = {name: value for name, value in drawing.items() if value is not None}
     if _is_samples(source):
         _only_for_models(given | ({} if samples is None else {"samples": samples}), "these samples are drawn already")
@@ -122,7 +127,9 @@ def _is_samples(source: str) -> bool:
 def _misplaced_extract() -> Exception:
     from scalefed.errors import ConfigError
 
-    return ConfigError("--extract is for samples that are drawn already; give --prompt chat for a model that chats")
+    return ConfigError(
+        "--extract is for samples that are drawn already; a model's own end at the stops that are printed"
+    )
 
 
 def _is_model(source: str) -> bool:

@@ -2,7 +2,9 @@
 
 The beta-binomial likelihood with its exact gradient and Hessian, for a batch of curves and a batch of weights on
 problems and runs at once. Counts are first reduced to cells (run, samples, correct) with a multiplicity, so the cost
-does not grow with the number of problems. Internal parameters, z being the standardised covariate::
+does not grow with the number of problems; ratios of gamma functions of small counts are products, so their logarithms
+and derivatives are sums over the steps of a ladder of logarithms and reciprocals. Internal parameters, z being the
+standardised covariate::
 
     mean = expit(t) shape(b0 + b1 z + d . f)        log spread = g0 + g1 z        theta = (b0, b1, t, g0, g1, d)
 
@@ -17,16 +19,21 @@ Source: beta-binomial likelihood, Skellam (1948).
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from scipy.special import digamma, expit, gammaln
 
 from scalefed.downstream.curve import LOG_SPREAD_LIMIT, PLAIN, SMALLEST_SHAPE, mean_shape
 from scalefed.errors import DataError
 
 Array = NDArray[np.float64]
+
+LARGE_COUNT = 64
+"""Beyond it a count's sum over its steps costs more than the gamma functions of it."""
 
 
 def prior(parameters: int) -> tuple[Array, Array]:
@@ -55,7 +62,59 @@ def trigamma(x: Array) -> Array:
     return tail
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
+class Ladder:
+    """Sums over a run's cells of log gamma(x + count) - log gamma(x) and of its derivatives, x being the run's own.
+
+    Attributes:
+        count: (u,) of each cell.
+        run: (e,) run of each term, and ``starts`` (r,) the first term of each run.
+        step: (e,) what is added to x in each term: a step below a count, or where counts are large the count itself.
+        tails: (u, e) which cells count in which terms; None where every cell is a term of its own.
+    """
+
+    count: Array
+    run: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    step: Array
+    tails: csr_array | None
+
+    @classmethod
+    def build(cls, count: Array, run: NDArray[np.intp], starts: NDArray[np.intp]) -> "Ladder":
+        """From the counts and runs of the cells, sorted by run, and the first cell of each run."""
+        if count.max(initial=0.0) > LARGE_COUNT:
+            return cls(count, run, starts, count, None)
+        lengths = np.maximum(np.maximum.reduceat(count, starts), 1).astype(np.intp)
+        first = np.concatenate([[0], np.cumsum(lengths)])
+        terms = count.astype(np.intp)
+        ends = np.cumsum(terms)
+        step = np.arange(int(ends[-1])) - np.repeat(ends - terms, terms)
+        columns = np.repeat(first[run], terms) + step
+        tails = csr_array((np.ones(len(columns)), columns, np.concatenate([[0], ends])), shape=(len(count), first[-1]))
+        of_term = np.repeat(np.arange(len(starts)), lengths)
+        return cls(count, of_term, first[:-1], (np.arange(first[-1]) - first[of_term]).astype(float), tails)
+
+    def weights(self, many: Array) -> Array:
+        """(b, e) how often each term counts, under (b, u) multiplicities."""
+        return many if self.tails is None else np.ascontiguousarray((self.tails.T @ many.T).T)
+
+    def rising(self, x: Array, weights: Array, *, second: bool) -> tuple[Array, Array, Array]:
+        """(b, r) sums, and their first and second derivatives in (b, r) x; without ``second`` the last is empty."""
+        at, none = x[:, self.run] + self.step, np.empty(0)
+        if self.tails is not None:
+            inverse = 1 / at
+            slopes = weights * inverse
+            bends = -self._by_run(slopes * inverse) if second else none
+            return self._by_run(weights * np.log(at)), self._by_run(slopes), bends
+        total = self._by_run(weights)
+        value, slope = (self._by_run(weights * of(at)) - total * of(x) for of in (gammaln, digamma))
+        return value, slope, self._by_run(weights * trigamma(at)) - total * trigamma(x) if second else none
+
+    def _by_run(self, values: Array) -> Array:
+        return np.add.reduceat(values, self.starts, axis=-1)
+
+
+@dataclass(frozen=True)
 class Cells:
     """Counts reduced to distinct (run, samples, correct), sorted by run.
 
@@ -102,25 +161,49 @@ class Cells:
             tasks=len(tasks),
         )
 
+    @cached_property
+    def ladders(self) -> tuple[Ladder, Ladder, Ladder]:
+        """Of correct samples, of wrong ones, and of all."""
+        counts = (self.correct, self.samples - self.correct, self.samples)
+        correct, wrong, samples = (Ladder.build(count, self.run, self.starts) for count in counts)
+        return correct, wrong, samples
+
+    @cached_property
+    def basis(self) -> Array:
+        """(r, 3, p) derivatives of (logit mean, ceiling logit, log spread) of each run in the parameters."""
+        found = np.zeros((len(self.z), 3, PLAIN + self.covariates.shape[1]))
+        found[:, 0, 0] = found[:, 1, 2] = found[:, 2, 3] = 1.0
+        found[:, 0, 1] = found[:, 2, 4] = self.z
+        found[:, 0, PLAIN:] = self.covariates
+        return found
+
+    @cached_property
+    def pairs(self) -> Array:
+        """(9 r, p p) products of two of ``basis``: a second derivative in the parameters is one matrix product."""
+        size = self.basis.shape[-1]
+        products = self.basis[:, :, None, :, None] * self.basis[:, None, :, None, :]
+        return np.ascontiguousarray(products.reshape(-1, size * size))
+
     def multiplicity(self, weights: Array | None = None) -> Array:
         """(b, u) how often each cell counts, under (b, rows) weights (None: every row once)."""
         rows = np.ones((1, len(self.row_cell))) if weights is None else weights
         return np.stack([np.bincount(self.row_cell, weights=row, minlength=len(self.run)) for row in rows])
 
-    def by_run(self, values: Array) -> Array:
-        """(..., u) -> (..., r): sums over the cells of a run."""
-        return np.add.reduceat(values, self.starts, axis=-1)
+    def tally(self, many: Array | None = None) -> Array:
+        """(b, e) what the likelihood takes of (b, u) multiplicities (None: every row once), ladder beside ladder."""
+        many = self.multiplicity() if many is None else many
+        return np.concatenate([ladder.weights(many) for ladder in self.ladders], axis=1)
 
 
 def run_derivatives(
-    theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool = True, shift: Array | None = None
+    theta: Array, cells: Cells, tally: Array, mean: str, *, hessian: bool = True, shift: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """Log-likelihood and its derivatives in (logit mean, ceiling logit, log spread), run by run.
 
     Args:
         theta: (t, 5 + q) with t = 1 or b.
         cells: the counts.
-        many: (b, u) multiplicities.
+        tally: (b, e) of :meth:`Cells.tally`.
         mean: the shape of the mean curve.
         hessian: False leaves the last result empty, at a third of the cost.
         shift: (r, 2) added to the logit mean and the log spread of each run, or None.
@@ -136,18 +219,13 @@ def run_derivatives(
     ceiling, (sigma, first, bend), spread = expit(theta[:, 2:3]), mean_shape(mean, s), np.exp(w)
     tiny = SMALLEST_SHAPE
     a, b = np.maximum(ceiling * sigma * spread, tiny), np.maximum((1 - ceiling * sigma) * spread, tiny)
-    ca, cb = cells.correct + a[:, cells.run], cells.samples - cells.correct + b[:, cells.run]
-    cn = cells.samples + spread[:, cells.run]
-    total = cells.by_run(many)
-
-    def reduced(of_a: Array, of_b: Array, of_n: Array) -> tuple[Array, Array, Array]:
-        return cells.by_run(many * of_a), cells.by_run(many * of_b), cells.by_run(many * of_n)
-
-    va, vb, vn = reduced(gammaln(ca), gammaln(cb), gammaln(cn))
-    value = (va + vb - vn - total * (gammaln(a) + gammaln(b) - gammaln(spread))).sum(-1)
-    da, db, dn = reduced(digamma(ca), digamma(cb), digamma(cn))
-    common = -dn + total * digamma(spread)
-    la, lb = da - total * digamma(a) + common, db - total * digamma(b) + common
+    parts = np.split(tally, np.cumsum([len(ladder.step) for ladder in cells.ladders])[:-1], axis=1)
+    of_a, of_b, of_n = (
+        ladder.rising(x, part, second=hessian)
+        for ladder, x, part in zip(cells.ladders, (a, b, spread), parts, strict=True)
+    )
+    value = (of_a[0] + of_b[0] - of_n[0]).sum(-1)
+    la, lb = of_a[1] - of_n[1], of_b[1] - of_n[1]
     # first derivatives of the two shapes in (logit mean, ceiling logit, log spread)
     slope_s, slope_t = a * first, a * (1 - ceiling)
     ja = np.stack(np.broadcast_arrays(slope_s, slope_t, a), axis=-1)
@@ -155,9 +233,7 @@ def run_derivatives(
     gradient = la[..., None] * ja + lb[..., None] * jb
     if not hessian:
         return value, gradient, np.empty(0)
-    ta, tb, tn = reduced(trigamma(ca), trigamma(cb), trigamma(cn))
-    shared = -tn + total * trigamma(spread)
-    laa, lbb = ta - total * trigamma(a) + shared, tb - total * trigamma(b) + shared
+    laa, lbb, shared = of_a[2] - of_n[2], of_b[2] - of_n[2], -of_n[2]
     outer = laa[..., None, None] * ja[..., :, None] * ja[..., None, :]
     outer = outer + lbb[..., None, None] * jb[..., :, None] * jb[..., None, :]
     cross = ja[..., :, None] * jb[..., None, :]
@@ -176,14 +252,11 @@ def run_derivatives(
 
 def _assemble(cells: Cells, gradient: Array, hessian: Array | None) -> tuple[Array, Array]:
     """From per-run derivatives in three quantities to derivatives in the parameters."""
-    basis = np.zeros((len(cells.z), 3, PLAIN + cells.covariates.shape[1]))
-    basis[:, 0, 0] = basis[:, 1, 2] = basis[:, 2, 3] = 1.0
-    basis[:, 0, 1] = basis[:, 2, 4] = cells.z
-    basis[:, 0, PLAIN:] = cells.covariates
-    flat = gradient.reshape(len(gradient), -1) @ basis.reshape(-1, basis.shape[-1])
+    size = cells.basis.shape[-1]
+    flat = gradient.reshape(len(gradient), -1) @ cells.basis.reshape(-1, size)
     if hessian is None:
         return flat, np.empty(0)
-    return flat, np.einsum("rip,brij,rjq->bpq", basis, hessian, basis, optimize=True)
+    return flat, (hessian.reshape(len(hessian), -1) @ cells.pairs).reshape(-1, size, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +269,9 @@ class Maximum:
     converged: NDArray[np.bool_]
 
 
-def objective(theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bool) -> tuple[Array, Array, Array]:
+def objective(theta: Array, cells: Cells, tally: Array, mean: str, *, hessian: bool) -> tuple[Array, Array, Array]:
     """(b,) log-likelihood and log prior, (b, p) gradient, (b, p, p) Hessian; arguments as in run_derivatives."""
-    value, per_run, second = run_derivatives(theta, cells, many, mean, hessian=hessian)
+    value, per_run, second = run_derivatives(theta, cells, tally, mean, hessian=hessian)
     middle, sd = prior(theta.shape[1])
     away = (theta - middle) / sd
     gradient, full = _assemble(cells, per_run, second if hessian else None)
@@ -208,14 +281,20 @@ def objective(theta: Array, cells: Cells, many: Array, mean: str, *, hessian: bo
 
 
 def maximise(
-    cells: Cells, starts: Array, many: Array, *, mean: str = "logistic", iterations: int = 100, tolerance: float = 1e-10
+    cells: Cells,
+    starts: Array,
+    tally: Array,
+    *,
+    mean: str = "logistic",
+    iterations: int = 100,
+    tolerance: float = 1e-10,
 ) -> Maximum:
     """Damped Newton from every start, all in one batch.
 
     Args:
         cells: the counts.
         starts: (b, p).
-        many: (b, u) or (1, u) multiplicities.
+        tally: (b, e) or (1, e) of :meth:`Cells.tally`.
         mean: the shape of the mean curve.
         iterations: at most this many.
         tolerance: stop when the Newton decrement (twice the gain still expected) is below this.
@@ -223,13 +302,13 @@ def maximise(
     count, size = starts.shape
     best = Maximum(starts.astype(float), np.empty(count), np.empty((count, size, size)), np.zeros(count, bool))
     rows, damping = np.arange(count), np.full(count, 1e-3)
-    theta, many = starts.astype(float), np.broadcast_to(many, (count, many.shape[1]))
-    value, gradient, hessian = objective(theta, cells, many, mean, hessian=True)
+    theta, tally = starts.astype(float), np.broadcast_to(tally, (count, tally.shape[1]))
+    value, gradient, hessian = objective(theta, cells, tally, mean, hessian=True)
     for _ in range(iterations):
         step = _newton_step(gradient, hessian, damping)
         settled = (step * gradient).sum(-1) < tolerance
         step *= np.minimum(1.0, 3.0 / np.maximum(np.abs(step).max(-1), 1e-300))[:, None]
-        new_value, new_gradient, new_hessian = objective(theta + step, cells, many, mean, hessian=True)
+        new_value, new_gradient, new_hessian = objective(theta + step, cells, tally, mean, hessian=True)
         better = new_value >= value - 1e-12 * np.abs(value)
         theta, value = np.where(better[:, None], theta + step, theta), np.where(better, new_value, value)
         gradient = np.where(better[:, None], new_gradient, gradient)
@@ -240,7 +319,7 @@ def maximise(
             break
         keep = np.flatnonzero(~settled)
         rows, theta, value, gradient, hessian = rows[keep], theta[keep], value[keep], gradient[keep], hessian[keep]
-        damping, many = damping[keep], many[keep]
+        damping, tally = damping[keep], tally[keep]
     return best
 
 

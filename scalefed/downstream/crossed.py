@@ -17,14 +17,22 @@ from scalefed.downstream.curve import PLAIN, mean_shape
 Array = NDArray[np.float64]
 
 _NO_CEILING = 40.0  # a logit so high that the ceiling is 1 to the last bit
+MOST_AT_ONCE = 64  # replicates, so that they stay in the cache
+WEIGHTS_AT_ONCE = 4_000_000  # of rows in all replicates that are made at once
 
 
-def replicate(cells: Cells, best: Maximum, weights: Array, *, mean: str = "logistic", chunk: int = 64) -> Maximum:
-    """Refit on (b, rows) weights by Newton's method from the estimate, in chunks that stay in the cache."""
+def replicate(cells: Cells, best: Maximum, of_run: Array, of_task: Array, *, mean: str = "logistic") -> Maximum:
+    """Refit on (b, r) weights of runs times (b, tasks) of problems, by Newton's method from the estimate.
+
+    Replicates are taken some at a time, so that memory does not grow with their number, nor much with the rows.
+    """
+    chunk = min(MOST_AT_ONCE, max(1, WEIGHTS_AT_ONCE // len(cells.row_cell)))
     parts = []
-    for first in range(0, len(weights), chunk):
-        many = cells.multiplicity(weights[first : first + chunk])
-        parts.append(maximise(cells, np.repeat(best.theta, len(many), axis=0), many, mean=mean, tolerance=1e-7))
+    for first in range(0, len(of_run), chunk):
+        some = slice(first, first + chunk)
+        many = cells.multiplicity(of_run[some][:, cells.row_run] * of_task[some][:, cells.row_task])
+        starts = np.repeat(best.theta, len(many), axis=0)
+        parts.append(maximise(cells, starts, cells.tally(many), mean=mean, tolerance=1e-7))
     return Maximum(
         np.concatenate([part.theta for part in parts]),
         np.concatenate([part.value for part in parts]),
@@ -53,7 +61,7 @@ def two_way_shrinkage(cells: Cells, best: Maximum, mean: str) -> Array:
         run_ids=cells.run_ids,
         tasks=cells.tasks,
     )
-    _, gradient, _ = run_derivatives(best.theta, alone, np.ones((1, len(cells.run))), mean, hessian=False)
+    _, gradient, _ = run_derivatives(best.theta, alone, alone.tally(np.ones((1, len(cells.run)))), mean, hessian=False)
     g, z = gradient[0], alone.z
     plain = np.stack([g[:, 0], g[:, 0] * z, g[:, 1], g[:, 2], g[:, 2] * z], axis=1)
     scores = np.concatenate([plain, g[:, :1] * alone.covariates], axis=1)[cells.row_cell]
@@ -98,9 +106,9 @@ def newton_offsets(
     free = np.zeros((1, len(theta)))
     free[0, 2] = _NO_CEILING
     pick = np.ix_([0, 2], [0, 2])
-    offsets, many = np.zeros((len(cells.z), 2)), cells.multiplicity()
+    offsets, tally = np.zeros((len(cells.z), 2)), cells.tally()
     for _ in range(steps):
-        _, gradient, hessian = run_derivatives(free, cells, many, "logistic", shift=centre + offsets)
+        _, gradient, hessian = run_derivatives(free, cells, tally, "logistic", shift=centre + offsets)
         curvature = np.stack([-h[pick] for h in hessian[0]]) + np.eye(2) / prior_sd**2
         least = np.linalg.eigvalsh(curvature).min(-1)
         curvature = curvature + np.maximum(1e-6 - least, 0)[:, None, None] * np.eye(2)

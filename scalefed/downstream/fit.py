@@ -153,8 +153,8 @@ def best_curve(cells: Cells, mean: str) -> tuple[str, Maximum]:
     found: dict[str, Maximum] = {}
     for shape in MEANS if mean == "auto" else (mean,):
         starts = _starts(cells, shape)
-        promising = np.argsort(-objective(starts, cells, cells.multiplicity(), shape, hessian=False)[0])[:3]
-        batch = maximise(cells, starts[promising], cells.multiplicity(), mean=shape)
+        promising = np.argsort(-objective(starts, cells, cells.tally(), shape, hessian=False)[0])[:3]
+        batch = maximise(cells, starts[promising], cells.tally(), mean=shape)
         top = np.argsort(batch.value)[-1:]
         found[shape] = Maximum(batch.theta[top], batch.value[top], batch.hessian[top], batch.converged[top])
     shape = max(found, key=lambda name: float(found[name].value[0]))
@@ -165,8 +165,8 @@ def best_curve(cells: Cells, mean: str) -> tuple[str, Maximum]:
 
 def _starts(cells: Cells, mean: str) -> Array:
     """(8, p) starts: the mean by a line through smoothed logits, the spread and the ceiling from a small grid."""
-    total = cells.by_run(cells.multiplicity()[0] * cells.samples)
-    solved = cells.by_run(cells.multiplicity()[0] * cells.correct)
+    many = cells.multiplicity()[0]
+    total, solved = (np.add.reduceat(many * of, cells.starts) for of in (cells.samples, cells.correct))
     rate = (solved + 0.5) / (total + 1.0)
     slope, level = np.polyfit(cells.z, logit(rate) if mean == "logistic" else -np.log(-np.log(rate)), 1)
     grid = [(t, g) for t in (0.0, 3.0) for g in (-1.0, 0.5, 2.0, 4.0)]
@@ -216,7 +216,7 @@ def fit_link(
     stream = rng(seed, "link-bootstrap")
     of_run = stream.exponential(size=(resamples, len(cells.run_ids)))
     of_task = stream.exponential(size=(resamples, cells.tasks))
-    refits = replicate(cells, best, of_run[:, cells.row_run] * of_task[:, cells.row_task], mean=mean)
+    refits = replicate(cells, best, of_run, of_task, mean=mean)
     moved = best.theta + (refits.theta - best.theta) @ two_way_shrinkage(cells, best, mean).T
     runs, (middle, sd) = len(cells.run_ids), prior(best.theta.shape[1])
     return Link(

@@ -25,6 +25,8 @@ TORCH_ROWS, NATIVE_ROWS = 512, 64  # completions at once: torch has fewer calls,
 
 PROMPT_RULE = "the problem's prompt without its final line break, no chat template"
 """How a problem is put to a model: the prompt then ends where a token of the training text ends."""
+PROMPT_RULES = {"stripped": PROMPT_RULE, "as-given": "the problem's prompt as it is given, no chat template"}
+"""The ways to put a problem to a pretrained model. Some models answer a prompt without its line break with nothing."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,27 @@ def client_losses(task: Task, by_source: Sequence[float]) -> dict[str, float]:
     return {"loss_client_mean": float(losses.mean()), "loss_client_p90": float(np.quantile(losses, 0.9))}
 
 
-def gold_losses(task: Writer, weights: Tensor, problems: Sequence[Problem]) -> list[float]:
+def put(problem: Problem, rule: str) -> str:
+    """What a model reads of a problem, by one of :data:`PROMPT_RULES`."""
+    return problem.prompt if rule == "as-given" else problem.prompt.removesuffix("\n")
+
+
+def likelier_rule(task: Writer, weights: Tensor, problems: Sequence[Problem]) -> str:
+    """The one of :data:`PROMPT_RULES` under which the canonical solutions are likelier, by their mean loss a token."""
+    losses = {rule: np.mean(gold_losses(task, weights, problems, rule=rule)) for rule in PROMPT_RULES}
+    return min(losses, key=lambda rule: float(losses[rule]))
+
+
+def gold_losses(task: Writer, weights: Tensor, problems: Sequence[Problem], *, rule: str = "stripped") -> list[float]:
     """Loss of every problem's canonical solution given its prompt, nats per token of the solution.
 
-    Prompt and solution meet where a completion would begin, see :data:`PROMPT_RULE`. They are encoded together where
-    that changes nothing in the prompt, as a text that the model was trained on would be, else one after the other. The
-    end of the document is not counted, since pretrained models do not write one.
+    Prompt and solution meet where a completion would begin, by one of :data:`PROMPT_RULES`. They are encoded together
+    where that changes nothing in the prompt, as a text that the model was trained on would be, else one after the
+    other. The end of the document is not counted, since pretrained models do not write one.
     """
     prompts, solutions = [], []
     for problem in problems:
-        start = problem.prompt.removesuffix("\n")
+        start = put(problem, rule)
         rest = problem.prompt[len(start) :] + problem.canonical_solution
         prompt, whole = task.tokenizer.encode(start), task.tokenizer.encode(start + rest)
         kept = whole[: len(prompt)] == prompt
@@ -183,15 +196,16 @@ def write_programs(
     rows: int | None = None,
     temperature: float | None = None,
     numbers: Sequence[int] | None = None,
+    rule: str = "stripped",
     on_problem: Callable[[str, list[str]], None] | None = None,
 ) -> list[tuple[str, str]]:
     """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`.
 
     ``temperature`` may be given to be 0 (greedy); ``numbers`` are the problems' places in their set, which key the
-    draws; ``on_problem`` is given a problem's task_id and texts as soon as all of them are written; ``rows`` are
-    written at once, by default as many as are fastest.
+    draws; ``rule`` is one of :data:`PROMPT_RULES`; ``on_problem`` is given a problem's task_id and texts as soon as all
+    of them are written; ``rows`` are written at once, by default as many as are fastest.
     """
-    prompts = [task.tokenizer.encode(problem.prompt.removesuffix("\n")) for problem in problems]
+    prompts = [task.tokenizer.encode(put(problem, rule)) for problem in problems]
     stops, decode = _stops(task), task.tokenizer.decode
     rows = min(rows or (TORCH_ROWS if task.kernels.code is None else NATIVE_ROWS), samples * len(problems))
 

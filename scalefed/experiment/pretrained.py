@@ -10,20 +10,29 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from scalefed.config import RunConfig
 from scalefed.data.problem import Problem
 from scalefed.data.problems import load_problems
-from scalefed.errors import ConfigError, DataError
+from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.evaluation.judge import versions
 from scalefed.evaluation.result_file import judge_file
-from scalefed.experiment.evaluation import CODEX_STOPS, PROMPT_RULE, Counts, gold_losses, write_programs
+from scalefed.experiment.evaluation import (
+    CODEX_STOPS,
+    PROMPT_RULES,
+    Counts,
+    gold_losses,
+    likelier_rule,
+    write_programs,
+)
 from scalefed.federated.preparation import Writer, prepare_writer
 from scalefed.runs.jsontext import dumps, read_json
 from scalefed.runs.log import provenance
 
+TRIED = 16  # problems whose canonical solutions choose the prompt's rule
 CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
 
 SETTINGS, SAMPLES, RESULTS, SUMMARY = "settings.json", "samples.jsonl", "results.jsonl", "summary.json"
@@ -44,6 +53,7 @@ def evaluate_checkpoint(
     timeout: float = 3.0,
     isolation: str = "auto",
     allow_packages: Sequence[str] = (),
+    prompt: str = "stripped",
     out: str | os.PathLike[str] = "evaluation",
     on_problem: Callable[[int, int], None] | None = None,
 ) -> Counts:
@@ -62,6 +72,8 @@ def evaluate_checkpoint(
         timeout: CPU seconds of a sample.
         isolation: as for :func:`scalefed.evaluation.judge.judge`.
         allow_packages: likewise.
+        prompt: ``stripped`` takes the final line break off every prompt, ``as-given`` keeps it; ``auto`` takes the one
+            under which the first canonical solutions are likelier, or what the folder was begun with.
         out: folder of the samples and results; problems that are complete in it are not sampled again.
         on_problem: called with problems done and in all.
 
@@ -74,10 +86,11 @@ def evaluate_checkpoint(
         raise ConfigError(f"must be at least 1: {samples=}, {max_new_tokens=}, {rows=}; leave them out for the usual")
     config = RunConfig(checkpoint=checkpoint, temperature=temperature or 1.0, top_p=top_p)
     chosen = load_problems(problems, count=count)
-    folder = Path(out)
+    folder, writer = Path(out), cache(lambda: prepare_writer(config))
+    rule = _rule(folder, prompt, writer, chosen[:TRIED], seed)
     settings = {"checkpoint": _public(checkpoint), "problems": _public(problems), "temperature": temperature,
                 "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed, "stops": list(CODEX_STOPS),
-                "prompt_rule": PROMPT_RULE}  # fmt: skip
+                "prompt_rule": PROMPT_RULES[rule]}  # fmt: skip
     done = _opened(folder, settings, samples)
     missing = [(number, problem) for number, problem in enumerate(chosen) if problem.task_id not in done]
 
@@ -88,16 +101,28 @@ def evaluate_checkpoint(
             on_problem(sum(problem.task_id in done for problem in chosen), len(chosen))
 
     if missing or not _scored(folder / GOLD, chosen):
-        model = prepare_writer(config)
+        model = writer()
         weights = model.model.initial(seed)
-        _score_solutions(folder / GOLD, model, weights, chosen)
+        _score_solutions(folder / GOLD, model, weights, chosen, rule)
         for start in range(0, len(missing), CHUNK):
             numbers, some = zip(*missing[start : start + CHUNK], strict=True)
             write_programs(
                 model, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
-                temperature=temperature, numbers=numbers, on_problem=keep,
+                temperature=temperature, numbers=numbers, rule=rule, on_problem=keep,
             )  # fmt: skip
     return _judged(folder, chosen, done, samples, settings, timeout, isolation, allow_packages)
+
+
+def _rule(folder: Path, prompt: str, writer: Callable[[], Writer], problems: Sequence[Problem], seed: int) -> str:
+    """The rule by which prompts are put: as asked, as the folder was begun, or the likelier one."""
+    if prompt in PROMPT_RULES:
+        return prompt
+    if prompt != "auto":
+        raise ConfigError(f"unknown prompt={prompt!r}; {nearest(prompt, ('auto', *PROMPT_RULES))}")
+    if (kept := folder / SETTINGS).is_file():
+        begun = read_json(kept).get("prompt_rule")
+        return next((name for name, rule in PROMPT_RULES.items() if rule == begun), "stripped")
+    return likelier_rule(writer(), writer().model.initial(seed), problems)
 
 
 def _scored(path: Path, problems: Sequence[Problem]) -> bool:
@@ -105,12 +130,12 @@ def _scored(path: Path, problems: Sequence[Problem]) -> bool:
     return path.is_file() and {problem.task_id for problem in problems} <= set(read_json(path))
 
 
-def _score_solutions(path: Path, model: Writer, weights: Any, problems: Sequence[Problem]) -> None:
+def _score_solutions(path: Path, model: Writer, weights: Any, problems: Sequence[Problem], rule: str) -> None:
     """Write the loss of every canonical solution that is not in the file yet."""
     known = read_json(path) if path.is_file() else {}
     missing = [problem for problem in problems if problem.task_id not in known]
     if missing:
-        losses = gold_losses(model, weights, missing)
+        losses = gold_losses(model, weights, missing, rule=rule)
         known |= {problem.task_id: loss for problem, loss in zip(missing, losses, strict=True)}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_text(dumps(known, indent=1) + "\n", encoding="utf-8")

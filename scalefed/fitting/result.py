@@ -20,6 +20,7 @@ from scalefed.fitting.drift import size_drift
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identifiability import gaps, loose_designs
 from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
+from scalefed.fitting.kernels import mixed_kernels
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
 from scalefed.fitting.solver import Solver
@@ -258,7 +259,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, seed: int) -> Fit:
         degrees_of_freedom=max(runs - problem.p, 1),
         backtest=back_test(problem, trial.folds),
         alternatives=(),
-        notes=notes,
+        notes=(*notes, *mixed_kernels(data.frame)),
         runs_hash=hash_runs(data.frame, data.law.columns, target),
         source=data.source,
         cluster=data.cluster,

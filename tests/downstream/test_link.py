@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, polygamma
 
+from scalefed.downstream import betabinomial
 from scalefed.downstream.alternatives import compare_forms, rates
 from scalefed.downstream.betabinomial import Cells, maximise, objective, trigamma
 from scalefed.downstream.curve import Curve, failure, mean_shape
@@ -50,7 +51,7 @@ def link() -> Link:
 def test_derivatives_against_finite_differences(mean):
     counts, losses = simulated(runs=5, problems=30)
     cells = Cells.build(counts, (losses - losses.mean()) / losses.std(ddof=0))
-    theta, many, step = np.array([[0.2, -1.5, 1.5, 0.7, -0.2]]), cells.multiplicity(), 1e-5
+    theta, many, step = np.array([[0.2, -1.5, 1.5, 0.7, -0.2]]), cells.tally(), 1e-5
     _, gradient, hessian = objective(theta, cells, many, mean, hessian=True)
     moves = np.eye(5) * step
     ends = [[objective(theta + sign * m, cells, many, mean, hessian=False) for sign in (1, -1)] for m in moves]
@@ -71,8 +72,20 @@ def test_likelihood_is_scipys_beta_binomial():
     n, c = counts["samples"], counts["correct"]
     expected -= (stats.binom.logpmf(c, n, 0.5) - n * np.log(0.5)).sum()
     prior = -0.5 * (((theta - [0, 0, 3, 1, 0]) / [8, 8, 1.5, 5, 5]) ** 2).sum()
-    got = objective(theta[None], cells, cells.multiplicity(), "logistic", hessian=False)[0][0]
+    got = objective(theta[None], cells, cells.tally(), "logistic", hessian=False)[0][0]
     assert got == pytest.approx(expected + prior, rel=1e-10)
+
+
+def test_small_counts_by_steps_are_the_gamma_functions_of_large_ones(monkeypatch):
+    counts, losses = simulated(runs=5, problems=30)
+    counts.loc[counts["run_id"] == counts["run_id"].iloc[0], "correct"] = 0
+    theta, found = np.array([[0.2, -1.5, 1.5, 0.7, -0.2]]), []
+    for large in (0, 64):
+        monkeypatch.setattr(betabinomial, "LARGE_COUNT", large)
+        cells = Cells.build(counts, (losses - losses.mean()) / losses.std(ddof=0))
+        found.append(objective(theta, cells, cells.tally(), "logistic", hessian=True))
+    for of_large, of_small in zip(*found, strict=True):
+        np.testing.assert_allclose(of_small, of_large, rtol=1e-9)
 
 
 def test_trigamma_agrees_with_scipy():
@@ -99,7 +112,7 @@ def test_every_start_and_every_replicate_reaches_the_same_kind_of_optimum(link):
     cells = Cells.build(counts, (losses - losses.mean()) / losses.std(ddof=0))
     generator = np.random.default_rng(0)
     starts = link.curve.theta + 0.7 * generator.standard_normal((12, 5))
-    found = maximise(cells, starts, cells.multiplicity(), mean=link.curve.mean)
+    found = maximise(cells, starts, cells.tally(), mean=link.curve.mean)
     assert found.converged.all()
     assert np.ptp(found.value) < 1e-6
     assert link.unconverged == 0 and link.status == "ok"

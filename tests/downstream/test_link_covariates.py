@@ -67,7 +67,7 @@ def test_derivatives_against_finite_differences(mean: str):
     features = pd.DataFrame(Covariates.of(table[["tokens", "skew"]]).features(table), index=table.index)
     z = (table["loss"] - table["loss"].mean()) / table["loss"].std()
     cells = Cells.build(counts[counts["run_id"].isin(table.index)], z, features)
-    theta, many, step = np.array([[0.2, -1.5, 1.5, 0.7, -0.2, 0.3, -0.4]]), cells.multiplicity(), 1e-5
+    theta, many, step = np.array([[0.2, -1.5, 1.5, 0.7, -0.2, 0.3, -0.4]]), cells.tally(), 1e-5
     _, gradient, hessian = objective(theta, cells, many, mean, hessian=True)
     moves = np.eye(7) * step
     sides = [[objective(theta + sign * m, cells, many, mean, hessian=False) for sign in (1, -1)] for m in moves]

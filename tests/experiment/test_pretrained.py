@@ -9,7 +9,7 @@ from hostile import ADD
 
 from scalefed.cli import main
 from scalefed.data.problem import Problem
-from scalefed.errors import DataError
+from scalefed.errors import ConfigError, DataError
 from scalefed.experiment import evaluate_checkpoint
 
 transformers = pytest.importorskip("transformers")
@@ -158,3 +158,22 @@ def test_a_file_says_what_it_lacks(problems, tmp_path, capsys) -> None:
     shown = capsys.readouterr()
     assert "pass@1: 1.0000" in shown.out and "pass@10 left out" in shown.err
     assert "line 2 was not judged: needs 'task_id'" in shown.err and "1 of 2 problems have no samples" in shown.err
+
+
+def test_the_prompts_last_line_break_is_kept_or_taken_and_what_was_chosen_is_recorded(
+    model, problems, tmp_path
+) -> None:
+    texts, golds, rules = {}, {}, {}
+    for prompt in ("stripped", "as-given", "auto"):
+        folder = tmp_path / prompt
+        rules[prompt] = evaluate(model, problems, folder, prompt=prompt).settings["prompt_rule"]
+        texts[prompt] = [row["completion"] for row in records(folder / "samples.jsonl")]
+        golds[prompt] = json.loads((folder / "gold.json").read_text())
+    assert texts["stripped"] != texts["as-given"]
+    assert golds["stripped"] != golds["as-given"]
+    likelier = min(("stripped", "as-given"), key=lambda rule: sum(golds[rule].values()))
+    assert (rules["auto"], texts["auto"]) == (rules[likelier], texts[likelier])
+    again = evaluate(model, problems, tmp_path / "as-given", prompt="auto")
+    assert again.settings["prompt_rule"] == rules["as-given"]
+    with pytest.raises(ConfigError, match="stripped"):
+        evaluate(model, problems, tmp_path / "other", prompt="striped")
