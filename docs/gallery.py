@@ -16,16 +16,18 @@ fit, runs, pilot = sf.load_fit("fits/grid.json"), sf.load_runs("runs/grid"), sf.
 ```
 """
 LINES = {
-    "loss": "sf.chart(fit, 'loss')",
-    "isoflop": "sf.chart(fit, 'isoflop')",
-    "optimum": "sf.chart(fit, 'optimum')",
-    "budget": "sf.chart(fit, 'budget', compute=3e13, clients_per_round=4)",
-    "residuals": "sf.chart(fit, 'residuals')",
-    "participation": "sf.chart(runs, 'participation')",
-    "passk": "sf.chart(runs, 'passk')",
-    "rounds": "sf.chart(pilot, 'rounds', y='train_loss')",
-    "comparison": "sf.chart(sf.compare(*(sf.fit(runs, law, resamples=20) for law in ('chinchilla', 'federated')), "
-    "holdout='tokens'), 'comparison')",
+    "loss": 'sf.chart(fit, "loss")',
+    "isoflop": 'sf.chart(fit, "isoflop")',
+    "optimum": 'sf.chart(fit, "optimum")',
+    "budget": 'sf.chart(fit, "budget", compute=3e13, clients_per_round=4)',
+    "residuals": 'sf.chart(fit, "residuals")',
+    "participation": 'sf.chart(runs, "participation")',
+    "passk": 'sf.chart(runs, "passk")',
+    "rounds": 'sf.chart(pilot, "rounds", y="train_loss")',
+    "comparison": """sf.chart(
+    sf.compare(*(sf.fit(runs, law, resamples=20) for law in ("chinchilla", "federated")), holdout="tokens"),
+    "comparison",
+)""",
 }
 """Kind of chart -> the line that draws it."""
 

@@ -1,6 +1,7 @@
 """Write the paper: every number in it from ``runs/`` and ``fits/``, none by hand.
 
     python paper/build.py            facts, figures and, where typst is installed, paper.pdf
+    python paper/build.py --study    what the study says (study.py) made anew, the rest as it is, and paper.pdf
     python paper/build.py --pdf      only paper.pdf, from the facts and figures that are there
 
 ``paper.typ`` holds the words, ``generated/`` what this script writes.
@@ -27,6 +28,9 @@ from scalefed.laws import LAWS, Law
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 GENERATED = HERE / "generated"
+sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
+import study  # noqa: E402
+
 SEEDS = ["params", "tokens_asked", "clients_per_round", "concentration"]
 COMPUTE = 3e12
 COUNTS = (1, 4, 16)
@@ -52,6 +56,7 @@ def facts() -> dict[str, Any]:
         "centralisation": _centralisation(),
         "synthetic": _synthetic(),
         "ladder": _ladder(),
+        "study": study.facts(),
     }
 
 
@@ -287,14 +292,16 @@ def page() -> Path | None:
 
 def main(words: list[str]) -> None:
     """Write everything, or only the PDF."""
-    if words not in ([], ["--pdf"]):
-        raise SystemExit(f"got {' '.join(words)}; allowed: nothing, or --pdf")
-    if not words:
+    if words not in ([], ["--study"], ["--pdf"]):
+        raise SystemExit(f"got {' '.join(words)}; allowed: nothing, --study or --pdf")
+    target = GENERATED / "facts.json"
+    if words != ["--pdf"]:
         GENERATED.mkdir(exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FitWarning)  # the table says of every law how it fares
-            text = json.dumps(facts(), indent=1, ensure_ascii=False)
-        (GENERATED / "facts.json").write_text(text + "\n", encoding="utf-8")
+            made = {**json.loads(target.read_text(encoding="utf-8")), "study": study.facts()} if words else facts()
+        target.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not words:
         figures()
     print(page() or "typst is not installed, so there is no PDF: pip install 'scalefed[paper]'")
 

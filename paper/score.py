@@ -94,8 +94,9 @@ def best_sizes(frozen: Mapping[str, Any]) -> pd.DataFrame:
 
 def _minimum(runs: pd.DataFrame, question: Mapping[str, float]) -> str:
     """The minimum of the slice that asks this question, as text; empty where there is none."""
-    alike = runs[(np.abs(runs["compute"] / question["compute"] - 1) < 0.2)
-                 & (np.abs(runs["unique_tokens"] / question["unique_tokens"] - 1) < 0.1)
+    same_text = np.abs(runs["unique_tokens"] / question["unique_tokens"] - 1) < 0.1
+    alike = runs[(np.abs(runs["compute"] / question["compute"] - 1) < 0.1)
+                 & np.where(runs["epochs"] > 1, same_text, runs["tokens"] <= question["unique_tokens"])
                  & (np.abs(runs["skew"] - question["skew"]) < 0.1)]  # fmt: skip
     if len(alike) < 3:
         return ""

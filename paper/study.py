@@ -46,7 +46,7 @@ MEASURED = {"params": 23_200.0, "tokens": 16e6}
 REPEATED = {"params": 55_536.0, "tokens": 4e6}
 """The same where text comes round again."""
 MECHANISMS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("all of them", {}),
+    ("nothing", {}),
     ("the population counts for nothing", {"k": 0.0}),
     ("local steps count for nothing", {"l": 0.0, "y": 0.0}),
     ("no averaging within a cohort", {"r": 0.0}),
@@ -73,6 +73,7 @@ def facts() -> dict[str, Any]:
         "sizes": _sizes(frozen),
         "mechanisms": mechanisms(fit.runs, cells),
         "price": price(fit),
+        "given_away": given_away(fit),
         "error": _share(_errors(cells, next(iter(frozen["laws"]))).median()),
         "nearest": _share(_errors(cells, "nearest").median()),
         "line": _share(_errors(cells, "line").median()),
@@ -161,6 +162,26 @@ def price(fit: sf.Fit) -> list[list[str]]:
         loss = f"{best.loss:.3f} ({best.loss_low:.3f} to {best.loss_high:.3f})"
         here = [f"{found.mean():.3f}", f"{told:.3f}"] if len(found) else ["-", "-"]
         rows.append([words, size, loss, f"{best.loss / cheapest - 1:+.0%}", *here])
+    return rows
+
+
+def given_away(fit: sf.Fit) -> list[list[str]]:
+    """How much loss three rules of thumb give away at equal compute.
+
+    The central size is the best with one client a round; the average-compute rule (arXiv 2511.12188) takes the central
+    size for the compute of one client: of the cohort's, or, in its own variable, of the population's.
+    """
+    rows = []
+    for clients, cohort in ((16, 4), (16, 16), (256, 4), (256, 16)):
+        setting = {**BASE, "clients": clients, "clients_per_round": cohort}
+        best = fit.optimal_size(compute=COMPUTE, **setting)
+        row = [f"{cohort} of {clients}", si(best.params)]
+        for share in (1, cohort, clients):
+            size = fit.optimal_size(compute=COMPUTE / share, **BASE).params
+            tokens = COMPUTE / (6 * size)
+            there = float(fit.predict(**setting, params=size, tokens=tokens, unique_tokens=tokens)["estimate"].iloc[0])
+            row += [si(size), f"{there / best.loss - 1:+.1%}"]
+        rows.append(row)
     return rows
 
 

@@ -27,7 +27,7 @@ function settingOf(data, ask) {
   if (given.clients_per_round > given.clients * (1 + 1e-9))
     throw new Refusal("more clients train in a round than there are");
   if (given.clients && given.clients_per_round) given.participation = given.clients_per_round / given.clients;
-  if (given.unique_tokens === undefined && ask.unique_tokens_per_client && given.clients)
+  if (ask.unique_tokens === undefined && ask.unique_tokens_per_client && given.clients)
     given.unique_tokens = ask.unique_tokens_per_client * given.clients;
   const log_round = Math.log(given.clients_per_round * given.batch_tokens * given.local_steps);
   const needed = IN_ROUNDS.some((name) => ask[name]);

@@ -39,7 +39,7 @@ class PlainRuns:
     def of(cls, pack: Pack) -> "PlainRuns":
         """Those among the runs of this pack."""
         runs = pack.runs
-        beside = {entry.name for entry in os.scandir(pack.folder) if entry.is_dir()}
+        beside = {entry.name for entry in os.scandir(pack.folder) if os.path.isdir(entry)}  # False of a link to itself
         statuses = np.asarray(runs["status"].to_pylist(), dtype=object)
         plain = np.array([name not in beside for name in pack.run_ids])
         plain &= _values(runs["raw"].is_null()) & _all(runs["run_id"].is_valid())

@@ -125,7 +125,7 @@ def open_pack(folder: str | os.PathLike[str]) -> Pack:
     root = Path(folder)
     try:
         stamp = tuple((root / name).stat().st_mtime_ns for name in (PACK, TABLES["rounds"]))
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # told when it is read
             stamp += ((root / TABLES["counts"]).stat().st_mtime_ns,)
     except OSError as error:
         raise DataError(
@@ -232,13 +232,14 @@ def _read_counts(path: Path) -> "pa.Table":
     """The counts of a pack; raises DataError where they are not a table of counts."""
     import pyarrow as pa
 
-    table = _read_table(path)
-    types = {field.name: field.type for field in table.schema}
-    needed = {"pack_file": pa.string()} | (count_types() if table.num_rows else {})
-    if wrong := [name for name, kind in needed.items() if types.get(name) != kind]:
-        raise DataError(f"{path} has no column {wrong[0]} of {needed[wrong[0]]}; restore it, from git for example")
-    if not pa.types.is_dictionary(types.get("pack_id", pa.null())) or table["pack_id"].null_count:
-        raise DataError(f"{path} does not say whose counts it holds (pack_id); restore it, from git for example")
+    with understanding(path, "restore it, from git for example"):
+        table = _read_table(path)
+        types = {field.name: field.type for field in table.schema}
+        needed = {"pack_file": pa.string()} | (count_types() if table.num_rows else {})
+        if wrong := [name for name, kind in needed.items() if types.get(name) != kind]:
+            raise TypeError(f"no column {wrong[0]} of {needed[wrong[0]]}")
+        if not pa.types.is_dictionary(types.get("pack_id", pa.null())) or table["pack_id"].null_count:
+            raise TypeError("no names of runs in pack_id")
     return table
 
 

@@ -5,7 +5,9 @@ none is named. ``full`` and ``readonly`` mount a small file system and need root
 its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was said.
 """
 
+import contextlib
 import json
+import math
 import os
 import random
 import shutil
@@ -74,23 +76,44 @@ class Bench:
             print("  ", line)
 
 
-def kills(bench: Bench, *, of_workers: bool = False, count: int = 20) -> None:
-    """kill -9 at random moments, of the sweep or of one of its workers; then it is started again."""
-    dice, runs, said = random.Random(7), bench.folder / f"killed-{of_workers}", []
+def kills(bench: Bench, count: int = 20) -> None:
+    """kill -9 of the sweep at random moments; then it is started again."""
+    dice, runs, said = random.Random(7), bench.folder / "killed", []
     for _ in range(count):
         process = bench.start(runs)
         time.sleep(dice.uniform(1.0, 9.0))
-        victim = process.pid
-        if of_workers:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            victim = dice.choice([*map(int, children.read_text().split() if children.exists() else []), process.pid])
-        if process.poll() is None:
-            os.kill(victim, signal.SIGKILL)
-        if victim == process.pid:
-            time.sleep(1.5)  # its workers notice within a second
+        process.kill()
+        time.sleep(1.5)  # its workers notice within a second
         said.append(bench.end(process)[1])
     said.append(bench.end(bench.start(runs))[1])
-    bench.tell(f"{count} kills of {'workers' if of_workers else 'the sweep'}", runs, said)
+    bench.tell(f"{count} kills of the sweep", runs, said)
+
+
+def kills_of_workers(bench: Bench, count: int = 20) -> None:
+    """kill -9 of workers at random moments of their work; a sweep is then started again for what failed."""
+    dice, killed, sweeps = random.Random(7), 0, 0
+    while killed < count:
+        runs, sweeps = bench.folder / f"workers-{sweeps}", sweeps + 1
+        process, lives = bench.start(runs), {}
+        while process.poll() is None and killed < count:
+            time.sleep(0.1)
+            for worker, seconds in _workers(process.pid).items():
+                if seconds > lives.setdefault(worker, dice.uniform(1.0, 10.0)):
+                    os.kill(worker, signal.SIGKILL)
+                    killed, lives[worker] = killed + 1, math.inf
+        said = [bench.end(process)[1], bench.end(bench.start(runs))[1]]
+        bench.tell(f"{killed} kills of workers in {sweeps} sweeps", runs, said)
+
+
+def _workers(sweep: int) -> dict[int, float]:
+    """The workers of a sweep's process and the seconds that each has computed, however busy the machine is."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{sweep}/task/{sweep}/children").read_text().split():
+            if b"scalefed.experiment.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                ticks = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
+                found[int(child)] = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def two(bench: Bench) -> None:
@@ -157,7 +180,7 @@ def pack(bench: Bench, count: int = 20) -> None:
 
 
 CASES: dict[str, Callable[[Bench], None]] = {
-    "kills": kills, "workers": lambda bench: kills(bench, of_workers=True), "two": two, "full": full,
+    "kills": kills, "workers": kills_of_workers, "two": two, "full": full,
     "readonly": readonly, "clock": clock, "paths": paths, "pack": pack,
 }  # fmt: skip
 

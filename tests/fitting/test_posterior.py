@@ -1,6 +1,8 @@
 """A posterior of few runs: the law by its optimum and back, draws that are exact where they can be, what fit says."""
 
+import runpy
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -153,3 +155,10 @@ def test_what_belief_fills_in_is_named():
 def test_runs_that_are_a_laws_own_numbers_keep_their_exact_fit():
     found = sf.fit(first_ten(noise=0.0)[:8], "chinchilla", resamples=20, backtest=False)
     assert found.params["a"] == pytest.approx(TRUTH["a"], abs=1e-5) and not found.notes
+
+
+def test_intervals_cover_parameters_drawn_from_the_beliefs():
+    bench = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "bench_posterior.py"))
+    table = pd.DataFrame(bench["ranks"]("chinchilla", 8))
+    inside = (table > 0.025) & (table < 0.975)
+    assert inside.to_numpy().mean() > 0.8 and table.mean().between(0.15, 0.85).all()

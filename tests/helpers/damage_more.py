@@ -53,6 +53,23 @@ def _wrong_pack(before: Any, after: Any, target: Path) -> str | None:
     return next((fault for row in after[0].to_dict("records") if (fault := damage_kinds.impossible(row))), None)
 
 
+def _rows_of_pack(folder: Path) -> pd.DataFrame:
+    """The rows of a pack whose counts are broken, which has no part in them; none where it is refused."""
+    try:
+        frame = sf.load_runs(folder)
+    except sf.ScalefedError:
+        frame = pd.DataFrame({"run_id": []})
+    return frame.drop(columns="pass_at_1", errors="ignore")
+
+
+def _lost_rows(before: pd.DataFrame, after: pd.DataFrame, target: Path) -> str | None:
+    return damage_kinds.lost(before, after, set())
+
+
+def _counts_of_pack(folder: Path) -> list[Path]:
+    return [folder / "sweep" / "counts.parquet"]
+
+
 def _unpack(folder: Path) -> dict[str, dict[str, str]]:
     sf.unpack(folder / "sweep", into=folder / "out")
     return stored_files(folder / "sweep")
@@ -144,6 +161,7 @@ def more_kinds() -> list[Kind]:
     return [
         Kind("packed sweep", _pack, _read_pack, _only, _wrong_pack, "table"),
         Kind("packed, bytes", _pack, _read_pack, _only, _wrong_pack, "bytes"),
+        Kind("packed, counts", _pack, _rows_of_pack, _counts_of_pack, _lost_rows, "bytes"),
         Kind("packed, unpacked", _pack, _unpack, _only, _wrong_unpack, "table"),
         Kind("problems", _lines("p.jsonl", problems), _read_problems("p.jsonl"), _only, _wrong_problems, "lines"),
         Kind("problems.gz", _lines("p.jsonl.gz", problems), _read_problems("p.jsonl.gz"), _only, _wrong_problems,

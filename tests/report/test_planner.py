@@ -60,12 +60,12 @@ def fits():
     )
     steps = {"local_steps": [5, 25, 125], "clients_per_round": [4, 16], "skew": [0.0, 0.5]}
     yield "drift", lambda: made("federated-drift", drift, **SIZES, **steps)
-    for name in ("grid", "pilot", "stateless"):
+    for name in ("grid", "pilot", "stateless", "study"):
         yield name, lambda name=name: sf.load_fit(ROOT / "fits" / f"{name}.json")
 
 
 FITS = dict(fits())
-PER_FIT = 20  # of ten fits: 200 settings in all
+PER_FIT = 20  # of eleven fits: 220 settings in all
 
 
 def settings(fit, stream, count):
@@ -143,6 +143,10 @@ def planner(browser, tmp_path_factory):
 def test_the_page_answers_as_python_does(name, planner):
     fit = FITS[name]()
     asks = list(settings(fit, np.random.default_rng(len(name)), PER_FIT))
+    if name == "study":  # the text of the clients is all the text; goals in pass@k are refused by Python alone
+        asks = [ask for ask in asks if "pass_at_k" not in ask]
+        for ask in asks[::3]:
+            ask["unique_tokens_per_client"] = ask.pop("unique_tokens") / ask["clients"]
     answers = planner(name, fit, asks)
     told = 0
     for ask, theirs in zip(asks, answers, strict=True):

@@ -256,6 +256,7 @@ COUNTS_DAMAGE = {
     "empty": lambda path: path.write_bytes(b""),
     "away": lambda path: path.unlink(),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+    "a loop": lambda path: (path.unlink(), path.symlink_to(path.name)),
     "no samples": lambda path: rewritten(path, lambda table: table.drop_columns("samples")),
     "no names": lambda path: rewritten(path, lambda table: table.drop_columns("pack_id")),
     "words for counts": lambda path: rewritten(
