@@ -126,7 +126,7 @@ def told(load):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         frame = load()
-    words = [str(one.message).split(": ", 1)[1] for one in caught]
+    words = [str(one.message).split(": ", 1)[1] for one in caught if one.category is RunLogWarning]
     order = ["run_id", *(name for name in ("round", "task_id") if name in frame)]
     frame = frame.drop(columns="sweep", errors="ignore").sort_values(order, ignore_index=True)
     return frame, sorted(text.replace("/before/", "/sweep/") for text in words)
