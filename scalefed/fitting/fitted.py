@@ -345,7 +345,10 @@ class Fit(Typeset):
     def _laws(self) -> list[str]:
         """The other laws that are mixed into the intervals."""
         others = [
-            f"{a.law.name} {a.weight:.0%} (held-out error {a.holdout_error:.2%})" for a in self.alternatives if a.weight
+            f"{one.law.name} {one.weight:.0%}"
+            + ("" if np.isnan(one.holdout_error) else f" (held-out error {one.holdout_error:.2%})")
+            for one in self.alternatives
+            if one.weight
         ]
         return [f"intervals mix {self.law.name} {self.weight:.0%} with {', '.join(others)}"] if others else []
 

@@ -26,7 +26,7 @@ from scalefed.fitting.replicates import check_method, with_replicates
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
-from scalefed.fitting.weights import problem_of
+from scalefed.fitting.weights import effective_runs, problem_of
 from scalefed.laws import Law, as_law
 from scalefed.laws.parser import COLUMNS
 
@@ -35,6 +35,7 @@ __all__ = ["Fit", "fit", "load_fit"]
 _USUAL_DELTA = 1e-3  # Hoffmann et al. 2022, on log losses
 _SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
 _HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
+_ENOUGH, _SPARE_TIMES = 30, 2  # runs that tell their own noise; times as many as parameters that weights must leave
 _ROUNDS = 3  # of fits, each with the threshold that the residuals of the last one ask for
 _POWERS = (0.0, 0.5, 1.0)  # of scale, by which runs may weigh
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
@@ -67,10 +68,12 @@ def fit(
             others are ``fit.alternatives``, and every interval carries their disagreement.
         target: the column that the law explains, positive; ``loss`` in nats per token.
         huber_delta: width of the Huber loss in units of log target; ``"auto"`` takes it from the residuals (1.345
-            robust standard deviations), None is least squares.
+            robust standard deviations) for a law of loss that has runs enough to tell, 1e-3 otherwise; None is least
+            squares.
         scale_weight: a run weighs its scale (params x tokens) to this power: 0 weighs all alike, above 0 predicts
-            better beyond the runs where small runs bend away from the law; None takes 0.5, or 0 or 1 where that misses
-            clearly less of the runs' own largest when they are held out (0 where none can be).
+            better beyond the runs where small runs bend away from the law; None takes, for a law of loss that has runs
+            enough to spare, 0.5, or 0 or 1 where that misses clearly less of the runs' own largest when they are held
+            out; else 0.
         resamples: bootstrap replicates.
         seed: of the bootstrap and the starts.
         columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
@@ -165,16 +168,28 @@ def _fitted(
 ) -> list[Trial]:
     """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
     trials: list[Trial] = []
-    for power in powers:
+    own = huber_delta == "auto" and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
+    for power in powers if len(powers) == 1 else _affordable(data, powers):
         problem, width = problem_of(data.columns, data.law, data.target, power), delta
         near = trials[0].best if trials else None
         best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
-        for _ in range(_ROUNDS if huber_delta == "auto" else 0):
+        for _ in range(_ROUNDS if own else 0):
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
         folds = hold_outs(problem, best, masks, delta=width)
         trials.append(Trial(data, problem, best, width, power, folds))
     return trials
+
+
+def _is_of_loss(law: Law) -> bool:
+    """Whether a law falls with params and tokens towards a floor."""
+    return {"params", "tokens"} <= set(law.columns) and any(term.is_constant for term in law.terms)
+
+
+def _affordable(data: FitData, powers: tuple[float, ...]) -> list[float]:
+    """The powers of scale that leave a law of loss as good as twice as many runs as free parameters; 0 always."""
+    least = _SPARE_TIMES * len(data.law.free) if _is_of_loss(data.law) else np.inf
+    return [power for power in powers if power == 0 or effective_runs(data.columns, data.law, power) >= least]
 
 
 def _of_a_name(
