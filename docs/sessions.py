@@ -32,6 +32,8 @@ GIVEN = {"runs/grid": "runs/grid", "fits/grid.json": "fits/grid.json", "fits/gri
 """What a page finds in its folder -> where it lies here."""
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"-?\d[\d,_]*\.?\d*(?:e[+-]?\d+)?", re.IGNORECASE)
+SANDBOX = re.compile(r"(?<=level )\w+|(?<=isolation )\w+")
+"""The level that this machine's kernel allows."""
 PROGRESS = re.compile(r"^runs: \d+ of .*\n", re.MULTILINE)
 TOLERANCE = 0.03
 """How far a printed number may be from the one in the page: other machines round and vectorise differently."""
@@ -98,7 +100,7 @@ def agree(shown: str, printed: str) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return NUMBER.sub("#", text).split()
+    return NUMBER.sub("#", SANDBOX.sub("", text)).split()
 
 
 def _value(text: str) -> float:

@@ -16,7 +16,7 @@ from scalefed.allocation.column_tests import widened as widened_by_tests
 from scalefed.allocation.cost import cost_of
 from scalefed.allocation.defaults import columns_and_texts
 from scalefed.allocation.extrapolation import look, ranges_behind
-from scalefed.allocation.mixture import mixed
+from scalefed.allocation.mixture import mixed, with_law_error
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.repeats import PRICED, repeats_of, widened
 from scalefed.downstream.curve import PLAIN, Curve
@@ -93,7 +93,7 @@ def must_be_narrow(fit: FitLike, sizes: Array, what: str) -> None:
 
 def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ...], level: float) -> Optimum:
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
-    here = optimum.columns_at(fit.law, found, setting)
+    here, found = optimum.columns_at(fit.law, found, setting), with_law_error(fit, found)
     losses = mixed(fit, lambda law, values: law.predict(values, here))
     best = optimum.summarise(fit.law, losses, found, level=level)
     must_be_narrow(fit, found.params, f"the best size at {best.compute:.3g} FLOPs")

@@ -5,7 +5,7 @@ the disagreement between laws are both in it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 Answer = TypeVar("Answer", Array, Solution)
+_ALIKE = 1e-7  # log sizes that differ by less are held by a limit
 
 
 class Fitted(Protocol):
@@ -87,3 +88,42 @@ def _joined(answers: list[Any]) -> Any:
         names = [item.name for item in fields(answers[0])]
         return Solution(**{name: _joined([getattr(one, name) for one in answers]) for name in names})
     return np.concatenate(answers)
+
+
+def with_law_error(fit: Fitted, found: Solution) -> Solution:
+    """The replicates spread further by the law's own error of the best size; what size gains at a budget, tokens lose.
+
+    Args:
+        fit: a fit, with a ``size_error`` where it has one.
+        found: (1 + b, ...) the estimate, then replicates.
+    """
+    factor = law_error(fit, found.params, found.tokens)
+    trades = np.ptp(np.log(found.tokens), axis=0) > _ALIKE
+    length = np.where(trades, factor, 1.0)
+    return replace(found, params=found.params * factor, tokens=found.tokens / length, rounds=found.rounds / length)
+
+
+def law_error(fit: Fitted, params: Array, tokens: Array) -> Array:
+    """What spreads the replicates of best sizes further, so that their ends hold the law's own error too: (1 + b, ...).
+
+    A replicate's distance from the estimate grows in log size so that an end lies where both errors together put it: at
+    the square root of a sum of squares. A size that a limit holds, the same in all replicates, stays.
+
+    Args:
+        fit: a fit, with a ``size_error`` where it has one.
+        params: (1 + b, ...) the estimate, then replicates.
+        tokens: of the same shape.
+    """
+    from scipy.special import ndtri
+
+    error = getattr(fit, "size_error", None)
+    if error is None or len(params) < 2:
+        return np.ones_like(params)
+    with np.errstate(all="ignore"):
+        spread = np.broadcast_to(error(params[0].ravel(), tokens[0].ravel()), params[0].size)
+        moved = np.log(params[1:] / params[:1])
+        ranks = np.argsort(np.argsort(moved, axis=0, kind="stable"), axis=0, kind="stable")
+        normal = ndtri((ranks + 0.5) / len(moved))
+        further = np.hypot(moved, normal * spread.reshape(params.shape[1:])) - np.abs(moved)
+        further = np.where((np.ptp(moved, axis=0) > _ALIKE) & np.isfinite(further), np.sign(normal) * further, 0.0)
+    return np.concatenate([np.ones_like(params[:1]), np.exp(further)])

@@ -329,13 +329,7 @@ def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: Ar
 
 
 def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) -> Optimum:
-    """An :class:`Optimum` from solutions whose first row is the estimate and whose others are replicates.
-
-    Args:
-        law: the estimate's law.
-        losses: (1 + b,) what every row predicts for the estimate's run.
-        found: (1 + b,) every row's own best run.
-        level: coverage of the intervals.
+    """An :class:`Optimum` from solutions, first the estimate, then replicates, and the losses of the estimate's run.
 
     Raises:
         FitError: nothing holds the estimate's optimum.
@@ -400,9 +394,7 @@ def _finish(question: program.Program, found: Minimum) -> Solution:
         limit.name: (0.01 * found.multipliers[:, i] * limit.elasticity * excess).reshape(shape)
         for i, limit in enumerate(question.limits)
     }
-    walled = any(limit.name in ("params", "memory") for limit in question.limits)
-    top = (x[:, PARAMS] < FARTHEST - 1e-3) | walled
-    bounded = found.converged & (x[:, PARAMS] > 1e-3) & top & (x[:, TOKENS] < FARTHEST + 30)
+    bounded = question.holds(x, found.converged)
     compute = question.cost(params) * tokens + sampling_flops(params, question.sampled)
     arrays = (params, tokens, rounds, local, question.constant + excess, compute, excess)
     params, tokens, rounds, local, loss, compute, excess = (values.reshape(shape) for values in arrays)

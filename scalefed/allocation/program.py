@@ -22,6 +22,8 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
+WALLS, _NEAR = ("params", "memory"), 1e-7
+"""The limits on size alone, and how near in logarithms a size is held by one."""
 ROUND_COLUMNS = frozenset({"rounds", "local_steps", "bytes_sent"})
 
 
@@ -59,6 +61,19 @@ class Program:
             return self.law.evaluate(x, np.eye(x.shape[1]))[0]
         assert self.surface is not None  # noqa: S101  one of the two is there
         return self.surface(x[:, :1], x[:, 1:2], np.arange(len(x)))[:, 0]
+
+    def holds(self, x: Array, converged: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether the limits hold the optimum, (s,): a limit on size itself does, however flat the loss is there.
+
+        Args:
+            x: (s, v) logarithms of the variables.
+            converged: (s,) whether the solver found an optimum.
+        """
+        walls = [limit.posynomial for limit in self.limits if limit.name in WALLS]
+        for wall in walls:
+            converged = converged | (np.abs(wall.evaluate(x, np.eye(x.shape[1]))[0]) < _NEAR)
+        top = (x[:, PARAMS] < FARTHEST - 1e-3) | bool(walls)
+        return np.asarray(converged & (x[:, PARAMS] > 1e-3) & top & (x[:, TOKENS] < FARTHEST + 30))
 
 
 def build(law: Law, values: Mapping[str, ArrayLike], budget: Budget, setting: Setting) -> Program:

@@ -11,7 +11,7 @@ from scalefed.allocation import optimum
 from scalefed.allocation.answers import FitLike, asked_of, must_be_determined, said_in
 from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
-from scalefed.allocation.mixture import mixed
+from scalefed.allocation.mixture import law_error, mixed
 from scalefed.errors import ConfigError
 from scalefed.laws import Law
 from scalefed.units import train_flops
@@ -121,6 +121,7 @@ def region(
         loss = losses(grid)
     regret = loss - loss.min(axis=1, keepdims=True)
     optima = grid[np.argmin(loss, axis=1)]
+    optima = optima * law_error(fit, optima, compute / known.per_token(optima))
     high = np.quantile(regret, level, axis=0)
     good = grid[high <= tolerance]
     low_size, high_size = np.quantile(optima, [(1 - level) / 2, (1 + level) / 2])

@@ -14,7 +14,7 @@ from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.column_tests import ColumnTest, beyond, size_errors, stretched, tests_of, too_far
 from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
-from scalefed.allocation.mixture import mixed, values_of
+from scalefed.allocation.mixture import mixed, values_of, with_law_error
 from scalefed.allocation.repeats import MOST_APART, Repeats, repeats_of
 from scalefed.laws import Law
 
@@ -184,7 +184,9 @@ def _sweep(fit: FitLike, budgets: Array, setting: Mapping[str, Any], level: floa
 
     def solve(limits: Budget) -> optimum.Solution:
         one = {name: series[:1] for name, series in values_of(fit).items()}
-        return mixed(fit, partial(ask, limits=limits)) if intervals else ask(fit.law, one, limits)
+        if not intervals:
+            return ask(fit.law, one, limits)
+        return with_law_error(fit, mixed(fit, partial(ask, limits=limits)))
 
     found = solve(budget)
     nearest = found.params[:, np.argmin(np.ptp(np.log(found.params), axis=0))]

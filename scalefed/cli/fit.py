@@ -46,7 +46,9 @@ HuberDelta = Annotated[str, typer.Option(help="Width of the Huber loss in log un
 Covariates = Annotated[
     str | None, typer.Option(help="With --passk: what counts beside the loss, for example tokens,params,skew")
 ]
-ScaleWeight = Annotated[float, typer.Option(help="Weight of a run grows as its scale to this power.")]
+ScaleWeight = Annotated[
+    float | None, typer.Option(help="Weight of a run grows as its scale to this power; by back-test if left out.")
+]
 Cluster = Annotated[
     str | None, typer.Option(help="Column whose equal values are checkpoints of one run, resampled together.")
 ]
@@ -120,13 +122,13 @@ def fit(
     source: Source,
     law: Law = "auto",
     target: Target = "loss",
-    huber_delta: HuberDelta = "1e-3",
+    huber_delta: HuberDelta = "auto",
     fix: Fix = None,
     bound: Annotated[
         list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
     ] = None,
     tie: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
-    scale_weight: ScaleWeight = 0.0,
+    scale_weight: ScaleWeight = None,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
     covariates: Covariates = None,
     resamples: Resamples = 1000,
@@ -186,9 +188,9 @@ def compare(
         typer.Option(help="Hold laws against the means of runs that agree in these columns: params,tokens_asked"),
     ] = None,
     target: Target = "loss",
-    huber_delta: HuberDelta = "1e-3",
+    huber_delta: HuberDelta = "auto",
     fix: Fix = None,
-    scale_weight: ScaleWeight = 0.0,
+    scale_weight: ScaleWeight = None,
     resamples: Resamples = 200,
     seed: Seed = 0,
     column: Columns = None,

@@ -15,6 +15,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from scalefed.fitting.bootstrap import bootstrap
+from scalefed.fitting.initialisation import summarise
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.laws.law import Law
@@ -25,6 +27,9 @@ _POWER_BOUNDS = (0.1, 5.0)  # of the power around the sum: 1 is the law itself
 _BEND_BOUNDS = (-0.2, 0.2)  # of the curvature in log size, beside exponents of 0.1 to 1
 _LARGE = 5_000  # runs; above, every so manieth is looked at
 
+_REPLICATES = 60  # of a rival
+
+BESIDE = 0.25  # share of the replicates behind an interval that an alternative of a law asked by name makes
 RIVAL = "rival of "  # how the name of a rival begins
 
 STRENGTH = 2.0  # how much of the rival's disagreement is a standard deviation; calibrated on public run logs
@@ -99,13 +104,18 @@ def _extended(law: Law, terms: tuple[Term, ...], name: str, *, bounds: tuple[flo
     )
 
 
-def fit_rival(problem: Problem, theta: np.ndarray, *, delta: float) -> Alternative | None:
+def fit_rival(
+    problem: Problem, theta: np.ndarray, clusters: np.ndarray, *, delta: float, resamples: int, seed: int
+) -> Alternative | None:
     """The law's rival, fitted from the law's own optimum; None where there is no rival.
 
     Args:
         problem: law and runs.
         theta: (p,) the law's optimum.
+        clusters: (n,) integers from 0; rows with one number are resampled together.
         delta: width of the Huber loss.
+        resamples: bootstrap replicates of the law itself; the rival has a few of its own.
+        seed: of the resampling.
     """
     law = rival_of(problem.law)
     if law is None or problem.n < len(law.free) + 1:
@@ -117,9 +127,12 @@ def fit_rival(problem: Problem, theta: np.ndarray, *, delta: float) -> Alternati
     starts = [{**values, **extra} for extra in _extras(law, problem)]
     coordinates = richer.to_coordinates(np.array([[s[n] for n in richer.names] for s in starts]))
     found = Solver(richer, delta=delta).solve(coordinates, cold=True, iterations=100, tolerance=1e-9)
-    best = richer.to_values(found.theta[[int(np.argmin(found.objective))]])[0]
-    params = dict(zip(richer.names, map(float, best), strict=True))
-    return Alternative(law, params, pd.DataFrame(columns=list(law.free), dtype=float), 0.0, widens=STRENGTH)
+    best = summarise(richer, found, len(starts), 1.0)
+    params = dict(zip(richer.names, map(float, richer.to_values(best.theta[None])[0]), strict=True))
+    few = min(resamples, _REPLICATES) if problem.n <= _LARGE and problem.n > len(law.free) else 0
+    refits = bootstrap(richer, best, clusters[rows], resamples=few, delta=delta, seed=seed)
+    table = pd.DataFrame(richer.to_values(refits.theta), columns=list(richer.names))
+    return Alternative(law, params, table, BESIDE if few else 0.0, widens=STRENGTH)
 
 
 def _extras(law: Law, problem: Problem) -> list[dict[str, float]]:

@@ -10,18 +10,19 @@ Source: hold-out by scale as in BNSL (arXiv 2210.14891); carrying the miss into 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from scalefed.fitting.bootstrap import noise_scale
-from scalefed.fitting.initialisation import GlobalFit, global_fit
+from scalefed.fitting.initialisation import GlobalFit, local_fit
 from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
 
 _CUTS = (0.5, 1.0)  # decades below the largest run, where a cut holds out what is above
+DRIFTS, NEAR = 0.5, 0.4  # of the drift in half a decade; calibrated by bench_optima_coverage.py minima
 SPARE = 2  # runs more than parameters that a hold-out leaves
 _LARGE = 5_000  # runs; above, every so manieth is fitted
 _SHORTEST_SPAN = 0.25  # decades; a shorter range says nothing about how errors grow with distance
@@ -43,6 +44,8 @@ class BackTest:
         ranges: the same of each of the scale's columns; empty where there is only one.
         aside: the law's own error one span beyond each column's range, at a scale that was measured; where no runs can
             be held out for it, as large a decade as that of the scale.
+        drift: how far, in log size a decade, the best size at the largest compute moved when the largest runs were held
+            out; NaN where nothing was held out, or the law has no best size.
     """
 
     folds: int
@@ -55,6 +58,7 @@ class BackTest:
     high: float
     ranges: tuple[tuple[float, float], ...] = ()
     aside: tuple[float, ...] = ()
+    drift: float = _NAN
 
     @property
     def errors(self) -> tuple[float, ...]:
@@ -124,15 +128,32 @@ class Fold:
         size: runs held out.
         missed: (size,) log errors of the held-out runs, positive where they are worse than predicted.
         excess: squared error beyond the noise, of a run one span of the others beyond them.
+        params: what the law's free parameters are without the held-out runs.
+        below: decades between the ends of the runs that are kept and of all, in the direction of the hold-out.
     """
 
     size: int
     missed: np.ndarray
     excess: float
+    params: dict[str, float]
+    below: float
 
 
 Folds = tuple[tuple[Fold, ...], ...]
 """The hold-outs of the largest runs by scale, then by each of its columns."""
+
+
+def size_error(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
+    """Standard deviation of the log of best sizes that no fit can show: of the law itself, as the back-test found it.
+
+    It grows with the distance beyond the runs, in the direction where the best run is farthest; it is there near the
+    ends of the runs already, and gone a decade inside all of them.
+    """
+    if not backtest.scale or not np.isfinite(backtest.drift):
+        return np.zeros(1)
+    high = np.array([backtest.high, *(end for _, end in backtest.ranges)])[:, None]
+    beyond = (axes(columns, backtest.scale)[: len(high)] - high).max(axis=0)
+    return np.asarray(DRIFTS * backtest.drift * np.maximum(beyond, NEAR * np.clip(1.0 + beyond, 0.0, 1.0)))
 
 
 def cuts(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], least: int) -> tuple[tuple[np.ndarray, ...], ...]:
@@ -154,9 +175,7 @@ def cuts(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], least: int)
     return tuple(kept(row, _CUTS if i == 0 else _CUTS[:1]) for i, row in enumerate(axes(columns, names)))
 
 
-def hold_outs(
-    problem: Problem, best: GlobalFit, masks: tuple[tuple[np.ndarray, ...], ...], *, delta: float, seed: int = 0
-) -> Folds:
+def hold_outs(problem: Problem, best: GlobalFit, masks: tuple[tuple[np.ndarray, ...], ...], *, delta: float) -> Folds:
     """Refit without the largest runs, and see what is missed.
 
     Args:
@@ -164,13 +183,12 @@ def hold_outs(
         best: the fit to all runs, from which the refits start too.
         masks: the runs that are kept, from :func:`cuts`.
         delta: width of the Huber loss.
-        seed: of the starts.
     """
     if not problem.p or not masks:
         return ()
     x = axes(problem.columns, scale_columns(problem.columns, problem.law.columns))
     return tuple(
-        tuple(_fold(problem, keep, row, best, delta, seed) for keep in way) for way, row in zip(masks, x, strict=True)
+        tuple(_fold(problem, keep, row, best, delta) for keep in way) for way, row in zip(masks, x, strict=True)
     )
 
 
@@ -220,13 +238,14 @@ def _still_varies(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], ke
     return True
 
 
-def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, best: GlobalFit, delta: float, seed: int) -> Fold:
+def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, best: GlobalFit, delta: float) -> Fold:
     inside = np.flatnonzero(keep)
     if len(inside) > _LARGE:
         inside = inside[:: len(inside) // _LARGE]
     reduced = subset(problem, inside)
-    starts = reduced.to_coordinates(problem.to_values(best.theta[None]))
-    found = global_fit(reduced, delta=delta, seed=seed, extra=starts)
+    starts = np.concatenate([best.theta[None], best.others])
+    starts = reduced.to_coordinates(problem.to_values(starts))
+    found = local_fit(reduced, replace(best, theta=starts[0], others=starts[1:]), delta=delta)
     residuals = Solver(reduced, delta=delta).residuals(found.theta[None])[0][0]
     outside = np.flatnonzero(~keep)
     held = subset(problem, outside)
@@ -236,4 +255,5 @@ def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, best: GlobalFit
     beyond = (scale[outside] - scale[inside].max()) / span
     noise = noise_scale(residuals, reduced.p, reduced.weights)
     excess = np.mean(missed**2 - noise**2) / np.mean(beyond**2)
-    return Fold(len(outside), missed, max(float(excess), 0.0))
+    below = float(scale.max() - scale[inside].max())
+    return Fold(len(outside), missed, max(float(excess), 0.0), {n: float(v) for n, v in values.items()}, below)

@@ -19,6 +19,7 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.weights import stacking_weights
 from scalefed.laws import LAWS, Law
 
+USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
 _LEAST_WEIGHT = 0.02  # of a law that is kept beside the best one
 
 
@@ -52,6 +53,24 @@ def candidates(frame: pd.DataFrame) -> tuple[Law, ...]:
     return tuple(LAWS[name] for name in names)
 
 
+def beside(law: Law, frame: pd.DataFrame) -> Law | None:
+    """The candidate to hold a named law against, its neighbour in complexity; None for a law that is no candidate."""
+    try:
+        known = candidates(frame)
+    except DataError:
+        return None
+    names = [one.name for one in known]
+    if law.name not in names or LAWS[law.name].formula != law.formula:
+        return None
+    place = names.index(law.name)
+    other = known[place - 1 if place else 1]
+    return constrained([other], fixed=_own(other, law.fixed), bounds=None, ties=_own(other, law.ties))[0]
+
+
+def _own(law: Law, asked: Any) -> dict[str, Any]:
+    return {name: value for name, value in (asked or {}).items() if name in law.parameters}
+
+
 def constrained(
     laws: Sequence[Law], *, fixed: Mapping[str, Any] | None, bounds: Mapping[str, Any] | None, ties: Any
 ) -> tuple[Law, ...]:
@@ -66,10 +85,7 @@ def constrained(
             tried = ", ".join(law.name for law in laws)
             raise ConfigError(f"none of the laws {tried} has a parameter {name!r}; {nearest(str(name), sorted(known))}")
 
-    def own(law: Law, asked: Any) -> dict[str, Any]:
-        return {name: value for name, value in (asked or {}).items() if name in law.parameters}
-
-    return tuple(law.with_(fixed=own(law, fixed), bounds=own(law, bounds), ties=own(law, ties)) for law in laws)
+    return tuple(law.with_(fixed=_own(law, fixed), bounds=_own(law, bounds), ties=_own(law, ties)) for law in laws)
 
 
 def _varies(frame: pd.DataFrame, name: str) -> bool:
@@ -93,6 +109,7 @@ class Trial:
         problem: what was minimised.
         best: the fit.
         delta: width of the Huber loss.
+        scale_weight: the power of scale by which a run weighs.
         folds: the hold-outs.
     """
 
@@ -100,7 +117,8 @@ class Trial:
     problem: Problem
     best: GlobalFit
     delta: float
-    folds: Folds
+    scale_weight: float
+    folds: Folds = ()
 
     @property
     def errors(self) -> np.ndarray:
@@ -112,6 +130,13 @@ def errors_of(folds: Folds) -> np.ndarray:
     """Log errors of the held-out runs, each hold-out with the same weight in their sum of squares."""
     pieces = [fold.missed / np.sqrt(fold.size) for way in folds for fold in way]
     return np.concatenate(pieces) if pieces else np.zeros(0)
+
+
+def least_missed(trials: Sequence[Trial]) -> Trial:
+    """The trial at the usual weight of runs, or one that misses held-out runs by half its squared error or less."""
+    usual = next((trial for trial in trials if trial.scale_weight == USUAL), trials[0])
+    best = min(trials, key=lambda trial: float(np.square(trial.errors).sum()))
+    return best if np.square(best.errors).sum() < _CLEARLY * np.square(usual.errors).sum() else usual
 
 
 def weigh(trials: Sequence[Trial]) -> tuple[tuple[Trial, float], ...]:

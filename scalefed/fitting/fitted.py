@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from scalefed.allocation.repeats import passes_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting import profile
 from scalefed.fitting.alternative import EDGE, Alternative, disagreement
-from scalefed.fitting.backtest import BackTest, distance, model_error
+from scalefed.fitting.backtest import BackTest, distance, model_error, size_error
 from scalefed.fitting.data import read_frame
 from scalefed.fitting.inputs import check_level, columns_for
+from scalefed.fitting.seed_noise import SeedNoise, seed_noise_of
 from scalefed.fitting.status import Certificate, FitStatus
+from scalefed.fitting.weights import effective_runs, weights_for
 from scalefed.laws import Law
 from scalefed.typeset import Sheet, Typeset
 from scalefed.units import grouped
@@ -229,6 +232,18 @@ class Fit(Typeset):
     region = region.region
     profile = profile.profile
 
+    def size_error(self, params: ArrayLike, tokens: ArrayLike) -> np.ndarray:
+        """Standard deviation of the log of best sizes beyond what the replicates show, as the back-test found it.
+
+        Args:
+            params: (n,) best sizes.
+            tokens: (n,) their tokens.
+        """
+        sizes = {"params": np.atleast_1d(params), "tokens": np.atleast_1d(tokens)}
+        if not set(self.backtest.scale) <= set(sizes):
+            return np.zeros(1)
+        return size_error(self.backtest, sizes)
+
     @property
     def undetermined(self) -> str:
         """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
@@ -298,17 +313,34 @@ class Fit(Typeset):
 
     def _footer(self) -> list[str]:
         test = self.backtest
-        noise = "noise unknown" if np.isnan(self.noise) else f"noise {self.noise:.2%}"
         held = "the runs are too few or span too little to hold any out"
         if test.folds:
             held = f"held-out error {test.error:.2%} (the {test.held_out} largest runs held out)"
         return [
-            f"{len(self.run_ids)} runs, {noise}, {held}",
+            f"{len(self.run_ids)} runs, {self._noise()}, {held}",
             f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
             *self._laws(),
             *(f"{p} is {other}, by request" for p, other in self.law.ties.items()),
             *(f"note: {note}" for note in self.notes),
         ]
+
+    def _noise(self) -> str:
+        """The noise in words: how the runs weigh in it, and how much of it seeds make where they repeat a setting."""
+        if np.isnan(self.noise):
+            return "noise unknown"
+        words = f"noise {self.noise:.2%}"
+        if self.scale_weight:
+            alike = effective_runs(self.runs, self.law, self.scale_weight)
+            words += f" (runs weigh by scale^{self.scale_weight:g}, as good as {alike:.0f} alike)"
+        if (found := self.seed_noise) is not None:
+            words += f"; seeds of {found.settings} settings {found.seeds:.2%}, lack of fit {found.lack_of_fit:.2%}"
+        return words
+
+    @cached_property
+    def seed_noise(self) -> SeedNoise | None:
+        """Seed noise and lack of fit told apart, where several runs repeat a setting; else None."""
+        weights = weights_for(self.runs, self.law, self.scale_weight)
+        return seed_noise_of(self.runs, self.law, self.params, self.target, weights)
 
     def _laws(self) -> list[str]:
         """The other laws that are mixed into the intervals."""

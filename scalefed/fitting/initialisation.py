@@ -20,6 +20,7 @@ _LARGE = 20_000  # runs; above, starts descend on a quarter of so many
 _SMALL = 40  # runs; below, the loss has more than one valley more often and more starts descend
 _DELTAS = (1e-1, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)  # thresholds from wide to narrow: each optimum starts the next
 _SAME_OPTIMUM = 1e-6  # relative: two descents that end so near found one optimum
+_WIDER = 10.0  # thresholds: the Huber zone from which a fit near another is continued
 # Where towers, exp(s x^q + c), are begun: s x^q and c at the middle of the runs, and q; published laws (Farseer, arXiv
 # 2506.10972, table 1) have 0.2 to 12 and 0.1 to 0.2 there, of either sign.
 _FACTORS, _OFFSETS, _IN_TOWERS = (-6.0, 6.0), (-4.0, 4.0), (-0.5, 0.5)
@@ -65,9 +66,9 @@ def global_fit(problem: Problem, *, delta: float = 1e-3, seed: int = 0, extra: n
         small = global_fit(_like(problem, subset(problem, np.sort(rows))), delta=delta, seed=seed)
         values = subset(problem, np.sort(rows)).to_values(small.theta[None])
         solution = Solver(problem, delta=delta).solve(problem.to_coordinates(values))
-        return _summarise(problem, solution, small.starts, small.agreeing)
+        return summarise(problem, solution, small.starts, small.agreeing)
     if problem.p == 0:
-        return _summarise(problem, _evaluate(problem, delta), 1, 1.0)
+        return summarise(problem, _evaluate(problem, delta), 1, 1.0)
     dimensions = len(_nonlinear(problem))
     nested = not all(node.is_plain for node in problem.nodes)
     hard = problem.n < _SMALL or dimensions > 2 or nested
@@ -79,7 +80,24 @@ def global_fit(problem: Problem, *, delta: float = 1e-3, seed: int = 0, extra: n
     agreeing = _agreeing(found, 1e-9 * problem.n * min(delta, 1e-3) ** 2)
     if problem.n < _SMALL or agreeing < 0.5:
         found = _refine(problem, solver, starts, found, delta, seed)
-    return _summarise(problem, found, len(starts), agreeing)
+    return summarise(problem, found, len(starts), agreeing)
+
+
+def local_fit(problem: Problem, near: GlobalFit, *, delta: float) -> GlobalFit:
+    """The best fit from the optima of a problem that differs in its weights, its runs or its Huber zone alone.
+
+    Args:
+        problem: law and runs.
+        near: the fit of the other problem, in the same units.
+        delta: width of the Huber loss.
+    """
+    starts = np.concatenate([near.theta[None], near.others])
+    solver = Solver(problem, delta=delta)
+    found = solver.solve(starts, cold=True, iterations=200)
+    if np.isfinite(delta):
+        wide = Solver(problem, delta=_WIDER * delta).solve(starts, cold=True, iterations=40, tolerance=1e-8)
+        found = _join(found, solver.solve(wide.theta, iterations=200))
+    return summarise(problem, found, near.starts, near.agreeing)
 
 
 def projected_starts(problem: Problem, *, keep: int, delta: float, seed: int = 0) -> np.ndarray:
@@ -275,7 +293,15 @@ def _agreeing(found: Solution, exact: float) -> float:
     return float(np.mean(found.objective <= best * (1.0 + _SAME_OPTIMUM) + exact))
 
 
-def _summarise(problem: Problem, found: Solution, starts: int, agreeing: float) -> GlobalFit:
+def summarise(problem: Problem, found: Solution, starts: int, agreeing: float) -> GlobalFit:
+    """The best of what the solver found.
+
+    Args:
+        problem: law and runs.
+        found: the solutions from several starts.
+        starts: how many starts there were.
+        agreeing: share of them that reached the best objective.
+    """
     objective = np.where(np.isfinite(found.objective), found.objective, np.inf)
     order = np.argsort(objective, kind="stable")
     best = order[0]

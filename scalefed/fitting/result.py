@@ -10,15 +10,16 @@ import pandas as pd
 
 from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
-from scalefed.fitting.alternative import Alternative, fit_rival
+from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
 from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
-from scalefed.fitting.candidates import Trial, candidates, constrained, weigh
+from scalefed.fitting.candidates import Trial, beside, candidates, constrained, least_missed, weigh
 from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
+from scalefed.fitting.drift import size_drift
 from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identifiability import gaps, loose_designs
-from scalefed.fitting.initialisation import GlobalFit, global_fit
+from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
 from scalefed.fitting.kernels import mixed_kernels
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
@@ -34,6 +35,8 @@ __all__ = ["Fit", "fit", "load_fit"]
 _USUAL_DELTA = 1e-3  # Hoffmann et al. 2022, on log losses
 _SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
 _HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
+_ROUNDS = 3  # of fits, each with the threshold that the residuals of the last one ask for
+_POWERS = (0.0, 0.5, 1.0)  # of scale, by which runs may weigh
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
 
 
@@ -43,8 +46,8 @@ def fit(
     law: "Law | str" = "auto",
     *,
     target: str = "loss",
-    huber_delta: float | str | None = _USUAL_DELTA,
-    scale_weight: float = 0.0,
+    huber_delta: float | str | None = "auto",
+    scale_weight: float | None = None,
     resamples: int = 1000,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
@@ -63,10 +66,11 @@ def fit(
             allow, holds out the largest runs, and weighs the laws by what they missed: the best is ``fit.law``, the
             others are ``fit.alternatives``, and every interval carries their disagreement.
         target: the column that the law explains, positive; ``loss`` in nats per token.
-        huber_delta: width of the Huber loss in units of log target; None is least squares, ``"auto"`` takes the width
-            from the residuals (1.345 robust standard deviations).
-        scale_weight: a run weighs its scale (params x tokens) to this power; 0 weighs all alike, 0.5 predicts
-            better beyond the runs where small runs bend away from the law.
+        huber_delta: width of the Huber loss in units of log target; ``"auto"`` takes it from the residuals (1.345
+            robust standard deviations), None is least squares.
+        scale_weight: a run weighs its scale (params x tokens) to this power: 0 weighs all alike, above 0 predicts
+            better beyond the runs where small runs bend away from the law; None takes 0.5, or 0 or 1 where that misses
+            clearly less of the runs' own largest when they are held out (0 where none can be).
         resamples: bootstrap replicates.
         seed: of the bootstrap and the starts.
         columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
@@ -98,20 +102,24 @@ def fit(
     _check(resamples, scale_weight)
     check_method(intervals)
     data, laws = _chosen(runs, law, target, columns, cluster, fixed, bounds, ties)
-    tried = [_fitted(_data_of(data, one), scale_weight, huber_delta, delta, seed) for one in laws]
-    if backtest:
-        least = max(trial.problem.p for trial in tried) + SPARE
-        masks = cuts(data.columns, data.law.columns, least)
-        tried = [replace(t, folds=hold_outs(t.problem, t.best, masks, delta=t.delta, seed=seed)) for t in tried]
-    weighed = weigh(tried)
+    each = [_data_of(data, one) for one in laws]
+    least = max(len(one.law.free) for one in each) + SPARE
+    masks = cuts(data.columns, data.law.columns, least) if backtest else ()
+    powers = (scale_weight,) if scale_weight is not None else _POWERS if any(masks) else (0.0,)
+    tried = [_fitted(one, powers, masks, huber_delta, delta, seed) for one in each]
+    weighed = weigh([least_missed(trials) for trials in tried])
     (trial, _), others = weighed[0], weighed[1:]
     trial, replicates = with_replicates(trial, resamples, seed, intervals)
     alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
-    if not others and backtest and (rival := fit_rival(trial.problem, trial.best.theta, delta=trial.delta)):
-        alternatives = (rival,)
-    found = _assemble(trial, replicates, target, scale_weight, seed)
+    drawn = replicates.method == "posterior"  # wide where runs are few, as no hold-out and no bootstrap of them is
+    if law != "auto" and backtest:
+        few = 0 if drawn else resamples
+        alternatives = _of_a_name(trial, powers, masks, huber_delta, delta, few, seed, intervals)
+    found = _assemble(trial, replicates, target, seed)
+    drift = np.nan if drawn else size_drift([one for trials in tried for one in trials])
+    test = replace(found.backtest, drift=drift)
     tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
-    return replace(found, alternatives=alternatives, column_tests=tests, columns=dict(columns or {}))
+    return replace(found, backtest=test, alternatives=alternatives, column_tests=tests, columns=dict(columns or {}))
 
 
 def _chosen(
@@ -147,14 +155,50 @@ def _data_of(data: FitData, law: Law) -> FitData:
     return replace(data, law=law, columns=arrays, notes=notes)
 
 
-def _fitted(data: FitData, scale_weight: float, huber_delta: float | str | None, delta: float, seed: int) -> Trial:
-    problem = problem_of(data.columns, data.law, data.target, scale_weight)
-    best = global_fit(problem, delta=delta, seed=seed)
-    if huber_delta == "auto":
-        for _ in range(3):
-            delta = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
-            best = global_fit(problem, delta=delta, seed=seed, extra=best.theta[None])
-    return Trial(data, problem, best, delta, ())
+def _fitted(
+    data: FitData,
+    powers: tuple[float, ...],
+    masks: tuple[tuple[np.ndarray, ...], ...],
+    huber_delta: float | str | None,
+    delta: float,
+    seed: int,
+) -> list[Trial]:
+    """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
+    trials: list[Trial] = []
+    for power in powers:
+        problem, width = problem_of(data.columns, data.law, data.target, power), delta
+        near = trials[0].best if trials else None
+        best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
+        for _ in range(_ROUNDS if huber_delta == "auto" else 0):
+            width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
+            best = local_fit(problem, best, delta=width)
+        folds = hold_outs(problem, best, masks, delta=width)
+        trials.append(Trial(data, problem, best, width, power, folds))
+    return trials
+
+
+def _of_a_name(
+    trial: Trial,
+    powers: tuple[float, ...],
+    masks: tuple[tuple[np.ndarray, ...], ...],
+    huber_delta: float | str | None,
+    delta: float,
+    resamples: int,
+    seed: int,
+    method: str,
+) -> tuple[Alternative, ...]:
+    """What a law asked by name is held against: the next richer law, else its neighbour among the candidates."""
+    problem, data = trial.problem, trial.data
+    rival = fit_rival(
+        problem, trial.best.theta, data.clusters, delta=trial.delta, resamples=resamples, seed=seed
+    )  # fmt: skip
+    if rival is not None:
+        return (rival,)
+    other = beside(data.law, data.frame) if any(masks) and resamples else None
+    if other is None:
+        return ()
+    return (_alternative(least_missed(_fitted(_data_of(data, other), powers, masks, huber_delta, delta, seed)), BESIDE,
+                         resamples, seed, method),)  # fmt: skip
 
 
 def _alternative(trial: Trial, weight: float, resamples: int, seed: int, method: str) -> Alternative:
@@ -175,7 +219,7 @@ def _params(trial: Trial) -> dict[str, float]:
     return {p: known.get(p, np.nan) for p in trial.data.law.parameters}
 
 
-def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float, seed: int) -> Fit:
+def _assemble(trial: Trial, refits: Replicates, target: str, seed: int) -> Fit:
     data, problem, best = trial.data, trial.problem, trial.best
     residuals = _residuals(problem, best)
     noise = noise_scale(residuals, problem.p, problem.weights)
@@ -209,7 +253,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, scale_weight: float
         replicates=replicates,
         target=target,
         huber_delta=trial.delta,
-        scale_weight=scale_weight,
+        scale_weight=trial.scale_weight,
         noise=noise,
         noise_by_loss=by_loss,
         degrees_of_freedom=max(runs - problem.p, 1),
@@ -238,10 +282,10 @@ def _delta(huber_delta: float | str | None) -> float:
     return float(huber_delta)
 
 
-def _check(resamples: int, scale_weight: float) -> None:
+def _check(resamples: int, scale_weight: float | None) -> None:
     if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 0:
         raise ConfigError(f"resamples must be an integer of at least 0, got {resamples!r}; 1000 is usual")
-    if not 0.0 <= scale_weight <= 3.0:
+    if scale_weight is not None and not 0.0 <= scale_weight <= 3.0:
         raise ConfigError(
             f"scale_weight must be between 0 (all runs alike) and 3, got {scale_weight!r}; 0.5 favours large runs"
         )

@@ -26,6 +26,17 @@ def weights_for(columns: Columns, law: Law, scale_weight: float) -> np.ndarray |
     return np.asarray(weights / weights.mean())
 
 
+def effective_runs(columns: Columns, law: Law, scale_weight: float) -> float:
+    """How many runs of equal weight tell as much as these: the square of the sum of weights over the sum of squares.
+
+    Source: Kish 1965, the effective sample size.
+    """
+    weights = weights_for(columns, law, scale_weight)
+    if weights is None:
+        return float(len(columns[law.columns[0]])) if law.columns else 0.0
+    return float(weights.sum() ** 2 / np.square(weights).sum())
+
+
 def problem_of(runs: Columns, law: Law, target: np.ndarray, scale_weight: float) -> Problem:
     """What a fit of this law to these runs minimises.
 

@@ -23,6 +23,7 @@ from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.downstream.link import Link
 from scalefed.errors import FitError
 from scalefed.fitting.alternative import EDGE
+from scalefed.fitting.backtest import DRIFTS, NEAR
 from scalefed.fitting.fitted import Fit
 from scalefed.laws import Law
 from scalefed.units import train_flops
@@ -43,6 +44,8 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         FitError: the runs do not settle what the question leaves out.
     """
+    from scipy.special import ndtri
+
     budget, setting, notes = settle(fit.law, fit.runs, asked)
     given = {name: float(value) for name in _KNOWN if (value := getattr(setting, name)) is not None}
     assumed = {name: note for note in notes if (name := note.split(" = ")[0]) in _KNOWN}
@@ -68,7 +71,10 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
             "scale": list(fit.backtest.scale),
             "ends": [[fit.backtest.low, fit.backtest.high], *map(list, fit.backtest.ranges)],
             "errors": list(fit.backtest.errors),
+            "drift": DRIFTS * fit.backtest.drift if np.isfinite(fit.backtest.drift) else 0.0,
+            "near": NEAR,
         },
+        "scores": _short(ndtri((np.arange(count) + 0.5) / count)) if (count := len(fit.replicates)) else [],
         "quantiles": {f"{level:g}": _tails(level, degrees) for level in LEVELS},
         "setting": {
             "given": given,

@@ -11,6 +11,7 @@ const LIMIT_WORDS = {
   bytes_per_client: "the bytes of a client", memory: "a client's memory", seconds: "the time", rounds: "the rounds",
   tokens: "the tokens", params: "the size", unique_tokens_per_client: "the clients' own text",
 };
+const ALIKE = 1e-7; // log sizes that differ by less are held by a limit
 const IN_ROUNDS = ["bytes_sent", "bytes_per_client", "seconds", "rounds"];
 
 // The limits and the setting of a question; keys are those of Python's keywords.
@@ -63,7 +64,8 @@ function plan(data, ask) {
   const solve = (limited, laws = rows.laws) => {
     const others = limitsOf({ ...limited, compute: undefined }, setting, priced);
     const limitsAt = (compute) => (compute ? [computeLimit(setting, compute, ask.sampled_tokens), ...others] : others);
-    const found = goal ? leastCompute(data, { ...rows, laws }, goal, ask.k || 1, limitsAt) : minimise(laws, limitsAt(ask.compute));
+    const alone = goal ? leastCompute(data, { ...rows, laws }, goal, ask.k || 1, limitsAt) : minimise(laws, limitsAt(ask.compute));
+    const found = withLawError(data, rows, alone);
     return { found, limits: limitsAt(goal ? found[0].compute : ask.compute) };
   };
   const { found, limits } = solve(ask);
@@ -314,6 +316,26 @@ function bandAt(data, rows, setting, n, d, level) {
     low: Math.exp(log - Math.sqrt((low - log) ** 2 + rest)),
     high: Math.exp(log + Math.sqrt((high - log) ** 2 + rest)),
   };
+}
+
+// The replicates spread further by the law's own error of the best size; as scalefed.allocation.mixture.
+function withLawError(data, rows, found) {
+  const best = found[0], others = found.slice(1), reach = data.reach;
+  const sizes = others.map((one) => one.n), lengths = others.map((one) => one.d);
+  if (!reach.drift || !others.length || Math.max(...sizes) - Math.min(...sizes) <= ALIKE) return found;
+  const each = reach.scale.map((name) => columnAt(rows.columns[name], best.n, best.d) / Math.LN10);
+  const x = [each.reduce((a, b) => a + b, 0), ...(each.length > 1 ? each : [])];
+  const beyond = Math.max(...reach.ends.map(([, high], i) => x[i] - high));
+  const spread = reach.drift * Math.max(beyond, reach.near * Math.min(Math.max(1 + beyond, 0), 1));
+  const trades = Math.max(...lengths) - Math.min(...lengths) > ALIKE;
+  const order = sizes.map((_, i) => i).sort((a, b) => sizes[a] - sizes[b]);
+  const moved = [best];
+  order.forEach((i, rank) => {
+    const z = data.scores[rank], away = others[i].n - best.n;
+    const further = Math.sign(z) * (Math.hypot(away, z * spread) - Math.abs(away)) || 0;
+    moved[i + 1] = { ...others[i], n: others[i].n + further, d: others[i].d - (trades ? further : 0) };
+  });
+  return moved;
 }
 
 // How far beyond the runs, in decades, and the law's own error there; as scalefed.fitting.backtest.

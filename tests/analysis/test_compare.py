@@ -1,5 +1,7 @@
 """Comparing laws on held-out larger runs, blending them, and the classical tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +28,7 @@ def runs() -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def fits(runs: pd.DataFrame) -> tuple[Fit, ...]:
     laws = ("chinchilla", "average-compute", "federated", "federated-skew")
-    return tuple(fit(runs, law, huber_delta=None, resamples=100) for law in laws)
+    return tuple(fit(runs, law, huber_delta=None, scale_weight=0.0, resamples=100) for law in laws)
 
 
 @pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
@@ -41,7 +43,7 @@ def test_the_true_law_wins_on_larger_runs(fits: tuple[Fit, ...]) -> None:
         assert table["bic"].idxmin() == "federated"
         assert table["weight"].sum() == pytest.approx(1.0)
         assert table["coverage"].between(0, 1).all() and (table["width"] > 0).all()
-        assert set(table["training_status"]) <= {"converged", "bound_hit", "not_identified"}
+        assert set(table["training_status"]) <= {"converged", "bound_hit", "loose", "not_identified"}
         assert table.loc[["federated", "federated-skew"], "weight"].sum() > 0.9
 
 
@@ -107,7 +109,7 @@ def test_replicates_are_held_against_their_means(fits: tuple[Fit, ...]) -> None:
 
 def test_a_floor_held_at_a_known_value_stays_there_in_the_comparison(runs: pd.DataFrame) -> None:
     """The held-out refit keeps what the fit fixed: at a floor far from the truth it must predict worse."""
-    keywords = {"huber_delta": None, "resamples": 20}
+    keywords = {"huber_delta": None, "scale_weight": 0.0, "resamples": 20}
     right, wrong = (fit(runs, "federated", fixed={"E": e}, **keywords) for e in (1.8, 0.5))  # type: ignore[arg-type]
     train, held = split(runs, "tokens", needed=("params", "tokens"), least=7)
     assert predict_held(wrong, train, held).fit.params["E"] == 0.5
@@ -197,6 +199,7 @@ def test_stacking_weights_solve_the_least_squares_problem() -> None:
     assert weights[2] < 0.01
 
 
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
 def test_a_blend_lies_between_its_laws(fits: tuple[Fit, ...]) -> None:
     mixed = blend(*fits[1:3], weights=[0.3, 0.7])
     ahead = {"params": [1e9, 1e10], "tokens": [1e10, 1e12], "clients_per_round": 8, "skew": 0.2}
@@ -276,7 +279,7 @@ def test_the_average_compute_rule_is_accepted_where_it_holds_and_rejected_where_
 
 
 def test_the_rule_can_be_asked_of_a_fit(fits: tuple[Fit, ...]) -> None:
-    found = average_compute_test(fits[2])
+    found = average_compute_test(replace(fits[2], alternatives=()))
     p = fits[2].params["b"] / (fits[2].params["a"] + fits[2].params["b"])
     assert found.p == pytest.approx(p) and found.q == pytest.approx(p * fits[2].params["g"])
     replicates = fits[2].replicates

@@ -35,7 +35,7 @@ def own(runs: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def fitted(own: pd.DataFrame) -> Fit:
-    return fit(own, "chinchilla", columns=NAMES, resamples=60)
+    return fit(own, "chinchilla", columns=NAMES, huber_delta=1e-3, scale_weight=0.0, resamples=60)
 
 
 # -- the law and what holds it ---------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_a_misspelt_column_is_not_a_parameter(formula: str, position: int, words
 
 
 def test_a_law_with_everything_fixed_can_be_asked(runs: pd.DataFrame) -> None:
-    found = fit(runs, "chinchilla", fixed=TRUTH, resamples=20)
+    found = fit(runs, "chinchilla", fixed=TRUTH, huber_delta=1e-3, scale_weight=0.0, resamples=20)
     assert found.params == TRUTH and len(found.replicates) == 20
     size = (0.35 * 480 / (0.37 * 2100) * (1e21 / 6) ** 0.37) ** (1 / 0.72)
     best = found.optimal_size(compute=1e21)

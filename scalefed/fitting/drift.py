@@ -1,0 +1,58 @@
+"""How far does the best size move when the largest runs are held out? What the law itself gets wrong, in log size."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scalefed.allocation.budgets import Budget, Setting
+from scalefed.allocation.optimum import minimise
+from scalefed.errors import ScalefedError
+from scalefed.fitting.candidates import Trial
+from scalefed.laws.parser import MAY_BE_ZERO
+from scalefed.units import train_flops
+
+_SHORT = 0.9  # decades: the hold-outs that are looked at
+_OF_A_SETTING = ("clients", "clients_per_round", "skew", "local_steps", "batch_tokens", "unique_tokens")
+
+
+def size_drift(trials: Sequence[Trial]) -> float:
+    """Root mean square, over fits and their short hold-outs, of the change of log best size for a decade held out.
+
+    It is taken at the largest compute of the runs, for few, usual and many clients a round; NaN where nothing was held
+    out, or the laws have no best size.
+
+    Args:
+        trials: fits of one or several laws, with their hold-outs.
+    """
+    found = [change for trial in trials for change in _changes(trial)]
+    return float(np.sqrt(np.mean(np.square(found)))) if found else float("nan")
+
+
+def _changes(trial: Trial) -> list[float]:
+    columns, names = trial.problem.columns, trial.problem.names
+    folds = [fold for way in trial.folds for fold in way if fold.below < _SHORT]
+    if not folds or not {"params", "tokens"} <= set(columns):
+        return []
+    full = dict(zip(names, trial.problem.to_values(trial.best.theta[None])[0], strict=True))
+    values = {name: np.array([full[name], *(fold.params[name] for fold in folds)])[:, None] for name in names}
+    top = float(train_flops(columns["params"], columns["tokens"]).max())
+    try:
+        best = minimise(trial.data.law, values, budget=Budget(compute=top), setting=_usual(columns))
+    except ScalefedError:
+        return []
+    moved = np.log(best.params[1:] / best.params[:1])
+    held = best.bounded[1:] & best.bounded[:1]
+    below = np.array([fold.below for fold in folds])[:, None]
+    return [float(change) for change in (moved / below)[held]]
+
+
+def _usual(columns: dict[str, np.ndarray]) -> Setting:
+    """Few, usual and many clients a round, alike; all else as in the middle of the runs."""
+    own = {name: float(np.median(values)) for name, values in columns.items() if name not in ("params", "tokens")}
+    own |= {name: float(columns[name].min()) for name in own if name in MAY_BE_ZERO}
+    known: dict[str, Any] = {name: own.pop(name) for name in _OF_A_SETTING if name in own}
+    if "clients_per_round" in known:
+        known["clients_per_round"] = np.quantile(columns["clients_per_round"], [0, 0.5, 1])
+        known.pop("clients", None)
+    return Setting(**known, columns=own)
