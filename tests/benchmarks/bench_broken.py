@@ -98,7 +98,7 @@ def kills_of_workers(bench: Bench, count: int = 20) -> None:
         while process.poll() is None and killed < count:
             time.sleep(0.1)
             for worker, seconds in _workers(process.pid).items():
-                if seconds > lives.setdefault(worker, dice.uniform(1.0, 10.0)):
+                if seconds > lives.setdefault(worker, dice.uniform(1.0, 5.0)):
                     os.kill(worker, signal.SIGKILL)
                     killed, lives[worker] = killed + 1, math.inf
         said = [bench.end(process)[1], bench.end(bench.start(runs))[1]]

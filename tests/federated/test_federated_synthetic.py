@@ -15,6 +15,7 @@ from scalefed.federated.privacy import clipped_gradients, noise_multiplier, priv
 from scalefed.federated.rounds import initial_state, run_rounds
 from scalefed.federated.synthetic import generator_model, generators, mixed, pool_bytes, with_pool, write_blocks
 from scalefed.models import Decoder, shape_for
+from scalefed.seeds import rng
 
 VOCAB, LENGTH = 24, 8
 MODEL = Decoder(shape_for(1_000, VOCAB))
@@ -46,8 +47,6 @@ class RandomText:
 # ---------------------------------------------------------------------- writing
 def test_the_writer_draws_from_the_models_own_distribution() -> None:
     """Inverting the model's cumulative distribution at the same luck, from full forward passes, gives the same text."""
-    from scalefed.seeds import rng
-
     chosen = config()
     weights = MODEL.initial(3) * 3
     written = write_blocks(MODEL, weights, chosen, client=2)
@@ -112,6 +111,17 @@ def test_the_share_holds_over_rounds_however_short_they_are(steps: int, batch: i
     counts = np.array([(one[:, :, 0] == 1).sum() for one in rounds])
     assert abs(counts.mean() - share * steps * batch) < 4 * 0.5 / math.sqrt(1_000)
     assert np.ptp(counts) == (0 if (share * steps * batch).is_integer() else 1)
+
+
+def test_a_whole_number_of_blocks_is_that_many_bit_for_bit_as_before_shares_were_drawn() -> None:
+    pool, own = np.arange(90).reshape(10, 9), np.full((6, 5, LENGTH + 1), 200)
+    state = replace(initial_state(config(), MODEL), slots={"synthetic": torch.from_numpy(pool)})
+    batches = mixed(config(synthetic_share=0.1), state, 1, own)
+    draw = rng(0, "synthetic-mix", 0, 1)
+    places = draw.choice(30, size=3, replace=False)
+    expected = own.reshape(30, -1).copy()
+    expected[places] = pool[draw.integers(10, size=3)]
+    assert np.array_equal(batches, expected.reshape(own.shape))
 
 
 def test_without_a_share_it_is_fedavg() -> None:
