@@ -80,8 +80,9 @@ def ranges_of(runs: pd.DataFrame, law: Law) -> Ranges:
     for name, values in {**{str(name): runs[name] for name in runs}, **_derived(runs)}.items():
         if name in COLUMNS or name in law.columns or name in _DERIVED:
             known = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            if not np.isnan(known).all():
-                numbers[name] = (float(np.nanmin(known)), float(np.nanmax(known)))
+            iid = (name == "concentration") & np.isposinf(known)
+            if len(known := known[np.isfinite(known) | iid]):
+                numbers[name] = (float(known.min()), float(known.max()))
         elif name in SCHEMA and SCHEMA[name].kind == "setting" and SCHEMA[name].dtype == "str":
             words[name] = tuple(sorted(map(str, values.dropna().unique())))
     return Ranges(numbers, {name: values for name, values in words.items() if values})

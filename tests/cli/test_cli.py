@@ -64,7 +64,9 @@ def files(tmp_path_factory):
     good.assign(loss="low").to_csv(folder / "text.csv", index=False)
     good.iloc[:1].to_csv(folder / "one.csv", index=False)
     good[good["params"] == 1e4].to_csv(folder / "one-size.csv", index=False)
-    good.assign(tokens=20 * good["params"]).to_csv(folder / "on-a-line.csv", index=False)
+    good.assign(tokens=20 * good["params"]).drop(columns="compute", errors="ignore").to_csv(
+        folder / "on-a-line.csv", index=False
+    )
     good.iloc[:0].to_csv(folder / "no-rows.csv", index=False)
     (folder / "other.csv").write_text("a,b\n1,2\n")
     text = good.to_json(orient="records", lines=True)
@@ -139,7 +141,10 @@ MISTAKES = {
         "optimum {f}/one-size.csv --law chinchilla --compute 1e12",
         ["cannot determine", "params"],
     ),
-    "all runs on a line": ("optimum {f}/on-a-line.csv --law chinchilla --compute 1e12", ["cannot determine", "tokens"]),
+    "all runs on a line": (
+        "optimum {f}/on-a-line.csv --law chinchilla --compute 1e12",
+        ["cannot tell the best size", "wider than a factor of 10"],
+    ),
     "unknown law": ("fit {f}/good.csv --law chinchila", ["unknown law 'chinchila'", "did you mean 'chinchilla'"]),
     "unreadable law": ("fit {f}/good.csv --law E+A/params^", ["position"]),
     "law without its columns": ("fit {f}/good.csv --law average-compute", ["clients_per_round"]),

@@ -206,7 +206,7 @@ def test_a_sweep_makes_bundles_by_itself(tmp_path):
 
 
 def test_a_run_that_cannot_be_made_is_named_and_the_rest_is_stored(tmp_path):
-    broken = TINY.replace(clients=4_000, clients_per_round=1)
+    broken = TINY.replace(clients=4_000, clients_per_round=1, unique_tokens=262_144)
     with pytest.raises(ScalefedError, match="1 of 2 runs failed") as error:
         train_all([TINY, broken], runs=tmp_path / "runs", workers=1)
     assert broken.run_id in str(error.value) and "less than one block" in str(error.value)

@@ -213,7 +213,7 @@ def test_back_testing_widens_bands_where_the_law_is_wrong() -> None:
     wrong = simulate_runs("coupled", {**TRUTHS["coupled"], "c": 0.4, "A": 2e6, "B": 1e8, "a": 0.9, "b": 0.9}, grid,
                           noise=0.002)  # fmt: skip
     ahead = {"params": 1e11, "tokens": 1e13}
-    sound, poor = (fit(runs, "chinchilla", resamples=50) for runs in (right, wrong))
+    sound, poor = (fit(runs, "chinchilla", resamples=50, huber_delta=1e-3, scale_weight=0.0) for runs in (right, wrong))
     widths = [f.predict(parts=True, **ahead)["model"].iloc[0] for f in (sound, poor)]  # type: ignore[arg-type]
     assert widths[1] > 4 * widths[0]
     assert poor.holdout_error > 2 * sound.holdout_error
@@ -287,7 +287,7 @@ def test_a_region_is_refused_where_the_design_cannot_tell(fitted: Fit) -> None:
     n = np.geomspace(1e7, 1e10, 10)
     runs = simulate_runs("chinchilla", TRUTH, pd.DataFrame({"params": n, "tokens": 20 * n}), noise=0.002)
     with pytest.raises(FitError, match="20 times params"):
-        fit(runs, "chinchilla", resamples=20, backtest=False).region(compute=1e21)
+        fit(runs, "chinchilla", resamples=20, backtest=False, intervals="bootstrap").region(compute=1e21)
     with pytest.raises(ConfigError, match="compute must be positive"):
         fitted.region(compute=-1.0)
 

@@ -26,7 +26,8 @@ def flower_here(monkeypatch) -> None:
 
 def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FLWR_HOME": str(tmp_path / "flower"),
-            "SCALEFED_CACHE": str(tmp_path / "cache")}  # fmt: skip
+            "SCALEFED_CACHE": str(tmp_path / "cache"),
+            "RAY_ADDRESS": "local"}  # fmt: skip  # none that another test has started
 
 
 class Grid:

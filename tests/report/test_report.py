@@ -108,7 +108,8 @@ def test_text_is_escaped(page):
 def test_the_numbers_of_the_law_and_the_runs_travel_with_the_page(page, fitted):
     numbers = numbers_of(page)
     assert numbers["law"]["values"]["a"][0] == pytest.approx(fitted.params["a"], rel=1e-7)
-    assert len(numbers["law"]["values"]["a"]) == 1 + len(fitted.replicates)
+    mixed = sum(len(next(iter(law["values"].values()))) for law in numbers["mixed"])
+    assert len(numbers["law"]["values"]["a"]) + mixed == 1 + len(fitted.replicates)
     assert numbers["runs"]["value"] == pytest.approx(fitted.runs["loss"].tolist(), rel=1e-4)
     assert numbers["target_unit"] == "nats per token" and numbers["refused"] is None
     assert numbers["theme"]["dark"]["ink"] != numbers["theme"]["light"]["ink"]
