@@ -18,7 +18,7 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 Answer = TypeVar("Answer", Array, Solution)
-_ALIKE = 1e-7  # log sizes that differ by less are held by a limit
+_ALIKE = 1e-5  # log sizes that differ by less are held by a limit
 
 
 class Fitted(Protocol):
@@ -48,6 +48,8 @@ def shares(fit: Fitted) -> list[tuple[Fitted, NDArray[np.intp]]]:
 
     There are as many rows as the fit has replicates; another law with fewer than its share lends them again.
     """
+    if not fit.law.free:
+        return [(fit, np.arange(1))]
     count = len(fit.replicates)
     others = [(one, round(one.weight * count)) for one in getattr(fit, "alternatives", ()) if len(one.replicates)]
     taken = sum(number for _, number in others)

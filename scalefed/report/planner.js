@@ -11,7 +11,7 @@ const LIMIT_WORDS = {
   bytes_per_client: "the bytes of a client", memory: "a client's memory", seconds: "the time", rounds: "the rounds",
   tokens: "the tokens", params: "the size", unique_tokens_per_client: "the clients' own text",
 };
-const ALIKE = 1e-7; // log sizes that differ by less are held by a limit
+const ALIKE = 1e-5; // log sizes that differ by less are held by a limit
 const IN_ROUNDS = ["bytes_sent", "bytes_per_client", "seconds", "rounds"];
 
 // The limits and the setting of a question; keys are those of Python's keywords.
