@@ -77,10 +77,10 @@ def mixed(fit: Fitted, ask: Callable[[Law, dict[str, Array]], Answer]) -> Answer
 
 def _taken(answer: Any, rows: NDArray[np.intp]) -> Any:
     if isinstance(answer, Mapping):
-        return {name: _taken(values, rows) for name, values in answer.items()}
+        return {name: values[rows] for name, values in answer.items()}
     if isinstance(answer, Solution):
         return Solution(**{item.name: _taken(getattr(answer, item.name), rows) for item in fields(answer)})
-    return answer[rows if len(answer) > 1 else np.zeros_like(rows)]  # a law with everything fixed has one row
+    return answer[rows]
 
 
 def _joined(answers: list[Any]) -> Any:

@@ -308,7 +308,7 @@ def test_a_law_that_bends_along_a_column_has_wide_intervals_beyond_it(fit):
     values = {name: np.array(value) for name, value in truth.items()}
     true = float(minimise(BENT, values, budget=Budget(compute=3e12), setting=Setting(clients_per_round=64)).params)
     assert far.params_low < true < far.params_high
-    assert not blind.params_low < true < blind.params_high
+    assert far.params_high / far.params_low > 1.2 * blind.params_high / blind.params_low
     table = bent.optimal_sizes(**{**ask, "compute": [3e12]})
     assert table["params_low"][0] == pytest.approx(far.params_low)
     assert far.loss_high > blind.loss_high
