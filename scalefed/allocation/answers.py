@@ -16,7 +16,7 @@ from scalefed.allocation.column_tests import widened as widened_by_tests
 from scalefed.allocation.cost import cost_of
 from scalefed.allocation.defaults import columns_and_texts
 from scalefed.allocation.extrapolation import look, ranges_behind
-from scalefed.allocation.mixture import mixed, with_law_error
+from scalefed.allocation.mixture import Fitted, mixed, with_law_error
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.repeats import PRICED, repeats_of, widened
 from scalefed.downstream.curve import PLAIN, Curve
@@ -34,20 +34,8 @@ WIDEST = 10.0  # high over low end of a size's interval that is still an answer
 ALIKE = 0.1  # two counts of compute that differ by less are told as one
 
 
-class FitLike(Protocol):
+class FitLike(Fitted, Protocol):
     """What planning needs of a fit; an attribute ``link`` (a Link or None) is used where there is one."""
-
-    @property
-    def law(self) -> Law:
-        """The fitted law."""
-
-    @property
-    def params(self) -> Mapping[str, float]:
-        """Its free parameters."""
-
-    @property
-    def replicates(self) -> pd.DataFrame:
-        """One row a bootstrap replicate, one column a free parameter."""
 
     @property
     def runs(self) -> pd.DataFrame:

@@ -1,37 +1,25 @@
 """What do the runs say about one parameter? The objective with it held at each of several values, the rest refitted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
+from scalefed.allocation.mixture import Fitted
 from scalefed.errors import ConfigError
 from scalefed.fitting.inputs import check_level
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import Certificate
 from scalefed.fitting.weights import problem_of
-from scalefed.laws import Law
 
 _BANDWIDTH = 0.5  # standard deviation of the smoothing, in units of the noise
 
 
-class Refittable(Protocol):
+class Refittable(Fitted, Protocol):
     """What a profile needs of a fit: its law, its runs, and how it was fitted to them."""
-
-    @property
-    def law(self) -> Law:
-        """The fitted law."""
-
-    @property
-    def params(self) -> Mapping[str, float]:
-        """Its parameters."""
-
-    @property
-    def replicates(self) -> pd.DataFrame:
-        """One row a bootstrap replicate, one column a free parameter."""
 
     @property
     def runs(self) -> pd.DataFrame:
