@@ -11,7 +11,7 @@ COMPUTE = (
 LEAST_COMPUTE = 1e11  # in shorter runs losses follow no law yet
 COUNT = 17  # runs: two isoFLOP slices of four sizes at each of two cohorts, and one skewed run
 COHORTS = (1, 4)  # clients per round: one, and the fewest that show averaging
-TOKENS_PER_PARAM = 200.0  # half of about the best of so small models: at a smaller size a step costs the same, and tells less
+TOKENS_PER_PARAM = 200.0  # half the best of so small models: a step costs the same at a smaller size, and tells less
 BUDGET_RATIO = 6.0  # in much shorter runs losses follow no law yet
 SMALLEST = 3_500  # params; a smaller model learns too little for the law to hold
 
