@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scalefed.fitting.result import load_fit
+from scalefed.fitting.fit import load_fit
 from scalefed.runs.log import load_runs
 
 PAPER = Path(__file__).parents[1] / "paper"

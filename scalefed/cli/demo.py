@@ -12,7 +12,7 @@ from scalefed.cli.progress import SweepMeter
 if TYPE_CHECKING:
     from scalefed.allocation.optimum import Optimum
     from scalefed.config import RunConfig
-    from scalefed.fitting.result import Fit
+    from scalefed.fitting.fit import Fit
 
 CHARTS: dict[str, dict[str, Any]] = {
     "loss": {},
@@ -99,7 +99,7 @@ def _plan(path: Path, minutes: float, workers: int | None) -> "list[RunConfig]":
 
 def _fit(runs: Path, law: str, target: Path) -> "Fit":
     """The law fitted to the pilot runs, with its floor held at the text's entropy, which is known exactly."""
-    from scalefed.fitting.result import fit
+    from scalefed.fitting.fit import fit
     from scalefed.laws import as_law
     from scalefed.runs.log import load_runs
 

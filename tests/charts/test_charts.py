@@ -12,7 +12,7 @@ from scalefed.charts import KINDS, chart
 from scalefed.charts.frames import mixtures, same_size, shown
 from scalefed.charts.theme import CATEGORIES, log_ticks, power, ramp, si
 from scalefed.errors import ConfigError, DataError, ScalefedError
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 from scalefed.laws.simulate import simulate_runs
 
 TRUTH = {"E": 0.33, "A": 30.0, "a": 0.55, "B": 2500.0, "b": 0.65, "g": 0.6, "s": 0.7}
