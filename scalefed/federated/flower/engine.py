@@ -219,7 +219,7 @@ def _answer(message: Any, config: RunConfig) -> Any:
     )  # fmt: skip
     batches = task.data.batches(client, visit=int(work["visit"]), steps=int(work["steps"]))
     if shares_text(config):
-        batches = mixed(config, state, client, batches)
+        batches = mixed(config, task.model, state, client, batches)
     tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64))
     order = client_task(config, task.model.layout, state, client, tokens)
     (update,) = local_updates(task.model, state.weights, [order], config, learning_rates=list(work["rates"]))
