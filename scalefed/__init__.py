@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from scalefed.experiment import train as train
     from scalefed.experiment import train_all as train_all
     from scalefed.federated.flower.recording import log_flower as log_flower
+    from scalefed.fitting.fit import Fit as Fit
+    from scalefed.fitting.fit import fit as fit
+    from scalefed.fitting.fit import load_fit as load_fit
     from scalefed.fitting.profile import Profile as Profile
-    from scalefed.fitting.result import Fit as Fit
-    from scalefed.fitting.result import fit as fit
-    from scalefed.fitting.result import load_fit as load_fit
     from scalefed.fitting.status import FitStatus as FitStatus
     from scalefed.laws import LAWS as LAWS
     from scalefed.laws import Law as Law
@@ -113,7 +113,7 @@ _HOMES = {
     "scalefed.downstream.link": ("Link",),
     "scalefed.federated.flower.recording": ("log_flower",),
     "scalefed.fitting.profile": ("Profile",),
-    "scalefed.fitting.result": ("Fit", "fit", "load_fit"),
+    "scalefed.fitting.fit": ("Fit", "fit", "load_fit"),
     "scalefed.fitting.status": ("FitStatus",),
     "scalefed.runs.importers.rounds": ("import_rounds",),
     "scalefed.laws": ("LAWS", "Law"),

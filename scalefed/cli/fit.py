@@ -24,7 +24,7 @@ from scalefed.cli.progress import working
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scalefed.fitting.result import Fit
+    from scalefed.fitting.fit import Fit
     from scalefed.laws import Law as LawType
 
 Source = Annotated[
@@ -143,7 +143,7 @@ def fit(
     as_json: Json = False,
 ) -> None:
     """Fit a scaling law: parameters with intervals, and a status."""
-    from scalefed.fitting.result import fit as make
+    from scalefed.fitting.fit import fit as make
     from scalefed.runs.log import load_counts
 
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
@@ -202,7 +202,7 @@ def compare(
 
     from scalefed.analysis.compare import compare as judge_laws
     from scalefed.errors import FitWarning
-    from scalefed.fitting.result import fit as make
+    from scalefed.fitting.fit import fit as make
     from scalefed.laws import as_law
     from scalefed.runs.log import load_counts
 
@@ -253,7 +253,7 @@ def _held(fix: list[str] | None, laws: "Sequence[LawType]") -> list[dict[str, fl
 
 def fit_of(source: Path, law: str, column: list[str] | None = None) -> "Fit":
     """The fit in a .json file, else a fit of the law to these runs."""
-    from scalefed.fitting.result import fit as make
+    from scalefed.fitting.fit import fit as make
     from scalefed.fitting.store import is_fit
 
     if source.suffix == ".json" and (column is None or is_fit(source)):
@@ -340,7 +340,7 @@ def saved_fit(source: Path) -> "Fit":
         DataError: there is none; the message says how to make one.
     """
     from scalefed.errors import DataError
-    from scalefed.fitting.result import load_fit
+    from scalefed.fitting.fit import load_fit
 
     if not source.is_file():
         raise DataError(f"no fit at {source}; make one: scalefed fit <runs> --out {source}")

@@ -1,306 +1,356 @@
-"""How do runs become a fit? Clean them, find the optimum, resample, back-test, judge: :func:`fit`, :func:`load_fit`."""
+"""What does a fitted law say? A :class:`Fit`: parameters, intervals, predictions, optimal size, saved and shown."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from scalefed.allocation.extrapolation import ranges_of
+from scalefed.allocation import planning, region, sizes
+from scalefed.allocation.column_tests import ColumnTest, loss_error
+from scalefed.allocation.extrapolation import Ranges, look_at_table
+from scalefed.allocation.mixture import mixed
+from scalefed.allocation.repeats import passes_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
-from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
-from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
-from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
-from scalefed.fitting.candidates import Trial, beside, candidates, constrained, least_missed, weigh
-from scalefed.fitting.column_tests import column_tests
-from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
-from scalefed.fitting.drift import size_drift
-from scalefed.fitting.fitted import Fit
-from scalefed.fitting.identifiability import gaps, loose_designs
-from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
-from scalefed.fitting.kernels import mixed_kernels
-from scalefed.fitting.problem import Problem
-from scalefed.fitting.replicates import check_method, with_replicates
-from scalefed.fitting.solver import Solver
-from scalefed.fitting.status import FitStatus, certify, judge
-from scalefed.fitting.store import load_fit
-from scalefed.fitting.weights import effective_runs, problem_of
-from scalefed.laws import Law, as_law
-from scalefed.laws.parser import COLUMNS
+from scalefed.fitting import profile
+from scalefed.fitting.alternative import EDGE, Alternative, disagreement
+from scalefed.fitting.backtest import BackTest, distance, model_error, size_error
+from scalefed.fitting.data import read_frame
+from scalefed.fitting.inputs import check_level, columns_for
+from scalefed.fitting.record import write_fit
+from scalefed.fitting.seed_noise import SeedNoise, seed_noise_of
+from scalefed.fitting.status import Certificate, FitStatus
+from scalefed.fitting.weights import effective_runs, weights_for
+from scalefed.laws import Law
+from scalefed.typeset import Sheet, Typeset
+from scalefed.units import grouped
 
-__all__ = ["Fit", "fit", "load_fit"]
+if TYPE_CHECKING:
+    from scalefed.downstream.link import Link
 
-_USUAL_DELTA = 1e-3  # Hoffmann et al. 2022, on log losses
-_SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
-_HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
-_ENOUGH, _SPARE_TIMES = 30, 2  # runs that tell their own noise; times as many as parameters that weights must leave
-_ROUNDS = 3  # of fits, each with the threshold that the residuals of the last one ask for
-_POWERS = (0.0, 0.5, 1.0)  # of scale, by which runs may weigh
-_FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
+_CHUNK_DOUBLES = 2**22  # 32 MB of predictions at a time
 
 
-@refuses_old_words
-def fit(
-    runs: Any,
-    law: "Law | str" = "auto",
-    *,
-    target: str = "loss",
-    huber_delta: float | str | None = "auto",
-    scale_weight: float | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-    columns: Mapping[str, str] | None = None,
-    cluster: str | None = None,
-    fixed: Mapping[str, float] | None = None,
-    bounds: Mapping[str, tuple[float | None, float | None]] | None = None,
-    ties: Mapping[str, str] | None = None,
-    intervals: str = "auto",
-    backtest: bool = True,
-) -> Fit:
-    """Fit a law to runs.
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit(Typeset):
+    """A law fitted to runs; made by :func:`fit`.
 
-    Args:
-        runs: a DataFrame, a mapping of columns, a run folder, or a CSV, Parquet or JSONL file.
-        law: a Law, a name in ``LAWS``, or a formula; ``"auto"`` tries the named laws that the runs' varying columns
-            allow, holds out the largest runs, and weighs the laws by what they missed: the best is ``fit.law``, the
-            others are ``fit.alternatives``, and every interval carries their disagreement.
-        target: the column that the law explains, positive; ``loss`` in nats per token.
-        huber_delta: width of the Huber loss in units of log target; ``"auto"`` takes it from the residuals (1.345
-            robust standard deviations) for a law of loss that has runs enough to tell, 1e-3 otherwise; None is least
-            squares.
-        scale_weight: a run weighs its scale (params x tokens) to this power: 0 weighs all alike, above 0 predicts
-            better beyond the runs where small runs bend away from the law; None takes, for a law of loss that has runs
-            enough to spare, 0.5, or 0 or 1 where that misses clearly less of the runs' own largest when they are held
-            out; else 0.
-        resamples: bootstrap replicates.
-        seed: of the bootstrap and the starts.
-        columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
-            own that are named here (``{"width": "width"}``).
-        cluster: column whose equal values are resampled together; by default ``run_id`` where rows share one, or
-            another column of run names of which each has one size and several token counts.
-        fixed: parameters held at a number (with ``"auto"`` in the laws that have them).
-        bounds: parameter -> (low, high).
-        ties: parameter -> the parameter whose value it takes.
-        intervals: how replicates are made: ``"bootstrap"`` (or one of its ways, ``"exchange"`` and ``"pairs"``, see
-            :mod:`scalefed.fitting.bootstrap`), or ``"posterior"``: draws under weak beliefs about the optimum, for few
-            runs (see :mod:`scalefed.fitting.posterior`), with ``"posterior-borrowed"`` the slope of the best size as
-            in other families too. ``"auto"`` is the posterior where there are fewer than twice as many runs as free
-            parameters, or fewer than six times as many and the bootstrap leaves the law loose; a note says so.
-            Estimates that go with a posterior are its medians.
-        backtest: whether to hold out the largest runs and fit a richer law, which widens bands beyond the runs.
-
-    Raises:
-        DataError: the runs cannot be used.
-        ConfigError: an argument is out of range or names something unknown.
-
-    >>> from scalefed.laws.simulate import simulate_runs
-    >>> truth = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
-    >>> grid = {"params": [1e7, 1e8, 1e9, 1e10], "tokens": [1e9, 1e10, 1e11]}
-    >>> round(fit(simulate_runs("chinchilla", truth, grid), "chinchilla", resamples=10).params["a"], 6)
-    0.35
+    Attributes:
+        law: the law that was fitted (with parameters fixed that the runs could not inform).
+        params: every parameter's estimate, fixed ones included.
+        covariance: of the free parameters on their natural scale, from the replicates.
+        status: the worst thing to say about the fit.
+        message: full sentences: what the status means here, and which runs would help.
+        certificate: the evidence (objective, Newton decrement, starts agreeing, replicates, bounds hit).
+        run_ids: ids of the runs used.
+        runs: the runs used.
+        replicates: bootstrap replicates of the free parameters, one row each.
+        target: the column that is explained.
+        huber_delta: width of the Huber loss in log units.
+        scale_weight: exponent of scale in the runs' weights.
+        noise: standard deviation of log residuals, corrected for the fitted parameters.
+        noise_by_loss: centres (log target) and noise of windows of similar runs.
+        degrees: degrees of freedom behind the noise.
+        backtest: what the law missed on its own largest runs.
+        alternatives: other laws fitted to the same runs, with their weights: their disagreement is in every interval.
+        notes: what was left out or fixed.
+        runs_hash: hash of the numbers that were fitted.
+        source: the path the runs came from, or None.
+        cluster: the column whose equal values were resampled together, or None for ``run_id``.
+        columns: our name -> the name in the runs as they were given.
+        seed: of starts and bootstrap.
+        ranges: what the runs had of every column that a question may name.
+        column_tests: the law without the farthest runs of each column: beyond the runs its disagreement is in every
+            interval.
+        link: success counts against loss, for pass@k; see :meth:`with_link`.
     """
-    delta = _delta(huber_delta)
-    _check(resamples, scale_weight)
-    check_method(intervals)
-    data, laws = _chosen(runs, law, target, columns, cluster, fixed, bounds, ties)
-    each = [_data_of(data, one) for one in laws]
-    least = max(len(one.law.free) for one in each) + SPARE
-    masks = cuts(data.columns, data.law.columns, least) if backtest else ()
-    powers = (scale_weight,) if scale_weight is not None else _POWERS if any(masks) else (0.0,)
-    tried = [_fitted(one, powers, masks, huber_delta, delta, seed) for one in each]
-    weighed = weigh([least_missed(trials) for trials in tried])
-    (trial, _), others = weighed[0], weighed[1:]
-    trial, replicates = with_replicates(trial, resamples, seed, intervals)
-    alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
-    drawn = replicates.method == "posterior"  # wide where runs are few, as no hold-out and no bootstrap of them is
-    if law != "auto" and backtest:
-        few = 0 if drawn else resamples
-        alternatives = _of_a_name(trial, powers, masks, huber_delta, delta, few, seed, intervals)
-    found = _assemble(trial, replicates, target, seed)
-    drift = np.nan if drawn else size_drift([one for trials in tried for one in trials])
-    test = replace(found.backtest, drift=drift)
-    tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
-    return replace(found, backtest=test, alternatives=alternatives, column_tests=tests, columns=dict(columns or {}))
 
+    law: Law
+    params: dict[str, float]
+    covariance: pd.DataFrame
+    status: FitStatus
+    message: str
+    certificate: Certificate
+    run_ids: tuple[str, ...]
+    runs: pd.DataFrame
+    replicates: pd.DataFrame
+    target: str
+    huber_delta: float
+    scale_weight: float
+    noise: float
+    noise_by_loss: tuple[tuple[float, ...], tuple[float, ...]]
+    degrees_of_freedom: int
+    backtest: BackTest
+    alternatives: tuple[Alternative, ...]
+    notes: tuple[str, ...]
+    runs_hash: str
+    source: str | None
+    cluster: str | None
+    seed: int
+    link: "Link | None" = field(default=None)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ranges: Ranges = field(default_factory=Ranges)
+    column_tests: tuple[ColumnTest, ...] = ()
 
-def _chosen(
-    runs: Any,
-    law: "Law | str",
-    target: str,
-    columns: Mapping[str, str] | None,
-    cluster: str | None,
-    fixed: Mapping[str, float] | None,
-    bounds: Mapping[str, tuple[float | None, float | None]] | None,
-    ties: Mapping[str, str] | None,
-) -> tuple[FitData, tuple[Law, ...]]:
-    """The runs as the law that needs most of them does, and the laws to fit."""
-    own = [name for name in columns or {} if name not in COLUMNS]
-    if law != "auto":
-        one = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, ties=ties)
-        data = prepare(runs, one, target=target, columns=columns, cluster=cluster)
-        return data, (data.law,)
-    frame, source = read_frame(runs, columns)
-    frame = with_derived(frame)
-    laws = constrained(candidates(frame), fixed=fixed, bounds=bounds, ties=ties)
-    data = prepare(frame, max(laws, key=lambda one: len(one.columns)), target=target, cluster=cluster)
-    return replace(data, source=source), laws
+    @property
+    def holdout_error(self) -> float:
+        """Median relative error on the largest runs when they are held out (0.02 is 2%); NaN if that cannot be done."""
+        return self.backtest.error
 
+    @property
+    def weight(self) -> float:
+        """The law's own share of the replicates behind an interval; what is left is its alternatives'."""
+        return 1.0 - sum(one.weight for one in self.alternatives)
 
-def _data_of(data: FitData, law: Law) -> FitData:
-    """The same runs for another law."""
-    if law == data.law:
-        return data
-    law, notes = adapt(law, data.frame)
-    notes = tuple(dict.fromkeys((*(n for n in data.notes if "cannot be fitted" not in n), *notes)))
-    arrays = {c: data.frame[c].to_numpy(dtype=float) for c in law.columns}
-    return replace(data, law=law, columns=arrays, notes=notes)
+    # -- what it says ------------------------------------------------------------------------------------------------
+    def summary(self, *, level: float = 0.95) -> pd.DataFrame:
+        """Every parameter with ``estimate, std_error, low, high``.
 
+        Fixed parameters have no error; without replicates all but the estimates is NaN.
 
-def _fitted(
-    data: FitData,
-    powers: tuple[float, ...],
-    masks: tuple[tuple[np.ndarray, ...], ...],
-    huber_delta: float | str | None,
-    delta: float,
-    seed: int,
-) -> list[Trial]:
-    """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
-    trials: list[Trial] = []
-    own = huber_delta == "auto" and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
-    for power in powers if len(powers) == 1 else _affordable(data, powers):
-        problem, width = problem_of(data.columns, data.law, data.target, power), delta
-        near = trials[0].best if trials else None
-        best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
-        for _ in range(_ROUNDS if own else 0):
-            width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
-            best = local_fit(problem, best, delta=width)
-        folds = hold_outs(problem, best, masks, delta=width)
-        trials.append(Trial(data, problem, best, width, power, folds))
-    return trials
+        Args:
+            level: coverage of the intervals.
+        """
+        check_level(level)
+        rows = {}
+        for name, value in self.params.items():
+            if name in self.replicates.columns and len(self.replicates) > 1:
+                sample = self.replicates[name].to_numpy()
+                low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
+                rows[name] = (value, float(sample.std(ddof=1)), min(low, value), max(high, value))
+            elif name in self.law.fixed:
+                rows[name] = (value, 0.0, value, value)
+            else:
+                rows[name] = (value, np.nan, np.nan, np.nan)
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "std_error", "low", "high"])
 
+    def predict(
+        self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: ArrayLike
+    ) -> pd.DataFrame:
+        """The predicted target, with a band that a new run falls into with probability ``level``.
 
-def _is_of_loss(law: Law) -> bool:
-    """Whether a law falls with params and tokens towards a floor."""
-    return {"params", "tokens"} <= set(law.columns) and any(term.is_constant for term in law.terms)
+        The band holds three parts: parameters (bootstrap), noise of runs of similar loss, and beyond the measured
+        params, tokens or scale the law's own error: as large as the back-test found it, and as a richer law disagrees;
+        beyond them in another column as the law fitted without the farthest runs of that column disagrees.
+        Columns outside the runs, and columns that the law does not have, are told in a :class:`FitWarning`.
 
+        Args:
+            runs: a DataFrame or mapping with the law's columns, under our names or those of the fitted runs; or give
+                them by keyword.
+            level: coverage of the band.
+            parts: also return the standard deviations ``parameter``, ``noise`` and ``model`` (log units) and the
+                ``distance`` beyond the runs in decades.
+            columns: columns by keyword, numbers or arrays: ``fit.predict(params=1e9, tokens=2e10)``.
 
-def _affordable(data: FitData, powers: tuple[float, ...]) -> list[float]:
-    """The powers of scale that leave a law of loss as good as twice as many runs as free parameters; 0 always."""
-    least = _SPARE_TIMES * len(data.law.free) if _is_of_loss(data.law) else np.inf
-    return [power for power in powers if power == 0 or effective_runs(data.columns, data.law, power) >= least]
+        Returns:
+            ``estimate, low, high`` in the unit of the target, one row a run.
 
+        Raises:
+            DataError: a column is missing or not positive.
+            FitError: the law needs a column of which the fitted runs had one other value only.
+        """
+        given = columns if runs is None else read_frame(runs)[0]
+        found = self.predicted(runs, level=level, parts=parts, **columns)
+        for note in look_at_table(self.law, self.ranges, given, columns, [test.column for test in self.column_tests]):
+            warnings.warn(note, FitWarning, stacklevel=2)
+        return self._with_repeats(found, runs, columns, given, level)
 
-def _of_a_name(
-    trial: Trial,
-    powers: tuple[float, ...],
-    masks: tuple[tuple[np.ndarray, ...], ...],
-    huber_delta: float | str | None,
-    delta: float,
-    resamples: int,
-    seed: int,
-    method: str,
-) -> tuple[Alternative, ...]:
-    """What a law asked by name is held against: the next richer law, else its neighbour among the candidates."""
-    problem, data = trial.problem, trial.data
-    rival = fit_rival(
-        problem, trial.best.theta, data.clusters, delta=trial.delta, resamples=resamples, seed=seed
-    )  # fmt: skip
-    if rival is not None:
-        return (rival,)
-    other = beside(data.law, data.frame) if any(masks) and resamples else None
-    if other is None:
-        return ()
-    return (_alternative(least_missed(_fitted(_data_of(data, other), powers, masks, huber_delta, delta, seed)), BESIDE,
-                         resamples, seed, method),)  # fmt: skip
+    def _with_repeats(
+        self, found: pd.DataFrame, runs: Any, columns: Mapping[str, Any], given: Mapping[str, Any], level: float
+    ) -> pd.DataFrame:
+        """Bands that reach to text that teaches nothing when it is read again, for runs that read it more often."""
+        often = passes_of(self.law, self.ranges, given)
+        if often is None or "tokens" not in self.law.columns:
+            return found
+        laws = (self.law, *(one.law for one in self.alternatives))
+        arrays = {c: x for law in laws for c, x in columns_for(law, runs, columns, self.columns)[0].items()}
+        fewer = arrays["tokens"] / (often if np.size(often) == len(found) else np.max(often))
+        once = self.predicted({**arrays, "tokens": fewer}, level=level)
+        return found.assign(high=np.maximum(found["high"], once["high"].to_numpy()))
 
+    def predicted(
+        self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: ArrayLike
+    ) -> pd.DataFrame:
+        """What :meth:`predict` answers, without a word on what lies outside the runs: for those who tell it themselves.
 
-def _alternative(trial: Trial, weight: float, resamples: int, seed: int, method: str) -> Alternative:
-    """A law that is not the best one, with replicates for its share."""
-    law, names = trial.data.law, list(trial.problem.names)
-    share = min(resamples, max(_FEWEST_REPLICATES, min(round(weight * resamples), _MOST_REPLICATES)))
-    trial, refits = with_replicates(trial, share, seed, method)
-    values = trial.problem.to_values(refits.theta)
-    test = back_test(trial.problem, trial.folds)
-    return Alternative(
-        law, _params(trial), pd.DataFrame(values, columns=names), weight=weight, holdout_error=test.error
-    )
+        Args:
+            runs: as :meth:`predict`.
+            level: as :meth:`predict`.
+            parts: as :meth:`predict`.
+            columns: as :meth:`predict`.
+        """
+        check_level(level)
+        laws = (self.law, *(one.law for one in self.alternatives))
+        asked = [columns_for(law, runs, columns, self.columns) for law in laws]
+        arrays, index = {c: x for one, _ in asked for c, x in one.items()}, asked[0][1]
+        count = max((len(x) for x in arrays.values()), default=1)
+        size = max(1, _CHUNK_DOUBLES // max(len(self.replicates), 1))
+        pieces = [
+            self._band({c: x[i : i + size] for c, x in arrays.items()}, min(size, count - i), level)
+            for i in range(0, max(count, 1), size)
+        ]
+        kept = pieces[0] if parts else ("estimate", "low", "high")
+        return pd.DataFrame({name: np.concatenate([piece[name] for piece in pieces]) for name in kept}, index=index)
 
+    def _band(self, arrays: Mapping[str, np.ndarray], count: int, level: float) -> dict[str, np.ndarray]:
+        from scipy.special import ndtri, stdtrit
 
-def _params(trial: Trial) -> dict[str, float]:
-    estimates = trial.problem.to_values(trial.best.theta[None])[0]
-    known = {**trial.data.law.fixed, **dict(zip(trial.problem.names, map(float, estimates), strict=True))}
-    return {p: known.get(p, np.nan) for p in trial.data.law.parameters}
+        def rows(law: Law, values: Mapping[str, np.ndarray]) -> np.ndarray:
+            return np.broadcast_to(law.predict(values, arrays), (len(next(iter(values.values()))), count))
 
+        found = mixed(self, rows)
+        estimate, sample = found[0], np.log(found[min(1, len(found) - 1) :])
+        log = np.log(estimate)
+        tail = (1 + level) / 2
+        down, up = (np.maximum(np.abs(q - log), 0.0) for q in np.quantile(sample, [1 - tail, tail], axis=0))
+        noise = np.interp(log, *self.noise_by_loss)
+        beyond = np.broadcast_to(distance(self.backtest, arrays), count)
+        apart = disagreement(self.law, self.params, self.alternatives, arrays) * np.minimum(beyond / EDGE, 1.0)
+        sideways = loss_error(self.law, self.params, self.ranges, self.column_tests, arrays)
+        model = np.hypot(np.hypot(model_error(self.backtest, arrays), apart), sideways)
+        rest = (float(stdtrit(self.degrees_of_freedom, tail)) * noise) ** 2 + (float(ndtri(tail)) * model) ** 2
+        return {
+            "estimate": estimate,
+            "low": estimate * np.exp(-np.sqrt(down**2 + rest)),
+            "high": estimate * np.exp(np.sqrt(up**2 + rest)),
+            "parameter": sample.std(axis=0),
+            "noise": noise,
+            "model": model,
+            "distance": beyond,
+        }
 
-def _assemble(trial: Trial, refits: Replicates, target: str, seed: int) -> Fit:
-    data, problem, best = trial.data, trial.problem, trial.best
-    residuals = _residuals(problem, best)
-    noise = noise_scale(residuals, problem.p, problem.weights)
-    by_loss = local_noise(problem.z - residuals, residuals, problem.p, problem.weights)
-    runs = int(data.clusters.max()) + 1
-    certificate = certify(problem, best, refits.theta, refits.converged)
-    believed = refits.method == "posterior"
-    verdict = judge(
-        certificate, gaps(data, problem, best.theta, believed=believed), max(problem.n - problem.p, int(believed))
-    )
-    if refits.noise is not None or problem.n <= problem.p:
-        noise = np.nan if refits.noise is None else refits.noise
-        by_loss = by_loss[0], (noise,) * len(by_loss[1])
-    notes = data.notes
-    if believed:
-        notes += tuple(
-            f"beliefs fill in what these runs leave open: {gap}" for gap in loose_designs(data, problem, best.theta)
+    # -- what to train -----------------------------------------------------------------------------------------------
+    optimal_size = planning.optimal_size
+    plan = planning.plan
+    least_compute = planning.least_compute
+    optimal_sizes = sizes.optimal_sizes
+    region = region.region
+    profile = profile.profile
+
+    def size_error(self, params: ArrayLike, tokens: ArrayLike) -> np.ndarray:
+        """Standard deviation of the log of best sizes beyond what the replicates show, as the back-test found it.
+
+        Args:
+            params: (n,) best sizes.
+            tokens: (n,) their tokens.
+        """
+        sizes = {"params": np.atleast_1d(params), "tokens": np.atleast_1d(tokens)}
+        if not set(self.backtest.scale) <= set(sizes):
+            return np.zeros(1)
+        return size_error(self.backtest, sizes)
+
+    @property
+    def undetermined(self) -> str:
+        """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
+        return self.message if self.status in (FitStatus.NOT_IDENTIFIED, FitStatus.NO_SPARE_RUN) else ""
+
+    @property
+    def loose(self) -> str:
+        """Which parameters the runs leave loose, with the runs that would help; empty where they leave none so."""
+        return self.message if self.status is FitStatus.LOOSE else ""
+
+    @refuses_old_words
+    def with_link(self, link: "Link | pd.DataFrame", *, covariates: Sequence[str] = ()) -> "Fit":
+        """The same fit with a link from loss to pass@k, so that plans and optima tell pass@k too.
+
+        Args:
+            link: from :func:`fit_link`, or the success counts of the fitted runs (:func:`load_counts`), to which one is
+                fitted.
+            covariates: for counts, columns of the law that count beside the loss, such as tokens and skew: whether
+                they do, :func:`scalefed.analysis.effects.at_equal_loss` tells.
+
+        Raises:
+            DataError: none of the runs has counts.
+            ConfigError: a column that the law does not have, or columns with a link that is already made.
+        """
+        from scalefed.downstream.fit import link_runs
+
+        if isinstance(link, pd.DataFrame):
+            link = link_runs(self.law, self.runs, self.target, link, covariates=covariates, seed=self.seed)
+        elif covariates:
+            raise ConfigError("covariates go with success counts; a Link already has what it looks at")
+        return replace(self, link=link)
+
+    # -- kept and shown ----------------------------------------------------------------------------------------------
+    def save(self, path: "str | PathLike[str]") -> Path:
+        """Write the fit to a JSON file with the ids and a hash of its runs; :func:`load_fit` reads it back."""
+        return write_fit(self, path)
+
+    def equation(self) -> str:
+        """The law's formula with the estimates put in."""
+        import re
+
+        words = {p: f"{v:.4g}" for p, v in self.params.items()}
+        words |= {p: words[other] for p, other in self.law.ties.items()}
+        return f"{self.target} = " + re.sub(
+            r"[A-Za-z_]\w*", lambda m: words.get(m.group(0), m.group(0)), self.law.formula
         )
-    replicates = pd.DataFrame(problem.to_values(refits.theta), columns=list(problem.names))
-    if verdict.status is not FitStatus.CONVERGED:
-        warnings.warn(verdict.message, FitWarning, stacklevel=3)
-    return Fit(
-        law=data.law,
-        params=_params(trial),
-        covariance=replicates.cov() if len(replicates) > 1 else pd.DataFrame(),
-        status=verdict.status,
-        message=verdict.message,
-        certificate=certificate,
-        run_ids=run_ids(data.frame),
-        runs=data.frame,
-        replicates=replicates,
-        target=target,
-        huber_delta=trial.delta,
-        scale_weight=trial.scale_weight,
-        noise=noise,
-        noise_by_loss=by_loss,
-        degrees_of_freedom=max(runs - problem.p, 1),
-        backtest=back_test(problem, trial.folds),
-        alternatives=(),
-        notes=(*notes, *mixed_kernels(data.frame)),
-        runs_hash=hash_runs(data.frame, data.law.columns, target),
-        source=data.source,
-        cluster=data.cluster,
-        seed=seed,
-        ranges=ranges_of(data.frame, data.law),
-    )
+
+    def __repr__(self) -> str:
+        return f"<Fit of {self.law.name!r} to {len(self.run_ids)} runs: {self.status.name.lower()}>"
+
+    def __str__(self) -> str:
+        table = self.summary().map(grouped).to_string()
+        lines = [f"{self.law.name}: {self.target} = {self.law.formula}", self.equation(), table, *self._footer()]
+        return "\n".join(lines)
+
+    def sheet(self) -> Sheet:
+        """One row a parameter, and how sure it all is."""
+        rows = []
+        for name, row in self.summary().iterrows():
+            fixed = name in self.law.fixed
+            error, low, high = ("", "", "") if fixed else map(_known, (row["std_error"], row["low"], row["high"]))
+            rows.append((str(name), grouped(row["estimate"]), error, low, high, self.law.meanings.get(str(name), "")))
+        head = ("parameter", "estimate", "std. error", "low", "high", "meaning")
+        return Sheet(self.equation(), head, tuple(rows), tuple(self._footer()))
+
+    def _footer(self) -> list[str]:
+        test = self.backtest
+        held = "the runs are too few or span too little to hold any out"
+        if test.folds:
+            held = f"held-out error {test.error:.2%} (the {test.held_out} largest runs held out)"
+        return [
+            f"{len(self.run_ids)} runs, {self._noise()}, {held}",
+            f"status: {self.status.name.lower().replace('_', ' ')}. {self.message}",
+            *self._laws(),
+            *(f"{p} is {other}, by request" for p, other in self.law.ties.items()),
+            *(f"note: {note}" for note in self.notes),
+        ]
+
+    def _noise(self) -> str:
+        """The noise in words: how the runs weigh in it, and how much of it seeds make where they repeat a setting."""
+        if np.isnan(self.noise):
+            return "noise unknown"
+        words = f"noise {self.noise:.2%}"
+        if self.scale_weight:
+            alike = effective_runs(self.runs, self.law, self.scale_weight)
+            words += f" (runs weigh by scale^{self.scale_weight:g}, as good as {alike:.0f} alike)"
+        if (found := self.seed_noise) is not None:
+            words += f"; seeds of {found.settings} settings {found.seeds:.2%}, lack of fit {found.lack_of_fit:.2%}"
+        return words
+
+    @cached_property
+    def seed_noise(self) -> SeedNoise | None:
+        """Seed noise and lack of fit told apart, where several runs repeat a setting; else None."""
+        weights = weights_for(self.runs, self.law, self.scale_weight)
+        return seed_noise_of(self.runs, self.law, self.params, self.target, weights)
+
+    def _laws(self) -> list[str]:
+        """The other laws that are mixed into the intervals."""
+        others = [
+            f"{one.law.name} {one.weight:.0%}"
+            + ("" if np.isnan(one.holdout_error) else f" (held-out error {one.holdout_error:.2%})")
+            for one in self.alternatives
+            if one.weight
+        ]
+        return [f"intervals mix {self.law.name} {self.weight:.0%} with {', '.join(others)}"] if others else []
 
 
-def _residuals(problem: Problem, best: GlobalFit) -> np.ndarray:
-    return np.asarray(Solver(problem).residuals(best.theta[None])[0][0])
-
-
-def _delta(huber_delta: float | str | None) -> float:
-    if huber_delta is None:
-        return float("inf")
-    if huber_delta == "auto":
-        return _USUAL_DELTA
-    if isinstance(huber_delta, str) or not huber_delta > 0:
-        raise ConfigError(f"huber_delta must be a positive number, None or 'auto', got {huber_delta!r}; 1e-3 is usual")
-    return float(huber_delta)
-
-
-def _check(resamples: int, scale_weight: float | None) -> None:
-    if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 0:
-        raise ConfigError(f"resamples must be an integer of at least 0, got {resamples!r}; 1000 is usual")
-    if scale_weight is not None and not 0.0 <= scale_weight <= 3.0:
-        raise ConfigError(
-            f"scale_weight must be between 0 (all runs alike) and 3, got {scale_weight!r}; 0.5 favours large runs"
-        )
+def _known(value: float) -> str:
+    return "" if np.isnan(value) else grouped(value)

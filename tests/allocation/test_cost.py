@@ -12,7 +12,7 @@ from scalefed.allocation.cost import SIX_PARAMS, cost_from, cost_of, power_sum, 
 from scalefed.allocation.design import next_runs
 from scalefed.analysis.isoflop import isoflop_optima
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 from scalefed.laws import LAWS
 from scalefed.laws.simulate import simulate_runs
 

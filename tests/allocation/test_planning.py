@@ -17,7 +17,7 @@ from scalefed.allocation.defaults import check_words, question, skew_of
 from scalefed.allocation.optimum import minimise
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 from scalefed.laws import LAWS
 from scalefed.laws.simulate import simulate_runs
 

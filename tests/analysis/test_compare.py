@@ -11,8 +11,8 @@ from law_truths import TRUTHS
 from scalefed.analysis.compare import blend, compare
 from scalefed.analysis.hypothesis_tests import average_compute_test, nested_test
 from scalefed.errors import ConfigError, DataError
+from scalefed.fitting.fit import Fit, fit
 from scalefed.fitting.holdout import predict_held, split
-from scalefed.fitting.result import Fit, fit
 from scalefed.fitting.stacking import stacking_weights
 from scalefed.laws.simulate import simulate_runs
 

@@ -13,8 +13,8 @@ from scalefed.analysis.hypothesis_tests import nested_test
 from scalefed.cli import main
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, DataError, FitWarning
-from scalefed.fitting.fitted import Fit
-from scalefed.fitting.result import fit, load_fit
+from scalefed.fitting.fit import fit, load_fit
+from scalefed.fitting.result import Fit
 from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs
 

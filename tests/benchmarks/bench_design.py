@@ -17,7 +17,7 @@ from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.design import grid, next_runs
 from scalefed.allocation.optimum import minimise, stack
 from scalefed.errors import FitWarning
-from scalefed.fitting.result import Fit, fit
+from scalefed.fitting.fit import Fit, fit
 from scalefed.laws.simulate import simulate_runs
 
 TRUTH = {"E": 0.35, "A": 6.0, "a": 0.34, "B": 200.0, "b": 0.42, "g": 0.5, "s": 1.2}

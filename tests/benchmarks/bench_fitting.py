@@ -26,9 +26,9 @@ from scipy.optimize import least_squares
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.optimum import minimise
 from scalefed.fitting.bootstrap import bootstrap
+from scalefed.fitting.fit import fit
 from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.result import fit
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus
 from scalefed.laws import LAWS

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from bench_fitting import DATA, public_sets
 
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 
 PEER = """
 import json, sys, time, warnings

@@ -15,11 +15,11 @@ from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.alternative import Alternative, disagreement, rival_of
 from scalefed.fitting.backtest import BackTest, distance, model_error, scale_columns
 from scalefed.fitting.bootstrap import bootstrap, local_noise, noise_scale, robust_covariance
+from scalefed.fitting.fit import Fit, fit
 from scalefed.fitting.heteroscedasticity import unevenness
 from scalefed.fitting.initialisation import global_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.profile import profile
-from scalefed.fitting.result import Fit, fit
 from scalefed.fitting.solver import Solver
 from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs

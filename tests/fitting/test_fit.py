@@ -12,7 +12,7 @@ from law_truths import NAMES, OF_OWN_COLUMNS, TRUTHS
 
 from scalefed.errors import ConfigError, DataError, FitError, FitWarning, RunLogWarning
 from scalefed.fitting.data import hash_runs
-from scalefed.fitting.result import Fit, fit, load_fit
+from scalefed.fitting.fit import Fit, fit, load_fit
 from scalefed.fitting.status import Certificate, FitStatus, judge
 from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs

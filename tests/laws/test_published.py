@@ -11,8 +11,8 @@ from law_truths import TRUTHS
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.errors import ConfigError, DataError, FitError
+from scalefed.fitting.fit import fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.result import fit
 from scalefed.fitting.solver import Solver
 from scalefed.laws import LAWS, RECOMMENDED, Law
 

@@ -12,7 +12,7 @@ import pytest
 
 from scalefed.charts.theme import si
 from scalefed.errors import ConfigError
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 from scalefed.laws.simulate import simulate_runs
 from scalefed.report.page import SCRIPTS, write_report
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalefed.errors import FitWarning, RunLogWarning
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 from scalefed.runs.federation import simulated_skew
 from scalefed.runs.log import load_runs
 from scalefed.skew import expected_skew, measured_skew

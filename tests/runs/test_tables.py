@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalefed.errors import DataError, FitWarning, RunLogWarning
-from scalefed.fitting.result import fit
+from scalefed.fitting.fit import fit
 from scalefed.laws.simulate import simulate_runs
 from scalefed.runs.amounts import number
 from scalefed.runs.log import load_runs
