@@ -2,9 +2,10 @@
 
     python paper/blind.py            one line a held-out run that breaks the rule; fails if there is one
 
-The held-out cells stand in ``runs/holdout/sweep.toml``, ``runs/isoflop/sweep.toml`` and ``runs/python/sweep.toml``, which
-has a prediction of its own; a run is one of them at any seed, on any kernel and device, wherever in ``runs/`` it lies. Predictions are the files ``fits/*.frozen.json``: each is
-committed once and never changed. Everything is read from the run logs and from git's history.
+The held-out cells stand in ``runs/holdout/sweep.toml``, ``runs/isoflop/sweep.toml`` and, with a prediction of its own,
+``runs/python/sweep.toml``; a run is one of them at any seed, on any kernel and device, wherever in ``runs/`` it lies.
+Predictions are the files ``fits/*.frozen.json``: each is committed once and never changed. Everything is read from the
+run logs and from git's history.
 """
 
 import subprocess
