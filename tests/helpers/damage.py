@@ -73,16 +73,15 @@ class Kind:
 
 
 def attempt(kind: Kind, folder: Path, random: Random) -> Outcome:
-    """Build good files, break one, read."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    kind.build(folder)
+    """Good files, one of them broken, read."""
+    whole = folder.with_name(f"whole {kind.name}")
     if kind.good is None:
+        _fresh(whole).mkdir(parents=True)
+        kind.build(whole)
+        shutil.copytree(whole, _fresh(folder))
         with quiet():
-            kind.good = kind.read(folder)
-        shutil.rmtree(folder)
-        folder.mkdir()
-        kind.build(folder)
+            kind.good = kind.read(folder)  # which may write beside them
+    shutil.copytree(whole, _fresh(folder))
     target = random.choice(sorted(kind.targets(folder)))
     how = break_file(target, kind.style, random)
     try:
@@ -101,6 +100,12 @@ def attempt(kind: Kind, folder: Path, random: Random) -> Outcome:
         if fault
         else Outcome(kind.name, "read")
     )
+
+
+def _fresh(folder: Path) -> Path:
+    """The path of a folder, with nothing there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 @contextlib.contextmanager
