@@ -67,7 +67,9 @@ def case(folder: Path, who: str, expected: str) -> None:
             return
         found = json.loads(stored.read_text())["result"]
         same = "equal to" if found["weights_hash"] == expected else "other than"
-        print(f"{who}: stored, {found['rounds']} rounds, weights {same} a native run's")
+        answers, needed = (home / "process-0.log").read_text().count("Push replies"), 2 * found["rounds"]
+        print(f"{who}: stored, {found['rounds']} rounds, weights {same} a native run's; {answers} answers of nodes, "
+              f"{needed} are needed")  # fmt: skip
 
 
 if __name__ == "__main__":
