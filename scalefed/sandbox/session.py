@@ -280,10 +280,13 @@ _REMOTE: dict[str, type[RemoteError]] = {}
 
 def remote_error(name: str, text: str) -> RemoteError:
     """A RemoteError that is also an instance of the builtin exception ``name``, so that tests can expect it."""
-    base, kind = getattr(builtins, name, None), _REMOTE.get(name, RemoteError)
-    simple = isinstance(base, type) and issubclass(base, Exception) and not issubclass(base, UnicodeError)
-    if simple and base is not Exception and name not in _REMOTE:  # as many as there are builtin exceptions
-        kind = _REMOTE[name] = type("RemoteError", (RemoteError, base), {})
+    kind = _REMOTE.get(name)
+    if kind is None:
+        base: Any = getattr(builtins, name, None)
+        simple = isinstance(base, type) and issubclass(base, Exception) and not issubclass(base, UnicodeError)
+        kind = RemoteError
+        if simple and base is not Exception:  # as many as there are builtin exceptions are kept
+            kind = _REMOTE[name] = type("RemoteError", (RemoteError, base), {})
     error = kind(f"{name}: {text}" if text else name)
     error.__dict__["name"] = name
     return error
