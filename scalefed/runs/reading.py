@@ -18,7 +18,7 @@ from scalefed.errors import DataError, ScalefedError
 
 LONGEST_LINE = 2**28
 """Bytes or letters of a line; an archive of a megabyte may unpack to a line of a gigabyte."""
-_SMALL = 2**26
+SMALL = 2**26
 """Bytes to which any archive may unpack that is read as a whole, of whatever size it is."""
 _MOST_TIMES = 100
 """How many times its size a larger one may unpack to: tables of numbers do 3 to 20 times, zeros 1,000 times."""
@@ -70,7 +70,7 @@ class _Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         count = self._stream.readinto(buffer)
         self._count += count
-        if self._count > max(_SMALL, _MOST_TIMES * self._packed.tell()):
+        if self._count > max(SMALL, _MOST_TIMES * self._packed.tell()):
             raise DataError(
                 f"{self._path} unpacks to more than {_MOST_TIMES} times its size; unpack it first if it is meant so"
             )

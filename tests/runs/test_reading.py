@@ -46,7 +46,7 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused_before_it_
     begin, again, end, read = WHOLE[name]
     path = tmp_path / name
     path.write_bytes(gzip.compress(begin + again * (8_000_000 // len(again)) + end))
-    monkeypatch.setattr(reading, "_SMALL", 1_000_000)
+    monkeypatch.setattr(reading, "SMALL", 1_000_000)
     with pytest.raises(DataError, match=rf"{name} unpacks to more than 100 times its size; unpack it first"):
         read(path)
 
@@ -55,5 +55,5 @@ def test_an_archive_of_rows_that_differ_is_read_whole(tmp_path, monkeypatch):
     path = tmp_path / "runs.csv.gz"
     rows = "".join(f"{1000 + n},{n * n},{2 + n / 7}\n" for n in range(5_000))
     path.write_bytes(gzip.compress(f"params,tokens,loss\n{rows}".encode()))
-    monkeypatch.setattr(reading, "_SMALL", 1_000)
+    monkeypatch.setattr(reading, "SMALL", 1_000)
     assert len(load_runs(path)) == 5_000
