@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
             **{name: list(ends) for name, ends in fit.ranges.numbers.items()},
             **{name: list(values) for name, values in fit.ranges.words.items()},
         },
+        "bound": list(fit.ranges.bound),
         "column_tests": {test.column: dict(test.params) for test in fit.column_tests},
         "backtest": asdict(fit.backtest),
         "alternatives": [_alternative_to_json(one) for one in fit.alternatives],
@@ -182,7 +183,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         columns=content.get("columns", {}),
         seed=content["seed"],
         column_tests=tuple(ColumnTest(column, params) for column, params in content.get("column_tests", {}).items()),
-        ranges=_ranges(content["ranges"]) if "ranges" in content else ranges_of(runs, law),
+        ranges=_ranges(content["ranges"], content.get("bound", ())) if "ranges" in content else ranges_of(runs, law),
         link=_link(content["link"]),
     )
 
@@ -255,10 +256,10 @@ def _law(stored: Mapping[str, Any]) -> Law:
     return named.with_(ties=stored["ties"]).with_(fixed=stored["fixed"], bounds=bounds)
 
 
-def _ranges(stored: Mapping[str, Any]) -> Ranges:
+def _ranges(stored: Mapping[str, Any], bound: Sequence[str]) -> Ranges:
     words = {name: tuple(values) for name, values in stored.items() if isinstance(values[0], str)}
     numbers = {name: (float(ends[0]), float(ends[1])) for name, ends in stored.items() if name not in words}
-    return Ranges(numbers, words)
+    return Ranges(numbers, words, tuple(bound))
 
 
 def _backtest(stored: Mapping[str, Any]) -> BackTest:
