@@ -62,6 +62,8 @@ class RunConfig:
             ``keep`` leaves them alone.
         synthetic_share: share of every client's batch that is synthetic text. synthetic_tokens: how much each client
             shares. synthetic_epsilon, synthetic_delta: differential privacy of each of its blocks; inf is none.
+        synthetic_kept: share of the synthetic blocks that a client draws in a round and keeps: those that the model it
+            starts from finds likeliest. 1 keeps all.
         generator_params: size of the model that writes the synthetic text. generator_steps: its training steps.
         kernels: what computes a step. ``auto`` takes our own, compiled on first use, for the ladder's models on a
             processor where there is a C compiler, and torch's elsewhere; ``native`` demands our own, ``eager`` torch's;
@@ -113,6 +115,7 @@ class RunConfig:
     centralised_target: str = "embedding"
     centralised_vectors: str = "mean"
     synthetic_share: float = 0.1
+    synthetic_kept: float = 1.0
     synthetic_tokens: int = 20_000
     synthetic_epsilon: float = math.inf
     synthetic_delta: float = 1e-5

@@ -83,6 +83,9 @@ def least_for_passes(
     Where the link looks at columns beside the loss, the loss that is needed depends on the run that reaches it: then
     log compute is searched for the best run whose own pass@k is the share. A share that no loss within the limits
     reaches is not reached by size or tokens alone either.
+
+    Raises:
+        FitError: the share is out of reach of the link, or no run within the search reaches it.
     """
     rows = len(next(iter(values.values())))
     curves = stacked_curves(link, rows)
@@ -112,6 +115,11 @@ def least_for_passes(
     log_compute = _root(missing, np.repeat(start, rows)) if np.isfinite(start[0]) else np.full(rows, np.inf)
     lost = ~np.isfinite(log_compute)
     found = best(np.where(lost, nearby[0], log_compute))
+    if not (lost[0] or found.bounded[0]):
+        raise FitError(
+            f"no run agrees with the loss that pass@{k} = {share:g} needs: size and tokens count for more beside the "
+            "loss than the loss itself; fit the link without them"
+        )
     return replace(
         found,
         compute=np.where(lost, np.inf, found.compute),

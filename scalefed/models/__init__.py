@@ -65,12 +65,12 @@ def build_model(config: RunConfig) -> Model:
         )
     shape = shape_for(config.params, config.vocab_size)
     if abs(shape.params / config.params - 1) > FAR_OFF:
-        _say_far_off(config.params, shape.params)
+        say_far_off(config.params, shape.params)
     return Decoder(shape, precision=config.precision)
 
 
 @lru_cache(maxsize=1_000)
-def _say_far_off(asked: int, trained: int) -> None:
+def say_far_off(asked: int, trained: int) -> None:
     others = [shape.params for shape in ladder(1) if shape.params != trained]
     second = min(others, key=lambda size: abs(math.log(size / asked)))
     logger.warning(

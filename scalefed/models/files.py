@@ -72,14 +72,14 @@ def _converted(source: Path) -> Path:
             temporary = target.with_name(f".{target.name}.{os.getpid()}")
             try:
                 temporary.mkdir()
-                _dequantize(source, temporary)
+                dequantize(source, temporary)
                 temporary.replace(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
-def _dequantize(source: Path, folder: Path) -> None:
+def dequantize(source: Path, folder: Path) -> None:
     """Write model and tokenizer of a gguf file as a Hugging Face folder."""
     transformers = require_transformers()
     if not transformers.utils.is_gguf_available():

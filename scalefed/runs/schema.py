@@ -116,6 +116,7 @@ centralised_share|float|-|share of the tensors whose gradients are centralised a
 centralised_target|str|-|tensors that gc-fed does not centralise at the clients
 centralised_vectors|str|-|whether centring takes the mean of a vector away or keeps the vector
 synthetic_share|float|-|share of a client's data that is shared synthetic text; of few blocks in expectation over rounds
+synthetic_kept|float|-|share of the drawn synthetic blocks that stay, the likeliest under the model a round starts from
 synthetic_tokens|int|tokens|synthetic text that each client shares
 synthetic_epsilon|float|nats|privacy budget of the shared synthetic text; inf for none
 synthetic_delta|float|-|chance that the privacy budget does not hold

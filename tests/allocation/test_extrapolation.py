@@ -17,7 +17,7 @@ from scalefed.allocation.extrapolation import Ranges, column_of, look, ranges_of
 from scalefed.allocation.optimum import minimise
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import FitError, FitWarning, ScalefedError
-from scalefed.fitting.fitted import Fit
+from scalefed.fitting.result import Fit
 from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs
 

@@ -20,7 +20,7 @@ from scalefed.experiment import train
 from scalefed.federated.flower import app as flower_app
 
 CONFIG = RunConfig(
-    params=3_000, clients=4, clients_per_round=2, local_steps=2, batch_size=2, sequence_length=32, tokens=12 * 256,
+    params=3_000, clients=4, clients_per_round=2, local_steps=2, batch_size=2, sequence_length=32, tokens=4 * 256,
     client_batching="loop", validation_tokens=2_048, unique_tokens=65_536, problems="none",
 )  # fmt: skip
 

@@ -34,6 +34,7 @@ CHANGES: dict[str, tuple[object, dict[str, object]]] = {
     "centralised_share": (0.2, {"algorithm": "gc-fed", "centralised_target": ""}),
     "centralised_target": ("norm", {"algorithm": "gc-fed"}), "centralised_vectors": ("keep", {"algorithm": "gc-local"}),
     "synthetic_share": (0.1, SYNTHETIC), "synthetic_tokens": (512, SYNTHETIC), "synthetic_epsilon": (1.0, SYNTHETIC),
+    "synthetic_kept": (0.5, SYNTHETIC),
     "synthetic_delta": (0.1, SYNTHETIC | {"synthetic_epsilon": 1.0}), "generator_params": (3_500, SYNTHETIC),
     "generator_steps": (6, SYNTHETIC), "data": ("python", {}), "vocab_size": (640, {}), "partition": ("quantity", {}),
     "families_per_client": (5, {"partition": "pathological"}), "unique_tokens": (32_768, {}),

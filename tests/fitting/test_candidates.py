@@ -103,7 +103,7 @@ def test_a_chosen_law_is_kept_with_its_alternatives(chosen: sf.Fit, tmp_path: ob
     back = sf.load_fit(both.save(f"{tmp_path}/fit.json"))
     assert back.alternatives[0].law == both.alternatives[0].law
     assert back.optimal_size(compute=3e22).params_high == pytest.approx(both.optimal_size(compute=3e22).params_high)
-    assert "intervals mix coupled 70% with chinchilla 30%" in str(back)
+    assert "intervals of predictions and sizes mix coupled 70% with chinchilla 30%" in str(back)
     rival = sf.fit(chosen.runs, "chinchilla", resamples=5)
     again = sf.load_fit(rival.save(f"{tmp_path}/rival.json"))
     assert again.alternatives[0].params == rival.alternatives[0].params

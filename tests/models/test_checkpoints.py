@@ -341,7 +341,7 @@ def test_a_gguf_file_is_converted_once_for_all(cache, tmp_path, monkeypatch) -> 
         threading.Event().wait(0.05)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(files, "_dequantize", convert)
+    monkeypatch.setattr(files, "dequantize", convert)
     found = []
     threads = [threading.Thread(target=lambda: found.append(files.checkpoint_folder(str(source)))) for _ in range(4)]
     for thread in threads:
@@ -363,7 +363,7 @@ def test_a_conversion_that_fails_leaves_nothing(cache, tmp_path, monkeypatch) ->
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "_dequantize", fill_the_disk)
+    monkeypatch.setattr(files, "dequantize", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
         files.checkpoint_folder(str(source))
     assert [path.name for path in (cache / "checkpoints").iterdir() if not path.name.endswith(".lock")] == []
