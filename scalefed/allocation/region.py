@@ -16,7 +16,7 @@ from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import law_error, mixed
 from scalefed.errors import ConfigError
 from scalefed.laws import Law
-from scalefed.units import train_flops
+from scalefed.units import grouped, train_flops
 
 _SIZES = 241  # points of the curve: 80 a decade, finer than a chart shows
 
@@ -52,10 +52,10 @@ class Region:
     given: str = ""
 
     def __repr__(self) -> str:
-        good = "no size is" if np.isnan(self.good_low) else f"{self.good_low:.4g} to {self.good_high:.4g} are"
+        good = "no size is" if np.isnan(self.good_low) else f"{grouped(self.good_low)} to {grouped(self.good_high)} are"
         return (
-            f"<Region at {self.compute:.4g} FLOPs: best size {self.size:.4g} [{self.size_low:.4g}, "
-            f"{self.size_high:.4g}]; {good} within {self.tolerance:g} nats of the best at {self.level:.0%}, given "
+            f"<Region at {grouped(self.compute)} FLOPs: best size {grouped(self.size)} [{grouped(self.size_low)}, "
+            f"{grouped(self.size_high)}]; {good} within {self.tolerance:g} nats of the best at {self.level:.0%}, given "
             f"{self.given}>"
         )
 

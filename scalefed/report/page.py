@@ -219,7 +219,7 @@ def _law(fit: Fit) -> Any:
         elif math.isnan(row["low"]):
             ends, error = "not estimated", ""
         rows.append([name, _short(row["estimate"], 4), error, ends, fit.law.meanings.get(name, "")])
-    head = ["Parameter", "Estimate", "Std. error", "95% interval", "Meaning"]
+    head = ["Parameter", "Estimate", "Std. error", f"95% interval given {fit.law.name}", "Meaning"]
     return _table(head, rows, numbers=(1, 2, 3), words=(4,))
 
 
