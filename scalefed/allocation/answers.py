@@ -15,7 +15,7 @@ from scalefed.allocation.column_tests import size_errors, tests_of
 from scalefed.allocation.column_tests import widened as widened_by_tests
 from scalefed.allocation.cost import cost_of
 from scalefed.allocation.defaults import columns_and_texts
-from scalefed.allocation.extrapolation import look, ranges_behind
+from scalefed.allocation.extrapolation import SLACK, look, ranges_behind
 from scalefed.allocation.mixture import Fitted, mixed, with_law_error
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.passes import with_loss_error, with_passes
@@ -234,9 +234,9 @@ def distance(runs: pd.DataFrame, sizes: Mapping[str, ArrayLike]) -> tuple[str, .
             seen = runs[name].to_numpy(dtype=np.float64)
             low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
             least, most = float(np.nanmin(values)), float(np.nanmax(values))
-            if most > 1.001 * high:
+            if most > SLACK * high:
                 times = f"{most / high:.2g} times the largest of the runs ({grouped(high)})"
                 notes.append(f"{name} {grouped(most)} is {times}")
-            if least < 0.999 * low:
+            if least < low / SLACK:
                 notes.append(f"{name} {grouped(least)} is below the smallest of the runs ({grouped(low)})")
     return tuple(notes)
