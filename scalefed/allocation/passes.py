@@ -20,7 +20,7 @@ from scalefed.laws import Law
 
 Array = NDArray[np.float64]
 
-KS = (1, 10, 100)
+KS = (1, 10, 100)  # samples a problem, as papers of code models report them
 _TURNS = 60  # of a search; each halves its bracket at least, and most reach the end in ten
 _AGREED = 1e-9  # log compute; where a turn moves less, the goal is met to more digits than are shown
 
