@@ -219,7 +219,8 @@ def _law(fit: Fit) -> Any:
         elif math.isnan(row["low"]):
             ends = "not estimated"
         rows.append([name, _short(row["estimate"], 4), ends, fit.law.meanings.get(name, "")])
-    return _table(["Parameter", "Estimate", "95% interval", "Meaning"], rows, numbers=(1, 2), words=(3,))
+    head = ["Parameter", "Estimate", f"95% interval given {fit.law.name}", "Meaning"]
+    return _table(head, rows, numbers=(1, 2), words=(3,))
 
 
 def _runs(frame: pd.DataFrame) -> Any:
