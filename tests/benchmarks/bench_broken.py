@@ -2,8 +2,8 @@
 
 Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [core] [paths] [pack]``;
 all if none is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the
-differences of its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was said. Run it
-from a checkout that stays as it is.
+differences of its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was
+said. Run it from a checkout that stays as it is.
 """
 
 import contextlib
