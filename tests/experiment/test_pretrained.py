@@ -36,7 +36,7 @@ def model(tmp_path_factory):
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(folder)
     config = transformers.LlamaConfig(
         vocab_size=len(letters) + 1, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.3,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.3,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
