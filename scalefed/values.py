@@ -15,12 +15,14 @@ ALGORITHMS = (
 PARTITIONS = ("dirichlet", "iid", "pathological", "quantity", "natural")
 PARTICIPATION = ("fixed", "uniform", "bernoulli", "weighted", "cyclic")
 DATA = ("micro", "python")
+BYTE_VOCABULARY = 257  # the bytes and the end of a document: what a model of the ladder reads real text in
 
 POSITIVE = {
     "params", "tokens", "clients", "clients_per_round", "concentration", "local_steps", "batch_size",
     "sequence_length", "learning_rate", "learning_rate_scale", "server_learning_rate", "adam_epsilon", "clip_norm",
     "temperature", "samples", "validation_tokens", "problem_count", "families_per_client", "vocab_size",
-    "server_epsilon", "synthetic_epsilon", "synthetic_delta", "generator_params", "generator_steps",
+    "server_epsilon", "synthetic_epsilon", "synthetic_delta", "synthetic_kept", "generator_params",
+    "generator_steps",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "weight_decay", "unique_tokens", "warmup", "proximal", "evaluate_every", "lora_rank", "seed", "data_seed",
@@ -28,7 +30,8 @@ NOT_NEGATIVE = {
 }  # fmt: skip
 UNIT = {
     "beta1", "beta2", "server_beta1", "server_beta2", "dropout", "stragglers", "straggler_share", "final_learning_rate",
-    "synthetic_share", "top_p", "server_momentum", "centralised_share", "warmup", "inner_momentum", "synthetic_delta",
+    "synthetic_share", "synthetic_kept", "top_p", "server_momentum", "centralised_share", "warmup", "inner_momentum",
+    "synthetic_delta",
 }  # fmt: skip
 MAY_BE_INFINITE = {"concentration", "clip_norm", "synthetic_epsilon"}
 """Settings of which infinity means something: iid clients, no clipping, no privacy budget."""

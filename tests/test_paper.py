@@ -5,21 +5,24 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from scalefed.fitting.fit import load_fit
 from scalefed.runs.log import load_runs
 
 PAPER = Path(__file__).parents[1] / "paper"
-TEXT = (PAPER / "paper.typ").read_text(encoding="utf-8")
+SOURCES = sorted(PAPER.glob("*.typ"))
+TEXT = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
 FACTS = json.loads((PAPER / "generated" / "facts.json").read_text(encoding="utf-8"))
 NOMINAL = {"90%", "95%"}
 
 
 def test_no_number_is_typed_by_hand() -> None:
-    lines = [line for line in TEXT.splitlines() if not line.startswith(("#set", "#show", "//"))]
-    words = re.sub(r"#let rows.*?\n}\n", "", "\n".join(lines), flags=re.DOTALL)
-    words = re.sub(r"#?(image|text|pad|v|left-columns: )\([^()]*\)", "", words)
+    told = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES if path.name != "tables.typ")
+    lines = [line for line in told.splitlines() if not line.startswith(("#set", "#show", "//"))]
+    words = re.sub(r"#?(image|text|pad|v|left-columns: )\([^()]*\)", "", "\n".join(lines))
     typed = set(re.findall(r"(?<![\w.@(\\-])\d[\d.,]*(?:%|[kM]\b|(?!\w))", words.replace("\\@", "@")))
     assert typed <= NOMINAL, f"numbers typed by hand: {sorted(typed - NOMINAL)}"
 
@@ -54,3 +57,21 @@ def test_the_facts_come_from_the_runs() -> None:
     made = {"grid": build["_grid"](runs), "skew": build["_skew"](runs), "centralisation": build["_centralisation"](),
             "synthetic": build["_synthetic"](), "ladder": build["_ladder"]()}  # fmt: skip
     assert made == {name: FACTS[name] for name in made}, "the runs have changed: python paper/build.py"
+
+
+def test_what_is_said_of_published_runs_is_told() -> None:
+    text = (PAPER / "published.typ").read_text(encoding="utf-8")
+    facts = json.loads((PAPER / "generated" / "published.json").read_text(encoding="utf-8"))
+    for group in ("diloco", "repeats"):
+        assert set(re.findall(rf"(?<!\.)\b{group}\.(\w+)", text)) == set(facts[group])
+
+
+def test_published_constants_are_the_law_they_name() -> None:
+    """One pass at a size that the text can feed is their law without repeats."""
+    published = runpy.run_path(str(PAPER / "published.py"))
+    once = pd.DataFrame({"params": [1e8], "tokens": [1e10], "unique_tokens": [1e10]})
+    assert published["published_law"](once)[0] == pytest.approx(1.87 + 521 / 1e8**0.353 + 1488 / 1e10**0.353, rel=5e-3)
+    again = once.assign(tokens=4e10)
+    worth = 1e10 * (1 + 15.39 * (1 - np.exp(-3 / 15.39)))
+    gained = published["published_law"](once)[0] - published["published_law"](again)[0]
+    assert gained == pytest.approx(1488 / 1e10**0.353 - 1488 / worth**0.353, rel=1e-2)

@@ -17,8 +17,8 @@ from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import ends, minimise
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.data import clusters_of
-from scalefed.fitting.fitted import Fit
 from scalefed.fitting.problem import Problem
+from scalefed.fitting.result import Fit
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.weights import problem_of
 from scalefed.laws import Law

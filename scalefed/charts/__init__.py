@@ -38,7 +38,7 @@ KINDS: Mapping[str, Kind] = {
     "loss": Kind("scalefed.charts.measured", ("x",)),
     "participation": Kind("scalefed.charts.measured", ("y",)),
     "passk": Kind("scalefed.charts.measured", ("x",)),
-    "rounds": Kind("scalefed.charts.measured", ("y",)),
+    "rounds": Kind("scalefed.charts.measured", ("x", "y")),
     "isoflop": Kind("scalefed.charts.isoflop", ("computes", "axis")),
     "optimum": Kind("scalefed.charts.planned", ("x", "values", "compute", "clients_per_round", *HELD)),
     "budget": Kind("scalefed.charts.planned", ("compute", "participation", "clients_per_round", *HELD)),
@@ -80,7 +80,7 @@ def chart(
         fit_or_runs: a Fit, a DataFrame of runs, or anything that ``load_runs`` reads; for ``comparison`` what
             ``compare`` returns.
         kind: one of :data:`KINDS`.
-        x: what runs along x (loss, passk, residuals, optimum).
+        x: what runs along x (loss, passk, residuals, optimum, rounds).
         y: what is measured (participation, rounds).
         computes: levels in FLOPs (isoflop).
         axis: how compute is counted (isoflop).

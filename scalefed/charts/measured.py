@@ -1,6 +1,7 @@
 """What was measured? Loss and pass@k of runs, as points with their intervals, and the fitted lines through them."""
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -175,53 +176,93 @@ def passk(
 
 
 def rounds(
-    source: Any, *, y: str = "loss", width: int = 680, headline: str | None = None
+    source: Any, *, x: str | None = None, y: str | None = None, width: int = 680, headline: str | None = None
 ) -> "alt.LayerChart | alt.FacetChart":
-    """How loss fell while runs were trained: one line a run, against the tokens so far.
+    """How loss fell while runs were trained: one line a run.
 
     Args:
-        source: a frame with one row a round (``load_runs(..., rounds=True)`` or ``run.history()``), or a folder.
-        y: ``loss``, ``train_loss``, ``pass_at_1`` or another measured column of a round.
+        source: a folder of runs or a packed sweep, a fit that knows where its runs lie, or a frame with one row a round
+            (``load_runs(..., rounds=True)`` or ``run.history()``).
+        x: ``tokens`` so far or ``round``; tokens where they are known.
+        y: ``loss``, ``train_loss``, ``pass_at_1`` or another measured column of a round; the loss held out where a run
+            was measured on its way, else the training loss.
         width: pixels in all.
         headline: the title.
+
+    Raises:
+        DataError: there are no rounds behind the source, or none of its runs was measured twice.
     """
     import altair as alt
-    import pandas as pd
 
-    from scalefed.runs.log import load_runs
-
-    frame = source if isinstance(source, pd.DataFrame) else load_runs(source, rounds=True)
-    if y not in frame and y == "loss" and "train_loss" in frame:
-        y = "train_loss"
-    x = "tokens" if "tokens" in frame else "round"
-    frame = require(frame, [x, y], "the rounds").dropna(subset=[x, y]).copy()
-    if frame.empty:
-        raise DataError(f"no round has a {y}; set evaluate_every=1 when training, or draw train_loss")
-    frame["run_id"] = frame.get("run_id", "run")
+    frame = _rounds_of(source)
+    x = check_choice("x", x or ("tokens" if "tokens" in frame else "round"), ("tokens", "round"))
+    frame = frame.assign(run_id=frame.get("run_id", "run"))
+    y, frame = _on_the_way(frame, x, y)
     runs = frame["run_id"].nunique()
     many = runs > len(CATEGORIES)
-    every = math.ceil(len(frame) / _MOST_ROUNDS)  # the last round of each run stays
-    frame = frame[(frame.groupby("run_id").cumcount(ascending=False) % every) == 0].copy()
+    total, frame = len(frame), _thinned(frame, runs)
     color: Any = alt.Color("run_id:N", legend=None if many else alt.Legend(title=None, orient="top", columns=2))
     if "params" in frame and frame["params"].nunique() > 1:
-        frame["size"] = frame["params"].astype(float)
+        frame["size"] = same_size(frame["params"].to_numpy(dtype=float))
         color = color_by("size_name", size_names(frame), _SIZES, width=width)
     cut = Panels(None, None, max(width - 70, 200), 300, 1)
     layer = (
         alt.Chart()
         .mark_line(opacity=0.5 if many else 0.9, strokeWidth=1.0 if many else 1.8)
         .encode(
-            x=x_log(x, frame[x][frame[x] > 0], width=cut.width, style="si"),
+            x=x_log(x, frame[x], width=cut.width, style="si"),
             y=y_log(y, frame[y], height=cut.height),
             color=color,
             detail="run_id:N",
             tooltip=tooltips(frame, ["run_id", "round", "tokens", y]),
         )
     )
-    kept = frame[frame[x] > 0]
-    notes = [f"One round in {every} is drawn"] if every > 1 else []
+    notes = [f"{len(frame):,} of {total:,} rounds are drawn"] if len(frame) < total else []
     words = f"{TITLES.get(y, y).split(' (')[0]} while training"
-    return assemble([layer], kept, cut, title=title(headline or words, notes, width=width))
+    return assemble([layer], frame, cut, title=title(headline or words, notes, width=width))
+
+
+def _rounds_of(source: Any) -> "pd.DataFrame":
+    """One row a round, of whatever has rounds behind it."""
+    import pandas as pd
+
+    from scalefed.runs.log import load_runs
+
+    if is_fit(source):
+        place = getattr(source, "source", None)
+        if place is None or not os.path.exists(place):
+            raise DataError("a fit keeps no rounds; give the folder of its runs, or load_runs(folder, rounds=True)")
+        found = load_runs(place, rounds=True)
+        return found[found["run_id"].isin(source.run_ids)] if "run_id" in found else found
+    if not isinstance(source, pd.DataFrame):
+        return load_runs(source, rounds=True)
+    if "round" not in source and ("run_id" not in source or source["run_id"].is_unique):
+        raise DataError("these are runs, one row each; for rounds give their folder, or load_runs(folder, rounds=True)")
+    return source
+
+
+def _thinned(frame: "pd.DataFrame", runs: int) -> "pd.DataFrame":
+    """At most so many rounds as a page can hold, evenly on a log axis; the last of each run stays."""
+    if len(frame) <= _MOST_ROUNDS:
+        return frame.copy()
+    groups = frame.groupby("run_id")
+    place, count = np.log1p(groups.cumcount()), np.log(groups["run_id"].transform("size"))
+    step = np.ceil(_MOST_ROUNDS / runs * place / count.clip(lower=1e-9))
+    return frame[~frame.assign(step=step).duplicated(["run_id", "step"], keep="last")].copy()
+
+
+def _on_the_way(frame: "pd.DataFrame", x: str, y: str | None) -> "tuple[str, pd.DataFrame]":
+    """What is drawn, and its rounds: a run that was measured at its end only is a point and no line."""
+    known = [name for name in ((y,) if y else ("loss", "train_loss")) if name in frame]
+    require(frame, [x, *(known or [y or "loss"])], "the rounds")
+    for name in known:
+        kept = frame[(frame[x] > 0) & frame[name].notna()]
+        if kept["run_id"].duplicated().any():
+            return name, kept
+    raise DataError(
+        f"no run has a {' or '.join(known)} in two of its rounds; "
+        f"{'draw y=train_loss, or train' if y == 'loss' and 'train_loss' in frame else 'train'} with evaluate_every=1"
+    )
 
 
 # ---------------------------------------------------------------------- helpers

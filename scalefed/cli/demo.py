@@ -11,7 +11,6 @@ from scalefed.cli.progress import SweepMeter
 
 if TYPE_CHECKING:
     from scalefed.allocation.optimum import Optimum
-    from scalefed.config import RunConfig
     from scalefed.fitting.fit import Fit
 
 CHARTS: dict[str, dict[str, Any]] = {
@@ -23,14 +22,18 @@ CHARTS: dict[str, dict[str, Any]] = {
     "residuals": {},
 }
 
+_NEXT = 4  # runs that are proposed: few enough to be made one after the other
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    add(app, demo, "scalefed demo --minutes 4 --out scalefed-demo")
+    add(app, demo, "scalefed demo --out scalefed-demo")
 
 
 def demo(
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time for the pilot runs on this machine.")] = 4.0,
+    pilot_compute: Annotated[
+        float | None, typer.Option(help="FLOPs of all pilot runs together; what takes minutes if left out.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for runs, fit, charts and page.")] = Path("scalefed-demo"),
     compute: Annotated[
         float | None,
@@ -50,51 +53,35 @@ def demo(
         raise ConfigError(f"participation must be in (0, 1], got {participation:g}; for example 0.25")
     if round(clients * participation) < 1:
         raise ConfigError(f"participation {participation:g} of {clients} clients is less than one client per round")
-    runs = _pilot(minutes, folder(out / "runs"), workers)
+    runs = _pilot(pilot_compute, folder(out / "runs"), workers)
     fitted = _fit(runs, law, out / "fit.json")
     budget = compute or float(f"{10 * spent(fitted.runs).max():.1g}")
     question: dict[str, Any] = {"compute": budget, "clients": clients, "participation": participation}
-    page = _page(fitted, question, out)
+    page, pilot_spent = _page(fitted, question, out), float(spent(fitted.runs).sum())
     try:
         answer = fitted.optimal_size(**question)
     except FitError as error:
         raise FitError(
-            f"{error} What was measured is on {page}; a longer demo may tell: --minutes {3 * minutes:g}"
+            f"{error} What was measured is on {page}; a longer demo may tell: --pilot-compute {3 * pilot_spent:.1g}"
         ) from None
     if as_json:
         tell_json({"question": question, "answer": answer.to_dict(), "page": page})
         return
     _answer(answer, question)
+    _narrowing(fitted, answer, question, float(f"{pilot_spent:.1g}"), out)
     tell(f"\nThe page: {page}")
 
 
 # ---------------------------------------------------------------------- steps
-def _pilot(minutes: float, folder: Path, workers: int | None) -> Path:
-    from scalefed.experiment import train_all
+def _pilot(compute: float | None, folder: Path, workers: int | None) -> Path:
+    from scalefed.experiment import pilot, train_all
 
-    configs = _plan(folder / "plan.json", minutes, workers)
-    say(f"{len(configs)} pilot runs, about {minutes:g} minutes. A stopped demo goes on where it was.")
+    configs = pilot() if compute is None else pilot(compute)
+    say(f"{len(configs)} pilot runs, the same on every machine. A stopped demo goes on where it was.")
     meter = SweepMeter(len(configs))
     train_all(configs, runs=folder, workers=workers, on_progress=meter)
     meter.close()
     return folder
-
-
-def _plan(path: Path, minutes: float, workers: int | None) -> "list[RunConfig]":
-    """The pilot runs: those of a demo stopped here before, else as many as this machine makes in the time."""
-    from scalefed.config import RunConfig
-    from scalefed.experiment import pilot
-    from scalefed.runs.jsontext import dumps, read_json
-
-    if path.is_file():
-        kept = read_json(path)
-        if kept["minutes"] == minutes:
-            return [RunConfig.from_dict(settings) for settings in kept["runs"]]
-    say("Timing this machine ...")
-    configs = pilot(minutes, workers=workers)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dumps({"minutes": minutes, "runs": [config.changed() for config in configs]}), encoding="utf-8")
-    return configs
 
 
 def _fit(runs: Path, law: str, target: Path) -> "Fit":
@@ -143,3 +130,19 @@ def _answer(answer: "Optimum", question: dict[str, Any]) -> None:
     tell(f"Predicted loss {answer.loss:.3f} nats/token ({answer.loss_low:.3f} to {answer.loss_high:.3f}).")
     for note in answer.notes:
         tell(f"Note: {note}.")
+
+
+def _narrowing(fitted: "Fit", answer: "Optimum", question: dict[str, Any], compute: float, out: Path) -> None:
+    """What as much compute as the pilot runs took would tell, spent on the runs that tell most."""
+    from scalefed.allocation.design import next_runs
+    from scalefed.charts.theme import power
+
+    asked = {name: value for name, value in question.items() if name != "compute"}
+    runs = next_runs(fitted, compute=compute, count=_NEXT, at=question["compute"], **asked)
+    now = answer.params_high / answer.params_low
+    narrower = now ** float(runs["expected_width"].iloc[-1] / runs["width_now"].iloc[-1])
+    words = " ".join(f"{name}={value}" for name, value in asked.items())
+    more = f"{len(runs)} more runs that cost as much again should leave a factor of {narrower:.2g}"
+    tell(f"The interval spans a factor of {now:.2g}; {more}:")
+    budgets = f"--compute {power(compute)} --count {_NEXT} --at {power(question['compute'])}"
+    tell(f"scalefed next {out / 'fit.json'} {budgets} {words}")

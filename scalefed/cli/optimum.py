@@ -79,6 +79,10 @@ def next_(
     settings: Settings = None,
     compute: Annotated[float, typer.Option(help="FLOPs for all new runs together.")] = ...,  # type: ignore[assignment]
     count: Annotated[int, typer.Option(min=1, help="At most how many runs.")] = 8,
+    at: Annotated[
+        float | None,
+        typer.Option(help="The budget whose best size is wanted; ten times the largest run's if left out."),
+    ] = None,
     law: Law = "auto",
     column: Columns = None,
     as_json: Json = False,
@@ -88,7 +92,7 @@ def next_(
     from scalefed.allocation.design import next_runs
 
     words = _words(settings, OF_NEXT_RUNS)
-    table = next_runs(fit_of(source, law, column), compute=compute, count=count, **words)
+    table = next_runs(fit_of(source, law, column), compute=compute, count=count, at=at, **words)
     tell_frame(table, as_json=as_json)
 
 

@@ -16,7 +16,7 @@ from scalefed.errors import DataError
 FIELDS = ("base_input", "plus_input", "atol")
 """What a problem in EvalPlus's format has beside HumanEval's fields; ``test`` is not needed."""
 
-_RULES = {
+RULE_OF = {
     "HumanEval/32": "root",
     **dict.fromkeys((f"Mbpp/{n}" for n in (2, 7, 111, 140, 232, 249, 579, 769)), "set"),
     **dict.fromkeys((f"Mbpp/{n}" for n in (737, 787, 794)), "found"),
@@ -73,7 +73,7 @@ def evalplus_test(record: Mapping[str, Any], fields: Mapping[str, str], where: s
         raise DataError(f"{where}: the inputs of {task!r} are not as in MBPP+ 0.2.0: {error}") from error
     return _oracles() + _TEST.format(
         inputs=repr(restored),
-        rule=repr(_RULES.get(task, "equal")),
+        rule=repr(RULE_OF.get(task, "equal")),
         tolerance=float(record["atol"] or 0),
         reference=repr(fields["prompt"] + fields["canonical_solution"] + "\n"),
         entry=repr(fields["entry_point"]),

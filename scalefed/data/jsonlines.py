@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from scalefed.errors import DataError
-from scalefed.runs.reading import bounded_lines
+from scalefed.runs.reading import bounded_lines, unpacked
 
 _MAGIC = b"\x1f\x8b"
 
@@ -27,6 +27,19 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path.name} cannot be read after line {number}: {error}; fetch the file again") from error
+
+
+def whole_file(path: Path) -> bytes:
+    """All bytes of a file that may be packed with gzip, for one that is a single value.
+
+    Raises:
+        DataError: no such file, or one that cannot be unpacked, or to far more than its size.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return (unpacked(stream, path.name) if path.suffix == ".gz" else stream).read()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path.name} cannot be read: {error}; fetch the file again") from error
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -58,7 +71,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _array(path: Path) -> list[dict[str, Any]]:
-    value = json_value(b"".join(line for _, line in raw_lines(path)), path.name)
+    value = json_value(whole_file(path), path.name)
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise DataError(f"{path.name} must hold one JSON object a line, or an array of objects")
     return value

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scalefed.data.jsonlines import json_value, raw_lines
+from scalefed.data.jsonlines import json_value, raw_lines, whole_file
 from scalefed.data.problem import Problem
 from scalefed.errors import DataError
 from scalefed.evaluation.extraction import code_of
@@ -104,7 +104,7 @@ def _objects(source: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 # ---------------------------------------------------------------------- one JSON value, and folders
 def _whole(source: Path, names: Names) -> SampleFile:
     """A file that is one JSON value: read at once, as it can only be."""
-    value = json_value(b"".join(line for _, line in raw_lines(source)), source.name)
+    value = json_value(whole_file(source), source.name)
     if isinstance(value, dict) and isinstance(value.get("eval"), dict):
         return _solutions(value["eval"], source, names)
     if isinstance(value, dict):

@@ -77,7 +77,7 @@ def local_updates(
 
 def clients_at_once(model: Model, batches: Tensor, config: RunConfig) -> int:
     """How many clients with such batches ``(steps, batch, length + 1)`` share a full batch; 1 where it does not pay."""
-    return 1 if choose(model, config).code is not None else _group_size(model, ClientTask(0, batches), config)
+    return 1 if choose(model, config).code is not None else group_size(model, ClientTask(0, batches), config)
 
 
 def keeps_inner_state(config: RunConfig) -> bool:
@@ -94,12 +94,12 @@ def groups_of(model: Model, tasks: Sequence[ClientTask], config: RunConfig) -> l
     groups = []
     for members in kinds.values():
         members = sorted(members, key=lambda index: -tasks[index].steps)
-        size = _group_size(model, tasks[members[0]], config)
+        size = group_size(model, tasks[members[0]], config)
         groups += [members[first : first + size] for first in range(0, len(members), size)]
     return groups
 
 
-def _group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
+def group_size(model: Model, task: ClientTask, config: RunConfig) -> int:
     """How many clients to train at once, by what was measured to pay (``tests/benchmarks/bench_training.py``)."""
     if config.client_batching == "loop" or not model.batched:
         return 1

@@ -111,7 +111,7 @@ def plan_round(config: RunConfig, model: Model, data: ClientData, state: ServerS
     for client, steps in survivors(config, state.round, sampled).items():
         batches = data.batches(client, visit=state.visits[client], steps=steps)
         if shares_text(config):
-            batches = mixed(config, state, client, batches)
+            batches = mixed(config, model, state, client, batches)
         tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64))
         tasks.append(client_task(config, model.layout, state, client, tokens))
     return Plan(state, sampled, tuple(tasks), tuple(learning_rates(config, state.round)), extra_bytes)

@@ -6,8 +6,11 @@ a privacy budget the generators are trained by DP-SGD (:mod:`scalefed.federated.
 private too. The training of the model itself is not: its updates travel as in FedAvg. The generators' compute is not
 part of a run's ``compute``; it is about ``6 generator_params generator_steps`` times the tokens of a step, per client.
 
-Source: Li et al. 2022 (SDA-FL, arXiv 2206.05507), whose image generators become language models; pseudo labels have no
-counterpart, since text is its own label.
+In every round a client may draw more blocks than it mixes in and leave out those that the broadcast model finds least
+likely: ``synthetic_kept``, the share that stays.
+
+Source: Li et al. 2022 (SDA-FL, arXiv 2206.05507), whose image generators become language models. Pseudo labels have no
+counterpart, since text is its own label; the confidence threshold that renews them in every round has: the likelihood.
 """
 
 import math
@@ -24,7 +27,7 @@ from scalefed.federated.client import local_updates
 from scalefed.federated.privacy import private_training
 from scalefed.federated.schedule import learning_rates
 from scalefed.federated.state import ClientTask, ServerState
-from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Tensor, rotary_tables, rotate, shape_for
+from scalefed.models import HEAD_WIDTH, NORM_EPS, Decoder, Model, Tensor, rotary_tables, rotate, shape_for
 from scalefed.seeds import rng
 
 END = 0  # ends a document in the ladder's tokenizer; a generated block starts after one
@@ -69,11 +72,12 @@ def with_pool(config: RunConfig, data: ClientText, state: ServerState) -> Server
     return replace(state, slots=state.slots | {"synthetic": torch.cat(blocks).to(torch.int32)})
 
 
-def mixed(config: RunConfig, state: ServerState, client: int, batches: np.ndarray) -> np.ndarray:
+def mixed(config: RunConfig, model: Model, state: ServerState, client: int, batches: np.ndarray) -> np.ndarray:
     """A copy of a client's batches with ``synthetic_share`` of its blocks replaced by blocks of the pool.
 
     Where the share is no whole number of blocks, the number is one of the two beside it, drawn so that the share holds
-    in expectation: rounding would make a short round share nothing at all.
+    in expectation: rounding would make a short round share nothing at all. Of the blocks drawn, the share
+    ``synthetic_kept`` stays, those of the least loss under the weights that the round starts from.
     """
     pool = state.slots["synthetic"].cpu().numpy()
     draw = rng(config.seed, "synthetic-mix", state.round, client)
@@ -81,8 +85,17 @@ def mixed(config: RunConfig, state: ServerState, client: int, batches: np.ndarra
     whole, rest = divmod(round(config.synthetic_share * len(blocks), 9), 1.0)
     count = int(whole) + int(rng(config.seed, "synthetic-count", state.round, client).random() < rest)
     places = draw.choice(len(blocks), size=count, replace=False)
-    blocks[places] = pool[draw.integers(len(pool), size=count)]
+    drawn = pool[draw.integers(len(pool), size=math.ceil(round(count / config.synthetic_kept, 9)))]
+    blocks[places] = drawn if len(drawn) == count else _likeliest(model, state.weights, drawn, count)
     return blocks.reshape(batches.shape)
+
+
+def _likeliest(model: Model, weights: Tensor, blocks: np.ndarray, count: int) -> np.ndarray:
+    """The ``count`` blocks of the least loss, in the order in which they were drawn."""
+    tokens = torch.from_numpy(blocks.astype(np.int64)).to(weights.device)
+    with torch.no_grad():
+        losses = [float(model.loss(weights, tokens[place : place + 1])) for place in range(len(tokens))]
+    return blocks[np.sort(np.argsort(losses, kind="stable")[:count])]
 
 
 def pool_bytes(config: RunConfig, state: ServerState) -> int:

@@ -17,12 +17,12 @@ from scalefed.fitting.candidates import Trial, beside, candidates, constrained, 
 from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.drift import size_drift
-from scalefed.fitting.fitted import Fit
 from scalefed.fitting.identifiability import gaps, loose_designs
 from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
 from scalefed.fitting.kernels import mixed_kernels
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
+from scalefed.fitting.result import Fit
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit

@@ -13,8 +13,8 @@ from scalefed.errors import ConfigError, DataError, FitWarning, nearest
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.data import prepare, read_frame
 from scalefed.fitting.fit import fit
-from scalefed.fitting.fitted import Fit
 from scalefed.fitting.initialisation import global_fit
+from scalefed.fitting.result import Fit
 from scalefed.fitting.weights import problem_of
 
 _TOP_SHARE = 0.2  # held out where runs have no common largest budget

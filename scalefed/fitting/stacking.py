@@ -8,9 +8,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.fitting.backtest import decades, scale_columns
-from scalefed.fitting.fitted import Fit
 from scalefed.fitting.holdout import missed
 from scalefed.fitting.inputs import check_level
+from scalefed.fitting.result import Fit
 from scalefed.fitting.weights import stacking_weights
 
 _CUTS = (0.25, 0.5, 0.75, 1.0)  # decades below the largest run, at which laws are compared

@@ -65,12 +65,12 @@ def build_model(config: RunConfig) -> Model:
         )
     shape = shape_for(config.params, config.vocab_size)
     if abs(shape.params / config.params - 1) > FAR_OFF:
-        _say_far_off(config.params, shape.params)
+        say_far_off(config.params, shape.params)
     return Decoder(shape, precision=config.precision)
 
 
 @lru_cache(maxsize=1_000)
-def _say_far_off(asked: int, trained: int) -> None:
+def say_far_off(asked: int, trained: int) -> None:
     others = [shape.params for shape in ladder(1) if shape.params != trained]
     second = min(others, key=lambda size: abs(math.log(size / asked)))
     logger.warning(
@@ -80,14 +80,17 @@ def _say_far_off(asked: int, trained: int) -> None:
 
 
 def tokenizer(config: RunConfig) -> Any:
-    """The tokenizer of a config's data: the checkpoint's own, else the micro benchmark's BPE.
+    """The tokenizer of a config's data: the checkpoint's own, bytes for real text, else the micro benchmark's BPE.
 
     An object with ``encode(text)``, ``encode_batch(texts)``, ``decode(ids)``, ``eos`` and ``vocab_size``.
     """
     if config.checkpoint:
         return load_tokenizer(config)
     from scalefed.data import micro
+    from scalefed.data.tokenizer import ByteTokenizer
 
+    if config.data == "python":
+        return ByteTokenizer()
     return micro.tokenizer(config.vocab_size)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from scalefed.allocation.program import ROUND_COLUMNS
-from scalefed.fitting.fitted import Fit
+from scalefed.fitting.result import Fit
 from scalefed.laws import Law
 
 _HIGHER = 1e4

@@ -24,7 +24,7 @@ from scalefed.downstream.link import Link
 from scalefed.errors import FitError
 from scalefed.fitting.alternative import EDGE
 from scalefed.fitting.backtest import DRIFTS, NEAR
-from scalefed.fitting.fitted import Fit
+from scalefed.fitting.result import Fit
 from scalefed.laws import Law
 from scalefed.units import train_flops
 

@@ -21,7 +21,7 @@ from scalefed.charts.inert import embedded, policy
 from scalefed.charts.isoflop import levels
 from scalefed.charts.theme import colors, power, si
 from scalefed.errors import ConfigError, FitError, nearest
-from scalefed.fitting.fitted import Fit
+from scalefed.fitting.result import Fit
 from scalefed.laws import LAWS
 from scalefed.report.controls import compute_control, controls
 from scalefed.report.numbers import planner_numbers

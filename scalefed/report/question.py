@@ -11,7 +11,7 @@ from scalefed.allocation.defaults import LIMITS, SETTING, check_words
 from scalefed.allocation.optimum import Optimum
 from scalefed.charts.theme import power, si
 from scalefed.errors import ConfigError, FitError
-from scalefed.fitting.fitted import Fit
+from scalefed.fitting.result import Fit
 from scalefed.report.controls import own_columns
 from scalefed.report.numbers import largest_compute
 

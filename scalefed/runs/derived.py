@@ -31,7 +31,7 @@ _ARCHITECTURE = ("model_width", "model_layers", "model_heads", "sequence_length"
 _USED = {
     *_ARCHITECTURE, "model_head_width", "model_vocab", "params", "params_trained", "tokens", "vocab_size", "checkpoint",
     "algorithm", "data", "partition", "concentration", "clients", "local_steps", "batch_size", "unique_tokens", "skew",
-    "synthetic_share", "synthetic_tokens", "synthetic_epsilon", "generator_params", "generator_steps",
+    "synthetic_share", "synthetic_kept", "synthetic_tokens", "synthetic_epsilon", "generator_params", "generator_steps",
     "participants_mean", "compute_exact", "local_epochs", "participation_realised", "skew_uncorrected",
 }  # fmt: skip
 
@@ -197,7 +197,9 @@ def _flops(runs: _Columns) -> Array:
     """Training FLOPs with output layer and attention counted, synthetic text included; NaN if unknown.
 
     A generator of synthetic text is trained on ``generator_steps`` batches a client, with a privacy budget on batches
-    that are expected to be ``PRIVATE_BATCHES`` times as large, and writes ``synthetic_tokens``. Evaluation is no part.
+    that are expected to be ``PRIVATE_BATCHES`` times as large, and writes ``synthetic_tokens``. Where only the
+    likeliest blocks are kept, all that are drawn are scored by the model, at a third of the cost of training on them.
+    Evaluation is no part.
     """
     width, layers, heads, length = (runs[name] for name in _ARCHITECTURE)
     vocab, own_vocab, head_width = runs["vocab_size"], runs["model_vocab"], runs["model_head_width"]
@@ -212,7 +214,9 @@ def _flops(runs: _Columns) -> Array:
         train_flops(params, tokens, model=model),
     )
     shared = runs.are("algorithm", "synthetic-sharing") & (runs["synthetic_share"] > 0)
-    flops[shared] += [_synthetic_flops(row) for row in runs.rows(shared)]
+    kept = runs["synthetic_kept"]
+    scored = flops / 3 * np.where(kept < 1, runs["synthetic_share"] / kept, 0.0)
+    flops[shared] += scored[shared] + [_synthetic_flops(row) for row in runs.rows(shared)]
     return np.asarray(flops)
 
 

@@ -95,7 +95,7 @@ def row_of(folder: Path) -> dict[str, Any]:
         row |= {"params_asked": config.get("params"), "tokens_asked": config.get("tokens")}
     row |= config
     if counts_lost(folder):
-        _tell_lost_counts(open_pack(folder.parent))
+        _tell_lost(open_pack(folder.parent))
     else:
         row |= {key: value for key, value in (read_evaluation(folder) or {}).items() if key.startswith("pass_at_")}
     row |= result
@@ -193,7 +193,7 @@ def _plain_runs(place: Place, plain: PlainRuns, *, rounds: bool) -> "tuple[list[
     if rounds:
         plain = plain.with_plain_rounds()
     alone = [folder for folder, is_plain in zip(place.folders, plain.plain, strict=True) if not is_plain]
-    if not plain.plain.any():
+    if not plain.plain.any() or (rounds and "rounds" in plain.pack.faults):
         return alone, None
     rows = plain.rows(_defaults())
     count = len(rows["run_id"])
@@ -224,8 +224,7 @@ def by_columns(
     if not place.packed:
         return place.folders, None
     packed = open_pack(place.folder)
-    if packed.counts_fault:
-        _tell_lost_counts(packed)
+    _tell_lost(packed)
     try:
         return read(place, PlainRuns.of(packed))
     except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError):  # pyarrow's errors are among them
@@ -242,9 +241,10 @@ def plain_counts(place: Place, plain: PlainRuns, *, file: str) -> "tuple[list[Pa
     return alone, pd.DataFrame(columns) if len(columns["run_id"]) else None
 
 
-def _tell_lost_counts(packed: Pack) -> None:
-    told = f"left out the counts of the runs in {packed.folder}: {packed.counts_fault}"
-    warnings.warn(told, RunLogWarning, stacklevel=4)
+def _tell_lost(packed: Pack) -> None:
+    for name, fault in packed.faults.items():
+        told = f"left out the {name} of the runs in {packed.folder}: {fault}"
+        warnings.warn(told, RunLogWarning, stacklevel=4)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """How is anything stored as text? Strict JSON that keeps every float, one value a file or one a line."""
 
-import gzip
 import io
 import json
 import math
@@ -8,10 +7,10 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO
 
 from scalefed.errors import DataError
-from scalefed.runs.reading import bounded_lines, opened, read_text
+from scalefed.runs.reading import bounded_lines, opened, read_text, unpacked
 
 _WORDS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
@@ -77,8 +76,8 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 # ---------------------------------------------------------------------- helpers
 def _unpacked(path: Path, stream: BinaryIO) -> TextIO:
-    raw = gzip.GzipFile(fileobj=stream) if path.suffix == ".gz" else stream
-    return io.TextIOWrapper(cast("BinaryIO", raw), encoding="utf-8-sig")
+    raw = unpacked(stream, path) if path.suffix == ".gz" else stream
+    return io.TextIOWrapper(raw, encoding="utf-8-sig")
 
 
 def _record(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,14 @@ class Pack:
     Attributes:
         folder: the sweep's folder.
         runs, rounds, counts: the tables; ``rounds`` and ``counts`` are sorted by run.
-        counts_fault: why ``counts`` is empty though the pack had some: its file is damaged; else empty.
+        faults: for ``rounds`` or ``counts``, why it is empty though the pack had some: its file is damaged.
     """
 
     folder: Path
     runs: "pa.Table"
     rounds: "pa.Table"
     counts: "pa.Table"
-    counts_fault: str = ""
+    faults: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def run_ids(self) -> list[str]:
@@ -56,7 +56,7 @@ class Pack:
         """A run's files as text, by name.
 
         Raises:
-            DataError: there is no such run in the pack, or its counts are damaged.
+            DataError: there is no such run in the pack, or its rounds or counts are damaged.
         """
         position = self._positions.get(run_id)
         if position is None:
@@ -74,7 +74,7 @@ class Pack:
         """What one file of a run holds: a dict, a list of dicts for ``rounds.jsonl``, None where it has no such file.
 
         Raises:
-            DataError: there is no such run in the pack, or its counts are damaged.
+            DataError: there is no such run in the pack, or what is asked for is damaged.
         """
         with self._understanding():
             position = self._positions.get(run_id)
@@ -89,14 +89,20 @@ class Pack:
 
     def evaluations(self, run_id: str) -> list[str]:
         """The names of a run's evaluation files."""
-        return [name for name in self.files(run_id) if is_evaluation(name)]
+        if self.is_text(run_id):
+            return [name for name in self.files(run_id) if is_evaluation(name)]
+        with self._understanding():
+            return [str(name) for name in self._part("counts", run_id).column("pack_file").to_pylist()]
+
+    def is_text(self, run_id: str) -> bool:
+        """Whether the pack keeps this run's files as text, since the columns cannot hold them."""
+        with self._understanding():
+            return self.runs.column("raw")[self._positions[run_id]].as_py() is not None
 
     def _understanding(self) -> "contextlib.AbstractContextManager[None]":
         return understanding(self.folder / PACK, "restore the pack, from git for example")
 
     def _evaluations(self, run_id: str) -> dict[str, dict[str, Any]]:
-        if self.counts_fault:
-            raise DataError(self.counts_fault)
         part = self._part("counts", run_id)
         return dict(zip(part.column("pack_file").to_pylist(), _records(part), strict=True))
 
@@ -110,6 +116,8 @@ class Pack:
         return {name: _blocks(table) for name, table in (("rounds", self.rounds), ("counts", self.counts))}
 
     def _part(self, name: str, run_id: str) -> "pa.Table":
+        if name in self.faults:
+            raise DataError(self.faults[name])
         first, length = self._rows[name].get(run_id, (0, 0))
         return getattr(self, name).slice(first, length)
 
@@ -117,21 +125,24 @@ class Pack:
 def open_pack(folder: str | os.PathLike[str]) -> Pack:
     """The tables of a packed sweep; kept in memory until the files change.
 
-    Without its counts, which are then told by ``counts_fault``, a pack still has its runs.
+    Without its rounds or counts, which are then told by ``faults``, a pack still has its runs.
 
     Raises:
-        DataError: the file of the runs or of the rounds is missing or damaged.
+        DataError: the file of the runs is missing or damaged.
     """
     root = Path(folder)
-    try:
-        stamp = tuple((root / name).stat().st_mtime_ns for name in (PACK, TABLES["rounds"]))
-        with contextlib.suppress(OSError):  # told when it is read
-            stamp += ((root / TABLES["counts"]).stat().st_mtime_ns,)
-    except OSError as error:
-        raise DataError(
-            f"{root} is not a whole pack: {error.strerror} ({error.filename}); it needs {', '.join(TABLES.values())}"
-        ) from error
-    return _open(root.absolute(), stamp)
+    stamp = []
+    for name in TABLES.values():
+        try:
+            stamp.append((root / name).stat().st_mtime_ns)
+        except OSError as error:
+            if name == PACK:
+                raise DataError(
+                    f"{root} is not a whole pack: {error.strerror} ({error.filename}); "
+                    f"it needs {', '.join(TABLES.values())}"
+                ) from error
+            stamp.append(0)  # told when it is read
+    return _open(root.absolute(), tuple(stamp))
 
 
 def is_packed(folder: str | os.PathLike[str]) -> bool:
@@ -167,7 +178,7 @@ def counts_lost(folder: Path) -> bool:
     return (
         not os.path.lexists(folder / EVALUATION)
         and is_packed_run(folder)
-        and bool(open_pack(folder.parent).counts_fault)
+        and "counts" in open_pack(folder.parent).faults
     )
 
 
@@ -221,40 +232,46 @@ def files_hash(files: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------------- helpers
 @lru_cache(maxsize=_KEPT_OPEN)
 def _open(root: Path, stamp: tuple[int, ...]) -> Pack:
-    runs, rounds = _read_table(root / PACK), _read_table(root / TABLES["rounds"])
-    try:
-        return Pack(root, runs, rounds, _read_counts(root / TABLES["counts"]))
-    except DataError as error:
-        return Pack(root, runs, rounds, _no_counts(), counts_fault=str(error))
+    runs, tables, faults = _read_table(root / PACK), {}, {}
+    for name in ("rounds", "counts"):
+        path, needed = root / TABLES[name], _columns_of(name)
+        try:
+            tables[name] = _of_runs(path, needed)
+        except DataError as error:
+            tables[name], faults[name] = _no_rows(needed), str(error)
+    return Pack(root, runs, tables["rounds"], tables["counts"], faults)
 
 
-def _read_counts(path: Path) -> "pa.Table":
-    """The counts of a pack; raises DataError where they are not a table of counts."""
+def _columns_of(name: str) -> "dict[str, pa.DataType]":
+    """The columns that a table of rounds or counts must have, beside the names of its runs, each with its type."""
+    import pyarrow as pa
+
+    if name == "rounds":
+        return {}
+    counts = {"task_ids": pa.list_(pa.string()), "samples": pa.int64(), "correct": pa.list_(pa.int64())}
+    return counts | {"pack_file": pa.string()}
+
+
+def _of_runs(path: Path, needed: "Mapping[str, pa.DataType]") -> "pa.Table":
+    """The rounds or counts of a pack; raises DataError where they are not a table of these columns."""
     import pyarrow as pa
 
     with understanding(path, "restore it, from git for example"):
         table = _read_table(path)
-        types = {field.name: field.type for field in table.schema}
-        needed = {"pack_file": pa.string()} | (count_types() if table.num_rows else {})
-        if wrong := [name for name, kind in needed.items() if types.get(name) != kind]:
+        types = {column.name: column.type for column in table.schema}
+        kept = [name for name in needed if table.num_rows or name.startswith("pack_")]
+        if wrong := [name for name in kept if types.get(name) != needed[name]]:
             raise TypeError(f"no column {wrong[0]} of {needed[wrong[0]]}")
         if not pa.types.is_dictionary(types.get("pack_id", pa.null())) or table["pack_id"].null_count:
             raise TypeError("no names of runs in pack_id")
     return table
 
 
-def _no_counts() -> "pa.Table":
+def _no_rows(columns: "Mapping[str, pa.DataType]") -> "pa.Table":
     import pyarrow as pa
 
-    names = pa.array([], type=pa.string())
-    return pa.table({"pack_file": names, "pack_id": names.dictionary_encode()})
-
-
-def count_types() -> "dict[str, pa.DataType]":
-    """The columns that an evaluation's counts stand in, each with its type."""
-    import pyarrow as pa
-
-    return {"task_ids": pa.list_(pa.string()), "samples": pa.int64(), "correct": pa.list_(pa.int64())}
+    names = pa.array([], type=pa.string()).dictionary_encode()
+    return pa.table({name: pa.array([], type=kind) for name, kind in columns.items()} | {"pack_id": names})
 
 
 def _read_table(path: Path) -> "pa.Table":

@@ -6,16 +6,22 @@ that names the file.
 """
 
 import contextlib
+import gzip
+import io
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, AnyStr, BinaryIO
+from typing import IO, Any, AnyStr, BinaryIO, cast
 
 from scalefed.errors import DataError, ScalefedError
 
 LONGEST_LINE = 2**28
 """Bytes or letters of a line; an archive of a megabyte may unpack to a line of a gigabyte."""
+SMALL = 2**26
+"""Bytes to which any archive may unpack that is read as a whole, of whatever size it is."""
+_MOST_TIMES = 100
+"""How many times its size a larger one may unpack to: tables of numbers do 3 to 20 times, zeros 1,000 times."""
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 
 
@@ -40,6 +46,35 @@ def opened(path: "str | os.PathLike[str]") -> Iterator[BinaryIO]:
         raise DataError(f"{path} is {what}, not a file; give a file")
     with os.fdopen(handle, "rb") as stream:
         yield stream
+
+
+def unpacked(stream: BinaryIO, path: "str | os.PathLike[str]") -> BinaryIO:
+    """The bytes of an open gzip file that is going to be read as a whole.
+
+    Raises:
+        DataError: while it is read, once it has unpacked to far more than its size, before that fills the memory.
+    """
+    return cast("BinaryIO", io.BufferedReader(_Unpacked(stream, path)))
+
+
+class _Unpacked(io.RawIOBase):
+    """Unpacks a gzip stream and counts."""
+
+    def __init__(self, packed: BinaryIO, path: "str | os.PathLike[str]") -> None:
+        self._packed, self._path, self._count = packed, path, 0
+        self._stream = gzip.GzipFile(fileobj=packed)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._stream.readinto(buffer)
+        self._count += count
+        if self._count > max(SMALL, _MOST_TIMES * self._packed.tell()):
+            raise DataError(
+                f"{self._path} unpacks to more than {_MOST_TIMES} times its size; unpack it first if it is meant so"
+            )
+        return count
 
 
 def read_text(path: "str | os.PathLike[str]") -> str:

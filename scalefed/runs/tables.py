@@ -1,6 +1,5 @@
 """How does anybody's table become a run log? CSV, Parquet, JSON lines or a DataFrame, renamed and checked."""
 
-import gzip
 import math
 import os
 import warnings
@@ -16,7 +15,7 @@ from scalefed.runs.amounts import number as number_in
 from scalefed.runs.derived import with_derived
 from scalefed.runs.federation import filled
 from scalefed.runs.jsontext import read_json, read_lines
-from scalefed.runs.reading import opened, shown, understanding
+from scalefed.runs.reading import opened, shown, understanding, unpacked
 from scalefed.runs.schema import COLUMNS, Column
 
 if TYPE_CHECKING:
@@ -77,10 +76,10 @@ def _from_file(path: Path) -> "pd.DataFrame":
         try:
             if kind == ".parquet":
                 return pd.read_parquet(stream)
-            return pd.read_csv(
-                stream, compression="gzip" if kind.endswith(".gz") else None, sep=_separator(path, kind),
-                **_exact(pd.__version__),
-            )  # fmt: skip
+            text = unpacked(stream, path) if kind.endswith(".gz") else stream
+            return pd.read_csv(text, sep=_separator(path, kind), **_exact(pd.__version__))
+        except DataError:
+            raise
         except Exception as error:  # pandas, pyarrow and zlib each have errors of their own
             told = " ".join(str(error).split())[:160]
             raise DataError(f"{path} cannot be read as {kind[1:]} ({told}); write the file again") from error
@@ -103,7 +102,7 @@ def _separator(path: Path, kind: str) -> str:
     if kind.startswith(".tsv"):
         return "\t"
     with opened(path) as stream:
-        head = (gzip.GzipFile(fileobj=stream) if kind.endswith(".gz") else stream).readline(65_536)
+        head = (unpacked(stream, path) if kind.endswith(".gz") else stream).readline(65_536)
     return next((mark for mark in ",;\t" if mark.encode() in head), ",")
 
 

@@ -14,7 +14,7 @@ from scalefed.cli import main
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, DataError, FitWarning
 from scalefed.fitting.fit import fit, load_fit
-from scalefed.fitting.fitted import Fit
+from scalefed.fitting.result import Fit
 from scalefed.laws import LAWS, Law
 from scalefed.laws.simulate import simulate_runs
 

@@ -50,7 +50,7 @@ class Bench:
     def __init__(self, folder: Path):
         self.folder = folder
         lines = [f"{name} = {json.dumps(value)}" for name, value in TINY.changed().items()]
-        grid = "\n[[grid]]\nseed = [0, 1, 2]\ntokens = [60000, 150000]\n"
+        grid = "\n[[grid]]\nseed = [0, 1, 2]\ntokens = [20000, 50000]\n"
         (folder / "sweep.toml").write_text("[base]\n" + "\n".join(lines) + grid)
         self.end(self.start(folder / "alone"))
 
@@ -77,11 +77,12 @@ class Bench:
 
 
 def kills(bench: Bench, count: int = 20) -> None:
-    """kill -9 of the sweep at random moments; then it is started again."""
+    """kill -9 of the sweep at random moments of its and its workers' work; then it is started again."""
     dice, runs, said = random.Random(7), bench.folder / "killed", []
     for _ in range(count):
-        process = bench.start(runs)
-        time.sleep(dice.uniform(1.0, 9.0))
+        process, life = bench.start(runs), dice.uniform(1.0, 14.0)
+        while process.poll() is None and _seconds(process.pid) + sum(_workers(process.pid).values()) < life:
+            time.sleep(0.05)
         process.kill()
         time.sleep(1.5)  # its workers notice within a second
         said.append(bench.end(process)[1])
@@ -111,9 +112,17 @@ def _workers(sweep: int) -> dict[int, float]:
     with contextlib.suppress(OSError):
         for child in Path(f"/proc/{sweep}/task/{sweep}/children").read_text().split():
             if b"scalefed.experiment.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                ticks = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
-                found[int(child)] = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+                found[int(child)] = _seconds(int(child))
     return found
+
+
+def _seconds(process: int) -> float:
+    """The seconds that a process has computed; 0 for one that is gone."""
+    try:
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def two(bench: Bench) -> None:

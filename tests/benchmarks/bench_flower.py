@@ -76,7 +76,7 @@ def fedavg(engine: str, workers: int) -> tuple:
     from flwr.serverapp.strategy import FedAvg
     from flwr.simulation import run_simulation
 
-    from scalefed.federated.flower.engine import _prepared
+    from scalefed.federated.flower.engine import task_of
     from scalefed.models import build_model
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -86,7 +86,7 @@ def fedavg(engine: str, workers: int) -> tuple:
     @client.train()
     def train(message: Message, context: object) -> Message:
         torch.set_num_threads(1)
-        task = _prepared(CONFIG)  # once in a client process
+        task = task_of(CONFIG)  # once in a client process
         weights = message.content["arrays"].to_torch_state_dict()["weights"]
         batches = task.data.batches(int(context.node_config["partition-id"]), visit=0, steps=CONFIG.local_steps)
         leaf = torch.nn.Parameter(weights.clone())

@@ -115,7 +115,7 @@ def bare_round(config: RunConfig, model: Decoder, data: Data, weights: torch.Ten
 
 # ---------------------------------------------------------------------- batching
 def batching(seconds: float) -> None:
-    chosen_size = client._group_size
+    chosen_size = client.group_size
     for params in LADDER:
         model = Decoder(shape_for(params, 512))
         start = model.initial(0)
@@ -124,12 +124,12 @@ def batching(seconds: float) -> None:
             tasks = [ClientTask(k, torch.randint(512, (2, batch, length + 1), generator=draw)) for k in range(16)]
 
             def go(size: int, model=model, start=start, tasks=tasks) -> None:
-                client._group_size = (lambda *_: size) if size else chosen_size
+                client.group_size = (lambda *_: size) if size else chosen_size
                 local_updates(model, start, tasks, RunConfig(), learning_rates=[1e-3] * 2)
 
             ways = {str(size): (lambda size=size, go=go: go(size)) for size in (0, 1, 2, 4, 8, 16)}
             times = interleaved(ways, seconds)
-            client._group_size = chosen_size
+            client.group_size = chosen_size
             gains = "  ".join(f"{size}: {np.median(np.divide(times['1'], times[str(size)])):.2f}"
                               for size in (2, 4, 8, 16))  # fmt: skip
             picked = chosen_size(model, tasks[0], RunConfig())

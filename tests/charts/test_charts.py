@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,8 +15,12 @@ from scalefed.charts.frames import mixtures, same_size, shown
 from scalefed.charts.theme import CATEGORIES, log_ticks, power, ramp, si
 from scalefed.errors import ConfigError, DataError, ScalefedError
 from scalefed.fitting.fit import fit
+from scalefed.fitting.store import load_fit
 from scalefed.laws.simulate import simulate_runs
+from scalefed.runs.log import load_runs
 
+ROOT = Path(__file__).parents[2]
+PILOT = str(ROOT / "runs" / "pilot")
 TRUTH = {"E": 0.33, "A": 30.0, "a": 0.55, "B": 2500.0, "b": 0.65, "g": 0.6, "s": 0.7}
 
 
@@ -195,7 +201,27 @@ def test_runs_of_one_token_budget_are_drawn_against_size():
 def test_a_chart_of_very_many_rounds_says_that_it_thins_them():
     frame = pd.DataFrame({"run_id": "a", "round": range(9000), "tokens": range(1, 9001), "loss": 1.0})
     drawn = chart(frame, "rounds")
-    assert drawn.to_dict()["title"]["subtitle"] == ["One round in 3 is drawn"] and len(data(drawn)) == 3000
+    assert drawn.to_dict()["title"]["subtitle"] == [f"{len(data(drawn)):,} of 9,000 rounds are drawn"]
+    assert 1000 < len(data(drawn)) <= 4000 and max(row["round"] for row in data(drawn)) == 8999
+
+
+def test_the_rounds_of_a_packed_sweep_are_lines():
+    drawn = chart(PILOT, "rounds")
+    per_run = pd.DataFrame(data(drawn)).groupby("run_id").size()
+    assert per_run.min() > 5 and drawn.to_dict()["layer"][0]["encoding"]["y"]["field"] == "train_loss"
+    assert {row["round"] for row in data(chart(PILOT, "rounds", x="round"))} >= {1, 2}
+    pilot = replace(load_fit(ROOT / "fits" / "pilot.json"), source=PILOT)
+    assert set(per_run.index) >= {row["run_id"] for row in data(chart(pilot, "rounds"))} > set()
+
+
+def test_runs_without_their_rounds_say_where_rounds_are():
+    at_the_end = rounds_frame().drop_duplicates("run_id", keep="last")
+    with pytest.raises(DataError, match=r"these are runs, one row each; for rounds give their folder, or load_runs"):
+        chart(load_runs(PILOT), "rounds")
+    with pytest.raises(DataError, match="a fit keeps no rounds; give the folder of its runs"):
+        chart(replace(load_fit(ROOT / "fits" / "pilot.json"), source=None), "rounds")
+    with pytest.raises(DataError, match="no run has a loss in two of its rounds; draw y=train_loss"):
+        chart(at_the_end.assign(train_loss=at_the_end["loss"]), "rounds", y="loss")
 
 
 def test_the_callers_frame_is_not_changed(runs):
@@ -232,7 +258,7 @@ def test_mistakes_say_what_is_allowed(runs, fitted):
         chart(runs[runs["clients_per_round"] == 4], "participation")
     with pytest.raises(DataError, match="no compute level has runs of three sizes"):
         chart(runs.iloc[:4], "isoflop")
-    with pytest.raises(DataError, match="no round has a loss; set evaluate_every"):
+    with pytest.raises(DataError, match="no run has a loss in two of its rounds; train with"):
         chart(rounds_frame().assign(loss=math.nan), "rounds")
     with pytest.raises(ScalefedError):
         chart(fitted, "optimum", axis="compute")

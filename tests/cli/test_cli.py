@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,7 +180,7 @@ MISTAKES = {
     "unknown problems": ("evaluate {f}/samples.jsonl --problems micor", ["micor"]),
     "demo participation": ("demo --participation 2", ["participation must be in (0, 1], got 2", "0.25"]),
     "demo without clients": ("demo --clients 3 --participation 0.1", ["less than one client per round"]),
-    "demo in no time": ("demo --minutes 0", ["--minutes", "0"]),
+    "demo of nothing": ("demo --pilot-compute 5", ["at least 1e+11 FLOPs", "got 5", "6e+12 is usual"]),
     "unknown command": ("trian", ["No such command 'trian'"]),
     "unknown option": ("fit {f}/good.csv --lw x", ["No such option", "--law"]),
     "file as folder": ("train params=3000 --runs {f}/good.csv", ["good.csv is a file; give a folder"]),
@@ -450,14 +451,20 @@ def test_train_sweep_evaluate_end_to_end(capsys, tmp_path, monkeypatch):
     assert code == 0 and {"pass@1", "pass@2", "problems", "samples_min", "samples_max"} <= set(json.loads(out))
 
 
+def stored_runs_are_made(configs, *, runs, **_):
+    shutil.copytree(ROOT / "runs" / "pilot", runs, dirs_exist_ok=True)
+
+
 @pytest.mark.slow
 def test_demo_ends_with_a_size_its_interval_and_a_page(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("scalefed.cli.demo._pilot", lambda *_: ROOT / "runs" / "pilot")
+    monkeypatch.setattr("scalefed.experiment.train_all", stored_runs_are_made)
     words = ("--clients", 16, "--participation", 0.25, "--law", "federated-coupled")
     code, out, err = run(capsys, "demo", "--out", tmp_path, *words)
     assert code == 0 and "its floor E held at the text's exact entropy" in err
     assert re.search(r"train \S+ parameters \(95% interval \S+ to \S+\) on \S+ tokens in all", out)
     assert "4 of 16 clients in each round" in out and out.strip().endswith(f"The page: {tmp_path / 'index.html'}")
+    spans, leaves = map(float, re.search(r"a factor of ([\d.]+);.*should leave a factor of ([\d.]+):", out).groups())
+    assert 1 < leaves < spans and f"scalefed next {tmp_path / 'fit.json'} --compute" in out
     assert "Train " in (tmp_path / "index.html").read_text() and (tmp_path / "fit.json").is_file()
     assert {path.name for path in (tmp_path / "charts").iterdir()} == {
         f"{kind}.{suffix}" for kind in (*CHARTS, "budget") for suffix in ("png", "json")}  # fmt: skip
@@ -465,9 +472,11 @@ def test_demo_ends_with_a_size_its_interval_and_a_page(capsys, tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_a_demo_that_cannot_tell_says_so_and_still_shows_what_it_measured(capsys, tmp_path, monkeypatch):
-    for seed in range(8):
-        make_run(tmp_path / "runs", seed=seed, loss=2.0 + seed / 100)
-    monkeypatch.setattr("scalefed.cli.demo._pilot", lambda *_: tmp_path / "runs")
+    def nothing_varies(configs, *, runs, **_):
+        for seed in range(8):
+            make_run(runs, seed=seed, loss=2.0 + seed / 100)
+
+    monkeypatch.setattr("scalefed.experiment.train_all", nothing_varies)
     code, out, err = run(capsys, "demo", "--out", tmp_path, "--law", "chinchilla")
     assert code == 2 and out == "" and "cannot determine" in err and "a longer demo may tell" in err
     assert "No size can be recommended" in (tmp_path / "index.html").read_text()

@@ -87,9 +87,9 @@ def test_any_root_of_humanevals_polynomial_will_do(tmp_path):
 
 
 def test_every_rule_has_a_task():
-    from scalefed.data.evalplus import _RULES
+    from scalefed.data.evalplus import RULE_OF
 
-    assert {*_RULES.values(), "equal"} == set(RULES)
+    assert {*RULE_OF.values(), "equal"} == set(RULES)
 
 
 REFUSED = {

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from scalefed.architecture import ladder
 from scalefed.config import RunConfig
 from scalefed.errors import CheckpointError, ConfigError, ScalefedError
 from scalefed.experiment import evaluate, pilot, train, train_all
 from scalefed.experiment.bundles import bundles, runs_at_once, train_together
 from scalefed.experiment.checkpoints import checkpoint_path
-from scalefed.experiment.pilot import runs_of as pilot_runs
 from scalefed.runs.log import load_counts, load_runs, log_differences, same_log
 from scalefed.sweeps import sweep
 
@@ -223,18 +223,23 @@ def test_a_run_log_that_cannot_be_written_is_told_and_is_no_crash(tmp_path, capf
 def test_bad_calls_are_refused():
     with pytest.raises(ConfigError, match="at least one config"):
         train_all([])
-    with pytest.raises(ConfigError, match="at least 1 minute"):
-        pilot(0.5)
+    with pytest.raises(ConfigError, match="at least 1e[+]11 FLOPs in all, got 5"):
+        pilot(5)
 
 
 def test_the_pilot_has_two_slices_at_each_cohort_and_one_skewed_run():
-    configs = pilot_runs(RunConfig(local_steps=10), 3e13)
-    assert len({config.run_id for config in configs}) == len(configs) == 17
+    configs = pilot()
+    assert len({config.run_id for config in configs}) == len(configs) >= 15
     assert {config.clients_per_round for config in configs} == {1, 4}
     assert [config.clients_per_round for config in configs if config.concentration < 1] == [4]
     assert min(config.params for config in configs) >= 3_500
     small, *_, large = sorted(config.compute for config in configs)
     assert 4 < large / small < 8
+
+
+def test_the_pilot_is_the_same_on_every_machine_and_of_sizes_there_are(recwarn):
+    assert [config.run_id for config in pilot()] == [config.run_id for config in pilot()]
+    assert {config.params for config in pilot()} <= {shape.params for shape in ladder(512)} and not recwarn
 
 
 SWEEP = """

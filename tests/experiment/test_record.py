@@ -84,6 +84,10 @@ def test_synthetic_text_and_its_privacy_are_in_the_bill():
     private = compute_exact(sharing | {"synthetic_epsilon": 8.0})
     assert private == pytest.approx(base + 8 * trained + written, rel=1e-12)
     assert compute_exact(sharing | {"synthetic_share": 0.0}) == base
+    choosing = compute_exact(
+        sharing | {"synthetic_kept": 0.5}
+    )  # twice the tenth that is shared, scored and not trained on
+    assert choosing == pytest.approx(base * (1 + 0.2 / 3) + trained + written, rel=1e-12)
     assert compute_exact({"params": 1, "tokens": 1}) is None  # somebody else's run
 
 

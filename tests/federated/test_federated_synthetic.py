@@ -91,14 +91,28 @@ def test_a_share_of_every_batch_comes_from_the_pool() -> None:
     state = with_pool(chosen, Text(), initial_state(chosen, MODEL))
     pool = {tuple(block) for block in state.slots["synthetic"].tolist()}
     own = np.full((4, 5, LENGTH + 1), 20)
-    batches = mixed(chosen, state, 1, own)
+    batches = mixed(chosen, MODEL, state, 1, own)
     assert batches.shape == own.shape
     assert bool((own == 20).all())  # the client's own text is not touched
     foreign = [tuple(block) for block in batches.reshape(-1, LENGTH + 1).tolist() if block != [20] * (LENGTH + 1)]
     assert len(foreign) == 5  # a quarter of 20 blocks
     assert set(foreign) <= pool
-    assert np.array_equal(batches, mixed(chosen, state, 1, own))
-    assert not np.array_equal(batches, mixed(chosen, state, 0, own))
+    assert np.array_equal(batches, mixed(chosen, MODEL, state, 1, own))
+    assert not np.array_equal(batches, mixed(chosen, MODEL, state, 0, own))
+
+
+def test_the_likeliest_of_the_drawn_blocks_stay() -> None:
+    """Three clients write one word each; a model trained on one client's word keeps hers of all that are drawn."""
+    chosen = config(synthetic_kept=0.25, generator_steps=80)
+    state = with_pool(chosen, Text(), initial_state(chosen, MODEL))
+    knows = generators(chosen, Text(), range(1, 2))[0]
+    own = np.full((4, 5, LENGTH + 1), 20)
+    batches = mixed(chosen, MODEL, replace(state, weights=knows), 0, own)
+    foreign = batches[batches[..., -1] != 20]
+    assert len(foreign) == 5
+    assert float((foreign[:, 2:] == 6).mean()) > 0.9
+    everything = mixed(config(generator_steps=80), MODEL, replace(state, weights=knows), 0, own)
+    assert float((everything[everything[..., -1] != 20][:, 2:] == 6).mean()) < 0.9
 
 
 @pytest.mark.parametrize(("steps", "batch"), [(1, 2), (1, 4), (3, 1), (5, 1), (25, 4)])
@@ -107,7 +121,7 @@ def test_the_share_holds_over_rounds_however_short_they_are(steps: int, batch: i
     chosen = config(synthetic_share=share)
     own, pool = np.full((steps, batch, LENGTH + 1), 20), torch.ones(6, LENGTH + 1, dtype=torch.int32)
     state = replace(initial_state(chosen, MODEL), slots={"synthetic": pool})
-    rounds = [mixed(chosen, replace(state, round=number), number % 3, own) for number in range(1_000)]
+    rounds = [mixed(chosen, MODEL, replace(state, round=number), number % 3, own) for number in range(1_000)]
     counts = np.array([(one[:, :, 0] == 1).sum() for one in rounds])
     assert abs(counts.mean() - share * steps * batch) < 4 * 0.5 / math.sqrt(1_000)
     assert np.ptp(counts) == (0 if (share * steps * batch).is_integer() else 1)
@@ -116,7 +130,7 @@ def test_the_share_holds_over_rounds_however_short_they_are(steps: int, batch: i
 def test_a_whole_number_of_blocks_is_that_many_bit_for_bit_as_before_shares_were_drawn() -> None:
     pool, own = np.arange(90).reshape(10, 9), np.full((6, 5, LENGTH + 1), 200)
     state = replace(initial_state(config(), MODEL), slots={"synthetic": torch.from_numpy(pool)})
-    batches = mixed(config(synthetic_share=0.1), state, 1, own)
+    batches = mixed(config(synthetic_share=0.1), MODEL, state, 1, own)
     draw = rng(0, "synthetic-mix", 0, 1)
     places = draw.choice(30, size=3, replace=False)
     expected = own.reshape(30, -1).copy()

@@ -51,10 +51,8 @@ def here(monkeypatch):
     flower_here(monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what its dependencies say of each other on import
-        flower._flower()
-    monkeypatch.setattr(
-        flower, "_prepared", lambda config: SimpleNamespace(model=build_model(config), data=Text(config))
-    )
+        flower.flower_names()
+    monkeypatch.setattr(flower, "task_of", lambda config: SimpleNamespace(model=build_model(config), data=Text(config)))
 
 
 def native(config: RunConfig) -> list[rounds.Round]:
@@ -150,7 +148,7 @@ def test_bits_survive_flowers_records(here) -> None:
         "ids": torch.tensor([[1, 2], [3, 4]], dtype=torch.int32),
         "nothing": torch.zeros(0),
     }
-    back = flower._unpack(flower._pack(tensors))
+    back = flower.tensors_in(flower.record_of(tensors))
     assert list(back) == list(tensors)
     for name, tensor in tensors.items():
         assert back[name].dtype == tensor.dtype
@@ -266,7 +264,7 @@ def test_nodes_that_never_come_are_an_error(here) -> None:
 
 def test_without_flower_its_extra_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(sys.modules, "flwr", None)
-    flower._flower.cache_clear()
+    flower.flower_names.cache_clear()
     model = build_model(CONFIG)
     with pytest.raises(MissingExtraError, match=r"scalefed\[flower\]"):
         next(flower.run_rounds(CONFIG, model, Text(CONFIG), rounds.initial_state(CONFIG, model)))

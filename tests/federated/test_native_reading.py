@@ -127,10 +127,10 @@ def test_pages_are_given_back() -> None:
     prompts = texts(20)
     _, ours = sessions(build.level(), 8, 120)
     sample(ours, prompts, samples=400, end=END, max_new_tokens=90, rows=8, draw=ours.draw)
-    assert len(ours._chunks) == 1  # of 64 pages, for 400 samples of up to six pages of their own
+    assert len(ours.chunks) == 1  # of 64 pages, for 400 samples of up to six pages of their own
     _, many = sessions(build.level(), 200, 120)
     sample(many, prompts, samples=200, end=VOCAB, max_new_tokens=90, rows=200, draw=many.draw)
-    assert len(many._chunks) > 15  # and more are made where they are needed
+    assert len(many.chunks) > 15  # and more are made where they are needed
 
 
 @settings(max_examples=30, deadline=None)

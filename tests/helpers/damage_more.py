@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _wrong_pack(before: Any, after: Any, target: Path) -> str | None:
 
 
 def _rows_of_pack(folder: Path) -> pd.DataFrame:
-    """The rows of a pack whose counts are broken, which has no part in them; none where it is refused."""
+    """The rows of a pack whose rounds or counts are broken, which have no part in them; none where it is refused."""
     try:
         frame = sf.load_runs(folder)
     except sf.ScalefedError:
@@ -66,8 +67,17 @@ def _lost_rows(before: pd.DataFrame, after: pd.DataFrame, target: Path) -> str |
     return damage_kinds.lost(before, after, set())
 
 
-def _counts_of_pack(folder: Path) -> list[Path]:
-    return [folder / "sweep" / "counts.parquet"]
+def _of_pack(name: str) -> Callable[[Path], list[Path]]:
+    return lambda folder: [folder / "sweep" / name]
+
+
+def _packed_table(folder: Path) -> None:
+    rows = "".join(f"{1000 * n},{100_000 * n},{4 - n / 10}\n" for n in range(1, 9))
+    (folder / "runs.csv.gz").write_bytes(gzip.compress(f"params,tokens,loss\n{rows}".encode(), mtime=0))
+
+
+def _wrong_table(before: pd.DataFrame, after: pd.DataFrame, target: Path) -> str | None:
+    return next((fault for row in after.to_dict("records") if (fault := damage_kinds.impossible(row))), None)
 
 
 def _unpack(folder: Path) -> dict[str, dict[str, str]]:
@@ -161,7 +171,9 @@ def more_kinds() -> list[Kind]:
     return [
         Kind("packed sweep", _pack, _read_pack, _only, _wrong_pack, "table"),
         Kind("packed, bytes", _pack, _read_pack, _only, _wrong_pack, "bytes"),
-        Kind("packed, counts", _pack, _rows_of_pack, _counts_of_pack, _lost_rows, "bytes"),
+        Kind("packed, counts", _pack, _rows_of_pack, _of_pack("counts.parquet"), _lost_rows, "bytes"),
+        Kind("packed, rounds", _pack, _rows_of_pack, _of_pack("rounds.parquet"), _lost_rows, "bytes"),
+        Kind("runs.csv.gz", _packed_table, lambda f: sf.load_runs(f / "runs.csv.gz"), _only, _wrong_table, "bytes"),
         Kind("packed, unpacked", _pack, _unpack, _only, _wrong_unpack, "table"),
         Kind("problems", _lines("p.jsonl", problems), _read_problems("p.jsonl"), _only, _wrong_problems, "lines"),
         Kind("problems.gz", _lines("p.jsonl.gz", problems), _read_problems("p.jsonl.gz"), _only, _wrong_problems,

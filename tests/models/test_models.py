@@ -15,12 +15,12 @@ from scalefed.models import (
     Decoder,
     Layout,
     Shape,
-    _say_far_off,
     build_model,
     ladder,
     load_weights,
     model_flops,
     save_weights,
+    say_far_off,
     shape_for,
 )
 from scalefed.models.losses import client_losses
@@ -79,7 +79,7 @@ def test_stored_runs_keep_their_shapes() -> None:
 
 
 def test_a_size_far_off_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    _say_far_off.cache_clear()
+    say_far_off.cache_clear()
     for params in (14_000, 18_500, 18_500, 1_000):
         build_model(RunConfig(params=params))
     assert [record.getMessage() for record in caplog.records] == [

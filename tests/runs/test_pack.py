@@ -216,10 +216,10 @@ def test_a_packed_run_that_differs_from_its_folder_is_not_overwritten(sweep):
 
 def test_a_damaged_pack_is_named_and_hides_no_run_beside_it(sweep):
     pack(sweep)
-    table = sweep / "rounds.parquet"
+    table = sweep / "runs.parquet"
     table.write_bytes(table.read_bytes()[:-40])
     make(sweep, 5)
-    with pytest.warns(RunLogWarning, match="rounds.parquet cannot be read"):
+    with pytest.warns(RunLogWarning, match="runs.parquet cannot be read"):
         assert list(load_runs(sweep)["run_id"]) == ["run-5"]
     with pytest.raises(DataError, match="cannot be read"):
         pack(sweep)
@@ -288,6 +288,38 @@ def test_damaged_counts_of_a_pack_are_named_and_its_runs_kept(sweep, tmp_path, d
     for change in (pack, unpack):  # what is lost is not made final
         with pytest.raises(DataError, match="counts.parquet"):
             change(sweep)
+
+
+ROUNDS_DAMAGE = {
+    **{name: COUNTS_DAMAGE[name] for name in ("cut", "empty", "away", "a pipe", "a loop", "no names")},
+    "a page": lambda path: path.write_bytes(b"PAR1" + path.read_bytes()[4:40][::-1] + path.read_bytes()[40:]),
+}
+
+
+@pytest.mark.parametrize("damage", ROUNDS_DAMAGE)
+@pytest.mark.parametrize("schema", [1, 2])  # read alone, and by columns
+def test_damaged_rounds_of_a_pack_are_named_and_its_runs_and_counts_kept(sweep, damage, schema):
+    for number in range(3):
+        edit(sweep / f"run-{number}", "run.json", '"schema": 2', f'"schema": {schema}')
+    whole, counts = load_runs(sweep), load_counts(sweep)
+    pack(sweep)
+    ROUNDS_DAMAGE[damage](sweep / "rounds.parquet")
+    with pytest.warns(RunLogWarning, match=r"left out the rounds of the runs in .*rounds.parquet"):
+        pd.testing.assert_frame_equal(load_runs(sweep), whole)
+    with pytest.warns(RunLogWarning, match="left out the rounds"):
+        pd.testing.assert_frame_equal(load_counts(sweep), counts)
+    with pytest.warns(RunLogWarning, match="rounds.parquet"), pytest.raises(DataError, match="none of the 3 runs"):
+        load_runs(sweep, rounds=True)
+    run = Run.load(sweep / "run-1")
+    assert run.loss == 2.4 and len(run.counts()) == 2
+    with pytest.raises(DataError, match="rounds.parquet"):
+        run.history()
+    for change in (pack, unpack):  # what is lost is not made final
+        with pytest.raises(DataError, match="rounds.parquet"):
+            change(sweep)
+    make(sweep, 5)
+    with pytest.warns(RunLogWarning, match="left out the rounds"):
+        assert set(load_runs(sweep, rounds=True)["run_id"]) == {"run-5"}
 
 
 def test_counts_beside_damaged_counts_are_read(sweep):

@@ -91,7 +91,7 @@ def server_app(run: Callable[[RunConfig, str], object]) -> Any:
     Args:
         run: trains the config and writes the run log to the folder ``output``.
     """
-    flower = _flower()
+    flower = flower_names()
     app = flower.ServerApp()
 
     @app.main()  # type: ignore[untyped-decorator]
@@ -112,7 +112,7 @@ def client_app(config: RunConfig | None = None) -> Any:
     Args:
         config: the run; from the app's run configuration when None.
     """
-    app = _flower().ClientApp()
+    app = flower_names().ClientApp()
 
     @app.train()  # type: ignore[untyped-decorator]
     def train(message: Any, context: Any) -> Any:
@@ -188,7 +188,7 @@ class _Post:
 
     def send(self, tasks: Sequence[ClientTask], nodes: Sequence[int]) -> None:
         """Send tasks to the nodes in turn, beginning after the last one that was sent to."""
-        flower, messages = _flower(), []
+        flower, messages = flower_names(), []
         for task in tasks:
             node, self._turn = nodes[self._turn % len(nodes)], self._turn + 1
             messages.append(flower.Message(_task_record(self._plan, task), dst_node_id=node, message_type="train"))
@@ -209,17 +209,17 @@ def _await_nodes(link: _Link, wanted: int) -> list[int]:
 # ---------------------------------------------------------------------- the client's side
 def _answer(message: Any, config: RunConfig) -> Any:
     """One client's round: the same steps from the task to the update as in the native loop."""
-    flower = _flower()
-    work, arrays = message.content["work"], _unpack(message.content["arrays"])
+    flower = flower_names()
+    work, arrays = message.content["work"], tensors_in(message.content["arrays"])
     torch.set_num_threads(int(work["threads"]))
-    task, client = _prepared(config), int(work["client"])
+    task, client = task_of(config), int(work["client"])
     state = ServerState(
         weights=arrays["weights"], round=int(work["round"]), slots=_named(arrays, "slot."),
         memory={client: _named(arrays, "memory.")},
     )  # fmt: skip
     batches = task.data.batches(client, visit=int(work["visit"]), steps=int(work["steps"]))
     if shares_text(config):
-        batches = mixed(config, state, client, batches)
+        batches = mixed(config, task.model, state, client, batches)
     tokens = torch.from_numpy(np.ascontiguousarray(batches, dtype=np.int64))
     order = client_task(config, task.model.layout, state, client, tokens)
     (update,) = local_updates(task.model, state.weights, [order], config, learning_rates=list(work["rates"]))
@@ -227,7 +227,7 @@ def _answer(message: Any, config: RunConfig) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _prepared(config: RunConfig) -> Task:
+def task_of(config: RunConfig) -> Task:
     """Model and data of a config, made once in a client process."""
     return prepare(config)
 
@@ -235,28 +235,28 @@ def _prepared(config: RunConfig) -> Task:
 # ---------------------------------------------------------------------- what travels
 def _task_record(plan: Plan, task: ClientTask) -> Any:
     """A client's task as Flower sends it: vectors, and who, which round, how many steps at which rates."""
-    flower, state = _flower(), plan.state
+    flower, state = flower_names(), plan.state
     slots = {f"slot.{name}": state.slots[name] for name in SEEN_BY_CLIENTS if name in state.slots}
     memory = {f"memory.{name}": vector for name, vector in task.memory.items()}
     work = {
         "client": task.client, "visit": state.visits[task.client], "round": state.round, "steps": task.steps,
         "rates": list(plan.rates), "threads": torch.get_num_threads(),
     }  # fmt: skip
-    arrays = _pack({"weights": state.weights} | slots | memory)
+    arrays = record_of({"weights": state.weights} | slots | memory)
     return flower.RecordDict({"arrays": arrays, "work": flower.ConfigRecord(work)})
 
 
 def _update_record(update: ClientUpdate) -> Any:
-    flower = _flower()
+    flower = flower_names()
     arrays = {"weights": update.weights} | {f"memory.{name}": vector for name, vector in update.memory.items()}
     if update.gradient is not None:
         arrays["gradient"] = update.gradient
     metrics = {"client": update.client, "steps": update.steps, "tokens": update.tokens, "loss": update.loss}
-    return flower.RecordDict({"arrays": _pack(arrays), "metrics": flower.MetricRecord(metrics)})
+    return flower.RecordDict({"arrays": record_of(arrays), "metrics": flower.MetricRecord(metrics)})
 
 
 def _read_update(content: Any) -> ClientUpdate:
-    arrays, metrics = _unpack(content["arrays"]), content["metrics"]
+    arrays, metrics = tensors_in(content["arrays"]), content["metrics"]
     return ClientUpdate(
         client=int(metrics["client"]), weights=arrays["weights"], steps=int(metrics["steps"]),
         tokens=int(metrics["tokens"]), loss=float(metrics["loss"]), memory=_named(arrays, "memory."),
@@ -264,9 +264,9 @@ def _read_update(content: Any) -> ClientUpdate:
     )  # fmt: skip
 
 
-def _pack(tensors: Mapping[str, Tensor]) -> Any:
+def record_of(tensors: Mapping[str, Tensor]) -> Any:
     """Tensors as a Flower record, bit for bit; bfloat16, which Flower refuses, goes as int16 under another name."""
-    flower, arrays = _flower(), {}
+    flower, arrays = flower_names(), {}
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
         if plain.dtype == torch.bfloat16:
@@ -275,7 +275,8 @@ def _pack(tensors: Mapping[str, Tensor]) -> Any:
     return flower.ArrayRecord(arrays)
 
 
-def _unpack(record: Any) -> dict[str, Tensor]:
+def tensors_in(record: Any) -> dict[str, Tensor]:
+    """The tensors of such a record."""
     tensors = {}
     for name, array in record.items():
         tensor = torch.from_numpy(array.numpy().copy())
@@ -294,7 +295,7 @@ def _simulated(
     config: RunConfig, model: Model, data: ClientData, state: ServerState, workers: int | None
 ) -> Iterator[Round]:
     """Rounds of a Ray simulation that runs in a thread and waits between rounds until the next one is wanted."""
-    flower = _flower()
+    flower = flower_names()
     count = workers or max(1, min(config.clients_per_round, len(os.sched_getaffinity(0))))
     wanted: Queue[bool] = Queue()
     finished: Queue[Round | BaseException | None] = Queue()
@@ -359,7 +360,7 @@ def _run_simulation(server: Any, client: Any, config: RunConfig, workers: int) -
 
 # ---------------------------------------------------------------------- Flower itself
 @lru_cache(maxsize=1)
-def _flower() -> Any:
+def flower_names() -> Any:
     """The names of Flower that are used here, imported with its switches set."""
     require_flower()
     for name, value in SWITCHES.items():

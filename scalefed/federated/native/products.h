@@ -15,6 +15,34 @@ typedef float eight __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
 typedef int eight_int __attribute__((vector_size(32), aligned(4), may_alias));
 
+/* Numbers below 1.2e-38 count as zero while we compute: a model that is sure of itself makes chances of that size by the
+   thousand, and a product with them takes up to sixty times as long. How the caller's thread counts is restored. */
+#if defined(__x86_64__)
+typedef unsigned Mode;
+enum { FLUSH_TINY = 0x8040 }; /* of results, and of what is read */
+INLINE void set_mode(Mode mode) { __asm__ volatile("ldmxcsr %0" : : "m"(mode) : "memory"); }
+INLINE Mode flush_tiny(void) {
+    Mode before;
+    __asm__ volatile("stmxcsr %0" : "=m"(before) : : "memory");
+    set_mode(before | FLUSH_TINY);
+    return before;
+}
+#elif defined(__aarch64__)
+typedef unsigned long Mode;
+enum { FLUSH_TINY = 1 << 24 };
+INLINE void set_mode(Mode mode) { __asm__ volatile("msr fpcr, %0" : : "r"(mode) : "memory"); }
+INLINE Mode flush_tiny(void) {
+    Mode before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before) : : "memory");
+    set_mode(before | FLUSH_TINY);
+    return before;
+}
+#else
+typedef int Mode;
+INLINE void set_mode(Mode mode) { (void)mode; }
+INLINE Mode flush_tiny(void) { return 0; }
+#endif
+
 INLINE long padded(long n) { return (n + 7) & ~7L; }
 INLINE eight load(const float *x) { return *(const eight *)x; }
 INLINE void store(float *x, eight value) { *(eight *)x = value; }

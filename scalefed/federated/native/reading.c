@@ -102,6 +102,7 @@ void token_losses(const Reader *reader, long n, const long *tokens, const long *
     const Shape *s = &reader->shape;
     Room room = room_of(reader);
     Pass pass = {reader->weights, reader->cosine, reader->sine, 0};
+    Mode before = flush_tiny();
     for (long first = 0, end, capacity = room.rows; first < n; first = end) {
         end = read_group(reader, &room, capacity, first, n, tokens, offsets, 1);
         for (long from = 0; from < room.rows; from += GROUP_ROWS) {
@@ -116,6 +117,7 @@ void token_losses(const Reader *reader, long n, const long *tokens, const long *
             }
         }
     }
+    set_mode(before);
 }
 
 /* Prompts into their pages, table (n, width); logits (n, vocab) of the token after each. */
@@ -125,6 +127,7 @@ void read_prompts(const Reader *reader, long n, const long *tokens, const long *
     long d = s->width;
     Room room = room_of(reader);
     Pass pass = {reader->weights, reader->cosine, reader->sine, 0};
+    Mode before = flush_tiny();
     for (long first = 0, end, capacity = room.rows; first < n; first = end) {
         end = read_group(reader, &room, capacity, first, n, tokens, offsets, 0);
         float *x = room.kept[s->layers].x;
@@ -140,6 +143,7 @@ void read_prompts(const Reader *reader, long n, const long *tokens, const long *
         for (long i = first; i < end; i++)
             memcpy(logits + i * s->vocab, room.logits + (i - first) * room.words, s->vocab * sizeof(float));
     }
+    set_mode(before);
 }
 
 /* One more token in each of `rows` rows: at `positions`, after prompts of `prompts` tokens; logits (rows, vocab). */
@@ -150,6 +154,7 @@ void write_tokens(const Reader *reader, long rows, const long *tokens, const lon
     Room room = room_of(reader);
     Pass pass = {reader->weights, reader->cosine, reader->sine, 0};
     long at_once = room.rows < GROUP_ROWS ? room.rows : GROUP_ROWS;
+    Mode before = flush_tiny();
     for (long first = 0; first < rows; first += at_once) {
         long here = rows - first < at_once ? rows - first : at_once;
         room.rows = padded(here);
@@ -176,6 +181,7 @@ void write_tokens(const Reader *reader, long rows, const long *tokens, const lon
         for (long r = 0; r < here; r++)
             memcpy(logits + (first + r) * s->vocab, room.logits + r * room.words, s->vocab * sizeof(float));
     }
+    set_mode(before);
 }
 
 /* The token of each row at which the cumulative chance, of logits divided by the temperature, passes its uniform number

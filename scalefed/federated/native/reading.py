@@ -101,7 +101,7 @@ class NativeSession(Reader):
         """Room for ``rows`` completions of at most ``length`` tokens, prompt included; see :class:`Reader`."""
         super().__init__(code, model, weights, length=length)
         self.record.width = -(-length // PAGE) + 1
-        self._chunks: list[Tensor] = []
+        self.chunks: list[Tensor] = []
         self._free: list[int] = []
         self._table = np.zeros((rows, self.record.width), dtype=np.int64)
         self._prompt = np.zeros(rows, dtype=np.int64)  # tokens of each row's prompt
@@ -170,9 +170,9 @@ class NativeSession(Reader):
         return taken
 
     def _grow(self) -> None:
-        before, shape = len(self._chunks), self.shape
-        self._chunks.append(torch.zeros(CHUNK, shape.layers, shape.heads, 2, HEAD_WIDTH, PAGE))
-        self._addresses = np.array([chunk.data_ptr() for chunk in self._chunks], dtype=np.uint64)
+        before, shape = len(self.chunks), self.shape
+        self.chunks.append(torch.zeros(CHUNK, shape.layers, shape.heads, 2, HEAD_WIDTH, PAGE))
+        self._addresses = np.array([chunk.data_ptr() for chunk in self.chunks], dtype=np.uint64)
         self.record.chunks = self._addresses.ctypes.data
         self._free.extend(range(before * CHUNK, (before + 1) * CHUNK))
 

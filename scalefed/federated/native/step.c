@@ -252,6 +252,7 @@ double train(const Visit *v, long steps, const long *blocks, const float *rates)
     Room room = lay_out(&v->shape, v->batch, v->length, v->room);
     Pass pass = {v->weights, v->cosine, v->sine, v->gradient};
     double loss = 0.0;
+    Mode before = flush_tiny();
     for (long step = 0; step < steps; step++, blocks += v->batch * (v->length + 1), rates += 3) {
         loss += loss_gradient(&v->shape, &room, &pass, blocks, v->batch, v->length);
         if (v->total)
@@ -259,6 +260,7 @@ double train(const Visit *v, long steps, const long *blocks, const float *rates)
         correct(v);
         take_step(v, rates);
     }
+    set_mode(before);
     return loss;
 }
 
@@ -266,5 +268,8 @@ double train(const Visit *v, long steps, const long *blocks, const float *rates)
 double gradient_of(const Visit *v, const long *blocks) {
     Room room = lay_out(&v->shape, v->batch, v->length, v->room);
     Pass pass = {v->weights, v->cosine, v->sine, v->gradient};
-    return loss_gradient(&v->shape, &room, &pass, blocks, v->batch, v->length);
+    Mode before = flush_tiny();
+    double loss = loss_gradient(&v->shape, &room, &pass, blocks, v->batch, v->length);
+    set_mode(before);
+    return loss;
 }

@@ -23,6 +23,7 @@ from scalefed.fitting.alternative import EDGE, Alternative, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error, size_error
 from scalefed.fitting.data import read_frame
 from scalefed.fitting.inputs import check_level, columns_for
+from scalefed.fitting.record import write_fit
 from scalefed.fitting.seed_noise import SeedNoise, seed_noise_of
 from scalefed.fitting.status import Certificate, FitStatus
 from scalefed.fitting.weights import effective_runs, weights_for
@@ -279,8 +280,6 @@ class Fit(Typeset):
     # -- kept and shown ----------------------------------------------------------------------------------------------
     def save(self, path: "str | PathLike[str]") -> Path:
         """Write the fit to a JSON file with the ids and a hash of its runs; :func:`load_fit` reads it back."""
-        from scalefed.fitting.store import write_fit
-
         return write_fit(self, path)
 
     def equation(self) -> str:
