@@ -91,7 +91,8 @@ def _write(file: BinaryIO, readers: Sequence[Any], model: Any, precision: str, a
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     architecture = _architecture(readers[0])
-    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=model.config.to_dict())
+    kind: Any = TENSOR_PROCESSORS.get(architecture, TensorProcessor)
+    processor = kind(config=model.config.to_dict())
     names = get_gguf_hf_weights_map(model, processor)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tensors = [tensor for tensor in _tensors(readers) if tensor.name in names]
@@ -133,7 +134,7 @@ def _append(file: BinaryIO, values: np.ndarray, precision: str) -> None:
     plain = np.ascontiguousarray(values, dtype=np.float32)
     if precision == "bfloat16":
         plain = torch.tensor(plain, dtype=torch.bfloat16).view(torch.int16).numpy()
-    file.write(memoryview(plain).cast("B"))
+    file.write(plain.tobytes())
 
 
 def _tensors(readers: Sequence[Any]) -> list[Any]:

@@ -131,7 +131,8 @@ def test_packaged_parts_are_joined_and_checked(tmp_path, monkeypatch):
     packaged = files.Packaged(("tiny-1", "tiny-2"), ("part1.bin", "part2.bin"), hashlib.sha256(data).hexdigest())
     monkeypatch.setitem(files.PACKAGED, "tiny", packaged)
     folder = files.checkpoint_folder("Somebody/Tiny")
-    assert folder == files.checkpoint_folder("tiny") and files.is_hub_name("Somebody/Tiny") and not files.is_hub_name("runs/tiny-x")
+    assert folder == files.checkpoint_folder("tiny")
+    assert files.is_hub_name("Somebody/Tiny") and not files.is_hub_name("runs/tiny-x")
     assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert not list(folder.glob("*.gguf"))
     (tmp_path / "tiny_2/part2.bin").write_bytes(data[1000:-1] + bytes([data[-1] ^ 1]))
