@@ -65,7 +65,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Where verdicts go: a file, or a model's folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure pass@k of a run, a pretrained model or a file of samples."""
+    """Measure pass@k of a run, a pretrained model or samples."""
     attempts = _attempts(k)
     packages = tuple(name.strip() for name in (allow_packages or "").split(",") if name.strip())
     judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation, "allow_packages": packages}

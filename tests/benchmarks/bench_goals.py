@@ -127,8 +127,7 @@ def do(job: str, params: int) -> dict[str, object]:
 
     if job == "memory":
         with tempfile.TemporaryDirectory() as folder:
-            train(RunConfig(params=params, tokens=200_000), runs=folder)
-        return {"mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+            return {"mb": train(RunConfig(params=params, tokens=200_000), runs=folder).peak_memory_mb}
     model, said, cpu, clock = Decoder(shape_for(3_500, 512)), "", _cpu(), time.monotonic()
     try:
         choose(model, RunConfig(kernels="native"))
