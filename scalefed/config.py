@@ -19,7 +19,7 @@ from typing import Any, Self
 from scalefed.errors import ConfigError, nearest
 from scalefed.typeset import html_table
 from scalefed.units import train_flops
-from scalefed.values import as_toml, check_range, coerce, short
+from scalefed.values import BYTE_VOCABULARY, as_toml, check_range, coerce, short
 
 # Defaults that have changed since ids were first given, as they were then: an id is a hash of what differs from those.
 _FIRST_DEFAULTS = {
@@ -71,6 +71,12 @@ class RunConfig:
             ``kernels_used`` says which it was. ``auto`` and ``eager`` are one run to :attr:`run_id`.
         device: where clients train and samples are drawn: ``cpu``, ``cuda`` or ``cuda:1``. On a GPU, runs that share
             steps are equal to those alone up to rounding, not to the last bit.
+        data: ``micro``, or ``python`` for functions of installed packages. A model of the ladder reads those as bytes
+            (``vocab_size`` 257), and its ``problems`` are ``none`` unless another set than micro's is named: of micro's
+            problems it has read nothing.
+        data_root: what ``data="python"`` reads: a folder (with a slash in it) whose entries are packages, or names of
+            installed packages with spaces between them; empty for all that is installed here. A pretrained model reads
+            whole files, of the standard library or of a folder.
         unique_tokens: size of the training corpus in tokens; 0 for enough that an average client repeats nothing and
             that every client holds a block.
         seed: draws of this run (weights, partition, participation, batches, sampling).
@@ -123,6 +129,7 @@ class RunConfig:
     generator_steps: int = 250
     # data and clients
     data: str = "micro"
+    data_root: str = ""
     vocab_size: int = 512
     partition: str = "dirichlet"
     families_per_client: int = 2
@@ -162,11 +169,27 @@ class RunConfig:
                 f"clients_per_round={self.clients_per_round} is more than clients={self.clients}; "
                 "lower clients_per_round or add clients"
             )
+        self._check_text()
         if self.algorithm == "central" and self.clients != 1:
             raise ConfigError(
                 f"algorithm='central' trains one client that holds everything, got clients={self.clients}; "
                 "set clients=1 clients_per_round=1"
             )
+
+    def _check_text(self) -> None:
+        """Real text is read by a model of the ladder as bytes and has no problems of its own."""
+        if self.data_root and self.data != "python":
+            raise ConfigError(f"data_root={self.data_root!r:.80} is what data='python' reads; set data=python too")
+        if self.data != "python" or self.checkpoint:
+            return
+        if self.vocab_size not in (BYTE_VOCABULARY, type(self).vocab_size):
+            raise ConfigError(
+                f"data='python' is read as bytes, so vocab_size is {BYTE_VOCABULARY}, got {self.vocab_size}; "
+                "leave it out"
+            )
+        object.__setattr__(self, "vocab_size", BYTE_VOCABULARY)
+        if self.problems == type(self).problems:
+            object.__setattr__(self, "problems", "none")
 
     # ------------------------------------------------------------------ reading and writing
     @classmethod

@@ -15,6 +15,7 @@ ALGORITHMS = (
 PARTITIONS = ("dirichlet", "iid", "pathological", "quantity", "natural")
 PARTICIPATION = ("fixed", "uniform", "bernoulli", "weighted", "cyclic")
 DATA = ("micro", "python")
+BYTE_VOCABULARY = 257  # the bytes and the end of a document: what a model of the ladder reads real text in
 
 POSITIVE = {
     "params", "tokens", "clients", "clients_per_round", "concentration", "local_steps", "batch_size",

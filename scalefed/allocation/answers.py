@@ -15,7 +15,7 @@ from scalefed.allocation.column_tests import size_errors, tests_of
 from scalefed.allocation.column_tests import widened as widened_by_tests
 from scalefed.allocation.cost import cost_of
 from scalefed.allocation.defaults import columns_and_texts
-from scalefed.allocation.extrapolation import look, ranges_behind
+from scalefed.allocation.extrapolation import SLACK, look, ranges_behind
 from scalefed.allocation.mixture import Fitted, mixed, with_law_error
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.repeats import PRICED, repeats_of, widened
@@ -301,8 +301,8 @@ def distance(runs: pd.DataFrame, sizes: Mapping[str, ArrayLike]) -> tuple[str, .
             seen = runs[name].to_numpy(dtype=np.float64)
             low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
             least, most = float(np.nanmin(values)), float(np.nanmax(values))
-            if most > 1.001 * high:
+            if most > SLACK * high:
                 notes.append(f"{name} {most:.3g} is {most / high:.2g} times the largest of the runs ({high:.3g})")
-            if least < 0.999 * low:
+            if least < low / SLACK:
                 notes.append(f"{name} {least:.3g} is below the smallest of the runs ({low:.3g})")
     return tuple(notes)

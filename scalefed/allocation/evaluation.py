@@ -27,6 +27,35 @@ def columns_of(
     return {name: known[name] for name in law.columns}
 
 
+def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: ArrayLike) -> dict[str, ArrayLike]:
+    """The law's columns for runs of this size and length, with the rounds that they take in the setting."""
+    size, length = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
+    local = np.asarray(np.nan if setting.local_steps is None else setting.local_steps, dtype=float)
+    clients_per_round, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
+    step = (
+        np.nan
+        if clients_per_round is None or batch is None
+        else np.asarray(clients_per_round, float) * np.asarray(batch, float)
+    )
+    return columns_of(law, setting, size, length, length / (step * local), local)
+
+
+def evaluate(
+    law: Law, values: Mapping[str, ArrayLike], setting: Setting, *, params: ArrayLike, tokens: ArrayLike
+) -> Array:
+    """The loss of runs of this size and length in a setting; values, params and tokens broadcast by numpy's rules.
+
+    >>> from scalefed.laws import as_law
+    >>> values = {"E": 1.0, "A": [8.0, 4.0], "a": 0.5, "B": 0.0, "b": 1.0}
+    >>> evaluate(as_law("chinchilla").with_(fixed={"b": 1.0}), {**values, "B": 1e-9}, Setting(),
+    ...          params=[4.0, 16.0], tokens=1.0).round(6).tolist()
+    [5.0, 2.0]
+    """
+    columns = {k: np.asarray(v) for k, v in columns_of_runs(law, setting, params=params, tokens=tokens).items()}
+    arrays = {name: np.asarray(value, dtype=float) for name, value in {**values, **law.fixed}.items()}
+    return np.asarray(np.exp(log_sum(law.bound_terms, arrays, columns, law.positive)), dtype=np.float64)
+
+
 def _columns(
     setting: Setting,
     given: Mapping[str, Array],

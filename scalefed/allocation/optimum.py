@@ -17,11 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.allocation import program
 from scalefed.allocation.budgets import PARAMS, ROUNDS, TOKENS, Budget, Setting
-from scalefed.allocation.evaluation import columns_of
+from scalefed.allocation.evaluation import columns_of, columns_of_runs, evaluate
 from scalefed.allocation.solvers import FARTHEST, Minimum
 from scalefed.errors import FitError
 from scalefed.laws import Law, as_law
-from scalefed.laws.terms import log_sum
 from scalefed.runs.schema import unit_of
 from scalefed.typeset import Sheet, Typeset
 from scalefed.units import grouped, sampling_flops
@@ -298,34 +297,6 @@ def columns_at(law: Law, found: Solution, setting: Setting) -> dict[str, float]:
     params, tokens, rounds, local_steps = map(float, row)
     flat = columns_of(law, setting, params, tokens, rounds, local_steps)
     return {name: float(np.reshape(value, -1)[0]) for name, value in flat.items()}
-
-
-def evaluate(
-    law: Law, values: Mapping[str, ArrayLike], setting: Setting, *, params: ArrayLike, tokens: ArrayLike
-) -> Array:
-    """The loss of runs of this size and length in a setting; values, params and tokens broadcast by numpy's rules.
-
-    >>> values = {"E": 1.0, "A": [8.0, 4.0], "a": 0.5, "B": 0.0, "b": 1.0}
-    >>> evaluate(as_law("chinchilla").with_(fixed={"b": 1.0}), {**values, "B": 1e-9}, Setting(),
-    ...          params=[4.0, 16.0], tokens=1.0).round(6).tolist()
-    [5.0, 2.0]
-    """
-    columns = {k: np.asarray(v) for k, v in columns_of_runs(law, setting, params=params, tokens=tokens).items()}
-    arrays = {name: np.asarray(value, dtype=float) for name, value in {**values, **law.fixed}.items()}
-    return np.asarray(np.exp(log_sum(law.bound_terms, arrays, columns, law.positive)), dtype=np.float64)
-
-
-def columns_of_runs(law: Law, setting: Setting, *, params: ArrayLike, tokens: ArrayLike) -> dict[str, ArrayLike]:
-    """The law's columns for runs of this size and length, with the rounds that they take in the setting."""
-    size, length = np.asarray(params, dtype=float), np.asarray(tokens, dtype=float)
-    local = np.asarray(np.nan if setting.local_steps is None else setting.local_steps, dtype=float)
-    clients_per_round, batch = (getattr(setting, name) for name in ("clients_per_round", "batch_tokens"))
-    step = (
-        np.nan
-        if clients_per_round is None or batch is None
-        else np.asarray(clients_per_round, float) * np.asarray(batch, float)
-    )
-    return columns_of(law, setting, size, length, length / (step * local), local)
 
 
 def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) -> Optimum:

@@ -64,6 +64,7 @@ def sweep(
     """
     configs, text = configs_from(words or [])
     if dry_run:
+        _check_texts(configs)
         _list(configs, as_json)
         return
     from scalefed.experiment import train_all
@@ -87,6 +88,15 @@ def _loss(record: dict[str, Any]) -> str:
 
 def _fixed(value: float | None) -> str:
     return "not measured" if value is None or value != value else f"{value:.4f}"
+
+
+def _check_texts(configs: "list[RunConfig]") -> None:
+    """Refuse packages that are not here, as training would."""
+    asked = {(c.data_root, c.partition, c.clients) for c in configs if c.data == "python" and not c.checkpoint}
+    if asked:
+        from scalefed.data.functions import check_source
+    for root, partition, clients in sorted(asked):
+        check_source(root, partition=partition, clients=clients)
 
 
 def _list(configs: "list[RunConfig]", as_json: bool) -> None:

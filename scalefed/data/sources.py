@@ -74,7 +74,7 @@ def python_source(root: str | Path | None = None, *, max_files: int | None = Non
     packages: dict[str, list[Path]] = {}
     for folder in roots:
         for entry in sorted(folder.iterdir()):
-            if _is_package(entry):
+            if is_package(entry):
                 packages.setdefault(entry.stem, []).append(entry)
     waiting = {name: _texts(packages[name], per_group) for name in sorted(packages)}
     taken: list[tuple[str, str]] = []
@@ -123,7 +123,8 @@ def encode(texts: tuple[str, ...] | list[str], tokenizer: Encoder, *, groups: ND
     )
 
 
-def _is_package(entry: Path) -> bool:
+def is_package(entry: Path) -> bool:
+    """Whether a folder's entry is a package or a module."""
     if entry.is_dir():
         return entry.name.isidentifier() and entry.name != "__pycache__"
     return entry.suffix == ".py"
@@ -133,16 +134,16 @@ def _texts(entries: list[Path], limit: int) -> Iterator[str]:
     """The usable files of a package, at most ``limit``."""
     found = 0
     for entry in entries:
-        for path in _files(entry):
+        for path in python_files(entry):
             if found == limit:
                 return
-            text = _text(path)
+            text = file_text(path)
             if text is not None:
                 found += 1
                 yield text
 
 
-def _files(entry: Path) -> Iterator[Path]:
+def python_files(entry: Path) -> Iterator[Path]:
     """The Python files of a package, folder by folder, read from disk only as far as they are asked for."""
     if entry.is_file():
         yield entry
@@ -152,7 +153,7 @@ def _files(entry: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
 
 
-def _text(path: Path) -> str | None:
+def file_text(path: Path) -> str | None:
     """A file's text, or None if it is too small, too large or not UTF-8 text."""
     if not path.is_file() or not SMALLEST_FILE <= path.stat().st_size <= LARGEST_FILE:
         return None

@@ -52,6 +52,33 @@ class Tokenizer:
         return text
 
 
+class ByteTokenizer:
+    """Bytes as they are: byte b is id b + 1, and id 0 ends a document.
+
+    Attributes:
+        vocab_size: 257, the bytes and the end of a document.
+        eos: the id that ends a document.
+
+    >>> ByteTokenizer().decode(ByteTokenizer().encode("é"))
+    'é'
+    """
+
+    vocab_size = SMALLEST_VOCABULARY
+    eos = 0
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without the end of document."""
+        return [byte + 1 for byte in text.encode()]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of many texts, without ends of documents."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; ends of documents are left out, broken characters become U+FFFD."""
+        return bytes(int(i) - 1 for i in ids if int(i)).decode(errors="replace")
+
+
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int = 512) -> Tokenizer:
     """A byte-level BPE trained on texts; the same texts give the same tokenizer.
 

@@ -88,6 +88,16 @@ def own_text_loss(task: Task, weights: Tensor) -> float:
     return float(mixture_losses(found.by_source, shares)[0])
 
 
+def unseen_sources_loss(task: Task, weights: Tensor) -> float | None:
+    """Loss on text of sources that no client holds, nats per token; None where nothing is kept apart."""
+    if not task.unseen:
+        return None
+    return held_out_loss(
+        task.model, weights, task.unseen, bytes_per_token=task.bytes_per_token, batch_tokens=_at_once(task),
+        token_losses=_token_losses(task),
+    ).loss  # fmt: skip
+
+
 def client_losses(task: Task, by_source: Sequence[float]) -> dict[str, float]:
     """Mean and 90th percentile over clients of the loss on each client's own mixture, in the run log's columns."""
     columns = task.mixtures.shape[1]

@@ -27,7 +27,14 @@ from scalefed.experiment.checkpoints import (
     weights_hash,
     weights_path,
 )
-from scalefed.experiment.evaluation import Counts, client_losses, count_passes, own_text_loss, score
+from scalefed.experiment.evaluation import (
+    Counts,
+    client_losses,
+    count_passes,
+    own_text_loss,
+    score,
+    unseen_sources_loss,
+)
 from scalefed.federated.native import choose
 from scalefed.federated.preparation import Task, prepare, prepare_writer
 from scalefed.federated.rounds import Round, initial_state, run_rounds
@@ -222,19 +229,20 @@ class _Final:
 
     loss: HeldOutLoss
     own_text: float
+    unseen: float | None
     counts: Counts | None
     passed: PassAtK | None
 
 
 def _final_scores(config: RunConfig, task: Task, weights: Tensor) -> _Final:
     weights = weights.to(config.device)
-    loss, own_text = score(task, weights), own_text_loss(task, weights)
+    loss, own_text, unseen = score(task, weights), own_text_loss(task, weights), unseen_sources_loss(task, weights)
     if config.problems == "none":
-        return _Final(loss, own_text, None, None)
+        return _Final(loss, own_text, unseen, None, None)
     counts = count_passes(
         task, weights, problem_set(config.problems, config), config, samples=config.samples, seed=config.seed
     )
-    return _Final(loss, own_text, counts, counts.pass_at_k())
+    return _Final(loss, own_text, unseen, counts, counts.pass_at_k())
 
 
 def _scores_of_round(config: RunConfig, task: Task, done: Round) -> dict[str, Any]:
@@ -287,13 +295,14 @@ def _result(config: RunConfig, task: Task, progress: Progress, final: _Final | N
         "participants_mean": progress.participants / progress.state.round,
         "unique_tokens": task.unique_tokens, "epochs": spent / task.unique_tokens,
         "loss": None, "entropy_per_token": task.entropy_per_token, "weights_hash": weights_hash(progress.state.weights),
-        **task.shape,
+        **task.shape, **task.sources_told,
     }  # fmt: skip
     result |= follow(config.to_dict() | result)
     if final is not None:
         result |= {"loss": final.loss.loss, "loss_std_error": final.loss.std_error,
                    "bits_per_byte": final.loss.bits_per_byte, "loss_by_source": list(final.loss.by_source),
                    "loss_own_text": final.own_text, "loss_gap": final.loss.loss - final.own_text,
+                   **({} if final.unseen is None else {"loss_unseen_sources": final.unseen}),
                    "gold_loss": None if final.counts is None else final.counts.gold_loss,
                    **client_losses(task, final.loss.by_source)}  # fmt: skip
         for rate in final.passed or ():

@@ -2,7 +2,7 @@
 
 import math
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from scalefed.config import RunConfig
 from scalefed.data import micro
-from scalefed.data.corpus import ClientStreams, cut_rows, gather, whole_rows
+from scalefed.data.corpus import ClientStreams, cut_rows, whole_rows
+from scalefed.data.functions import check_source, functions, part
 from scalefed.data.partitions import Partition, partition
 from scalefed.data.sources import encode, python_source
 from scalefed.errors import ConfigError, DataError
@@ -56,6 +57,8 @@ class Task(Writer):
         unique_tokens: size of the training corpus.
         entropy_per_token: exact entropy of the text, nats; NaN where it is unknown.
         shape: the model's architecture, for the log.
+        unseen: rows of text of sources that no client holds; none where there are no such sources.
+        sources_told: what real text was read from, in the log's columns.
     """
 
     data: ClientData
@@ -70,6 +73,19 @@ class Task(Writer):
     unique_tokens: int
     entropy_per_token: float
     shape: dict[str, int]
+    unseen: list[NDArray[np.uint16]] = field(default_factory=list)
+    sources_told: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Training text, held-out text, its entropy in nats a token, text of other sources, and what the log says of it."""
+
+    text: micro.Corpus
+    held_out: micro.Corpus
+    entropy: float = math.nan
+    unseen: micro.Corpus | None = None
+    told: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(config: RunConfig) -> Task:
@@ -83,7 +99,8 @@ def prepare(config: RunConfig) -> Task:
     model = build_model(config)
     kernels = choose(model, config)  # refuses what is demanded and cannot be had, before the text is made
     words = tokenizer(config)
-    text, held_out, entropy, dealt, data = _clients_text(config, words)
+    texts, dealt, data = _clients_text(config, words)
+    text, held_out = texts.text, texts.held_out
     validation, sources = _rows(config, held_out, words.eos)
     own_text, own_sources = _rows(config, _sample(text, len(held_out.tokens)), words.eos)
     return Task(
@@ -100,21 +117,23 @@ def prepare(config: RunConfig) -> Task:
         skew=dealt.skew,
         skew_uncorrected=dealt.skew_uncorrected,
         unique_tokens=len(text.tokens),
-        entropy_per_token=entropy,
+        entropy_per_token=texts.entropy,
         shape=shape_of(model),
+        unseen=[] if texts.unseen is None else _rows(config, texts.unseen, words.eos)[0],
+        sources_told=texts.told,
     )
 
 
-def _clients_text(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus, float, Partition, ClientStreams]:
-    """Training text, held-out text, entropy, the deal and the clients' streams.
+def _clients_text(config: RunConfig, words: Any) -> tuple[_Texts, Partition, ClientStreams]:
+    """The texts, the deal and the clients' streams.
 
     A corpus whose size is not given doubles until every client holds a block.
     """
     size, enough = config.corpus_tokens, ROOMY_BLOCKS * config.clients * (config.sequence_length + 1)
     while True:
-        text, held_out, entropy = _texts(config, words, size)
+        texts = _texts(config, words, size)
         try:
-            return text, held_out, entropy, *_dealt(config, text)
+            return texts, *_dealt(config, texts.text)
         except (ConfigError, DataError):
             if config.unique_tokens or config.data == "python" or size > enough:
                 raise
@@ -172,7 +191,7 @@ def _sample(text: micro.Corpus, tokens: int) -> micro.Corpus:
     """Documents spread evenly over a text, about as many tokens of it as are asked for."""
     documents = len(text.families)
     count = min(documents, max(1, round(documents * tokens / len(text.tokens))))
-    return _some(text, np.linspace(0, documents - 1, count).astype(np.int64))
+    return part(text, np.linspace(0, documents - 1, count).astype(np.int64))
 
 
 def _by_family(
@@ -184,31 +203,45 @@ def _by_family(
     return table
 
 
-def _texts(config: RunConfig, words: Any, size: int) -> tuple[micro.Corpus, micro.Corpus, float]:
-    """Training text of ``size`` tokens, held-out text, and the entropy per token where it is known."""
+def _texts(config: RunConfig, words: Any, size: int) -> _Texts:
+    """Training text of ``size`` tokens, and what it is judged on."""
     if config.data == "python":
-        return *_python(config, words), math.nan
+        return _files(config, words) if config.checkpoint else _functions(config, size)
     if not config.checkpoint:
         text = micro.corpus(size, seed=config.data_seed)
         held_out = micro.validation(config.validation_tokens, seed=config.data_seed)
-        return text, held_out, micro.entropy().nats_per_token
+        return _Texts(text, held_out, micro.entropy().nats_per_token)
     documents = micro.documents(size // DOCUMENT_TOKENS, seed=config.data_seed)
     families = np.array([document.family for document in documents], dtype=np.int16)
     made = encode([document.text for document in documents], words, groups=families)
     text, held_out = _held_out(made, config.validation_tokens)
-    return text, held_out, micro.entropy().nats_per_document * len(documents) / len(made.tokens)
+    return _Texts(text, held_out, micro.entropy().nats_per_document * len(documents) / len(made.tokens))
 
 
-def _python(config: RunConfig, words: Any) -> tuple[micro.Corpus, micro.Corpus]:
-    """Python's standard library, natural clients by top-level module, in the checkpoint's tokens.
+def _functions(config: RunConfig, size: int) -> _Texts:
+    """Functions of packages as bytes; natural clients hold whole packages."""
+    check_source(config.data_root, partition=config.partition, clients=config.clients)
+    found = functions(
+        config.data_root, size=size, held_out=config.validation_tokens, exact=config.unique_tokens > 0,
+        seed=config.data_seed,
+    )  # fmt: skip
+    told = {
+        "sources": [str(one) for one in found.packages],
+        "sources_unseen": [str(one) for one in found.unseen_packages],
+        "text_files": found.files,
+        "text_hash": found.hash,
+    }
+    return _Texts(found.text, found.held_out, unseen=found.unseen if len(found.unseen.tokens) else None, told=told)
+
+
+def _files(config: RunConfig, words: Any) -> _Texts:
+    """Files of Python's standard library or of a folder, natural clients by package, in the checkpoint's tokens.
 
     Installed packages are left out, so that another machine with the same Python has the same text.
     """
-    if not config.checkpoint:
-        raise ConfigError("data='python' needs a pretrained model; set checkpoint=smollm2-135m-instruct or data=micro")
     files = max(10 * config.clients, config.corpus_tokens // FILE_TOKENS)
-    found = python_source(sysconfig.get_path("stdlib"), max_files=files)
-    return _held_out(encode(found.texts, words, groups=found.groups), math.inf)
+    found = python_source(config.data_root or sysconfig.get_path("stdlib"), max_files=files)
+    return _Texts(*_held_out(encode(found.texts, words, groups=found.groups), math.inf))
 
 
 def _held_out(text: micro.Corpus, wanted: float) -> tuple[micro.Corpus, micro.Corpus]:
@@ -216,17 +249,7 @@ def _held_out(text: micro.Corpus, wanted: float) -> tuple[micro.Corpus, micro.Co
     number = np.arange(len(text.families))
     spared = number[number % 10 == 0]
     sizes = np.cumsum(np.diff(text.offsets)[spared])
-    return _some(text, number[number % 10 > 0]), _some(text, spared[: 1 + int((sizes < wanted).sum())])
-
-
-def _some(text: micro.Corpus, documents: NDArray[np.int64]) -> micro.Corpus:
-    sizes = np.diff(text.offsets)[documents]
-    return micro.Corpus(
-        tokens=gather(text.tokens, text.offsets, documents),
-        offsets=np.concatenate([[0], np.cumsum(sizes)]),
-        families=text.families[documents],
-        text_bytes=text.text_bytes[documents],
-    )
+    return part(text, number[number % 10 > 0]), part(text, spared[: 1 + int((sizes < wanted).sum())])
 
 
 def prepare_writer(config: RunConfig) -> Writer:

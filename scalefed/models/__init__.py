@@ -80,14 +80,17 @@ def say_far_off(asked: int, trained: int) -> None:
 
 
 def tokenizer(config: RunConfig) -> Any:
-    """The tokenizer of a config's data: the checkpoint's own, else the micro benchmark's BPE.
+    """The tokenizer of a config's data: the checkpoint's own, bytes for real text, else the micro benchmark's BPE.
 
     An object with ``encode(text)``, ``encode_batch(texts)``, ``decode(ids)``, ``eos`` and ``vocab_size``.
     """
     if config.checkpoint:
         return load_tokenizer(config)
     from scalefed.data import micro
+    from scalefed.data.tokenizer import ByteTokenizer
 
+    if config.data == "python":
+        return ByteTokenizer()
     return micro.tokenizer(config.vocab_size)
 
 

@@ -123,6 +123,7 @@ synthetic_delta|float|-|chance that the privacy budget does not hold
 generator_params|int|parameters|size of the model that writes a client's synthetic text
 generator_steps|int|steps|training steps of that model
 data|str|-|training text
+data_root|str|-|folder or installed packages that real text is read from; empty for all installed here
 vocab_size|int|tokens|entries of the tokenizer
 partition|str|-|how examples are dealt to clients; quantity deals iid content in Dirichlet sizes, at least a block each
 families_per_client|int|families|families a client holds under the pathological partition
@@ -173,6 +174,11 @@ loss|float|nats/token|held-out loss on the global mixture
 loss_std_error|float|nats/token|standard error of loss over held-out text
 bits_per_byte|float|bits/byte|held-out loss per byte of text
 loss_by_source|list|nats/token|held-out loss of each source of text (family of problems, package), in their order
+loss_unseen_sources|float|nats/token|held-out loss on sources of text (packages) that no client holds
+sources|list|-|packages of the clients' text, in the order of loss_by_source: name, version, licence as stated there
+sources_unseen|list|-|packages that no client holds, of loss_unseen_sources
+text_files|int|-|files that real text was read from
+text_hash|str|-|hash of real text, held-out text included: equal ones are equal text
 loss_client_mean|float|nats/token|held-out loss on each client's own mixture of sources, mean over clients
 loss_client_p90|float|nats/token|held-out loss on each client's own mixture of sources, 90th percentile over clients
 loss_own_text|float|nats/token|loss on a sample of the clients' own text, as much and in such shares as is held out

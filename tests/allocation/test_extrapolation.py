@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 import scalefed as sf
+from scalefed.allocation.answers import distance
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.extrapolation import Ranges, column_of, look, ranges_of
 from scalefed.allocation.optimum import minimise
@@ -222,6 +223,20 @@ def test_a_setting_that_varies_but_is_not_in_the_law_says_so():
     notes, beyond = look(law, ranges, {"clients": 32, "inner_state": "keep"}, {"clients", "inner_state"})
     assert beyond == {} and all("has no term in this law" in note for note in notes) and len(notes) == 2
     assert look(law, ranges, {"clients": 32}, set()) == ((), {})
+
+
+@pytest.mark.parametrize(("column", "last"), [("clients_per_round", 16.016), ("skew", 0.62)])
+def test_a_value_is_beyond_the_runs_from_a_thousandth_or_a_fiftieth_of_a_share_on(column, last):
+    ranges = Ranges({"clients_per_round": (1.0, 16.0), "skew": (0.0, 0.6)})
+    assert look(LAWS["federated"], ranges, {column: last - 1e-6}, {column}) == ((), {})
+    (note,), beyond = look(LAWS["federated"], ranges, {column: last * 1.001}, {column})
+    assert beyond[column] > 0 and note
+
+
+def test_a_size_is_beyond_the_runs_from_a_thousandth_on():
+    runs = pd.DataFrame({"params": [1e3, 1e5]})
+    assert distance(runs, {"params": [0.9991e3, 1.0009e5]}) == ()
+    assert len(distance(runs, {"params": [0.9989e3, 1.0011e5]})) == 2
 
 
 def test_several_values_are_told_by_the_farthest():

@@ -36,14 +36,15 @@ CHANGES: dict[str, tuple[object, dict[str, object]]] = {
     "synthetic_share": (0.1, SYNTHETIC), "synthetic_tokens": (512, SYNTHETIC), "synthetic_epsilon": (1.0, SYNTHETIC),
     "synthetic_kept": (0.5, SYNTHETIC),
     "synthetic_delta": (0.1, SYNTHETIC | {"synthetic_epsilon": 1.0}), "generator_params": (3_500, SYNTHETIC),
-    "generator_steps": (6, SYNTHETIC), "data": ("python", {}), "vocab_size": (640, {}), "partition": ("quantity", {}),
+    "generator_steps": (6, SYNTHETIC), "data": ("python", {}),
+    "data_root": ("python numpy", {"data": "python"}), "vocab_size": (640, {}), "partition": ("quantity", {}),
     "families_per_client": (5, {"partition": "pathological"}), "unique_tokens": (32_768, {}),
     "sampling": ("cyclic", {}), "dropout": (0.5, {}), "stragglers": (0.5, {}),
     "straggler_share": (1.0, {"stragglers": 0.9}),
     "checkpoint": ("nowhere", {}), "lora_rank": (4, {}), "validation_tokens": (2_048, {}), "evaluate_every": (2, {}),
     "precision": ("bfloat16", {}), "seed": (1, {}), "data_seed": (1, {}),
 }  # fmt: skip
-REFUSED = {"data", "checkpoint", "lora_rank"}
+REFUSED = {"checkpoint", "lora_rank"}
 OF_ANSWERS = {"problems": "nothing", "problem_count": 3, "samples": 3, "temperature": 0.2, "top_p": 0.5}
 HOW_COMPUTED = {"client_batching", "kernels", "device"}  # differ in rounding at most
 

@@ -1,4 +1,4 @@
-"""A law is evaluated in three places, each fast at its own task; they say the same of any parameters and runs."""
+"""A law is evaluated in four places, each fast at its own task; they say the same of any parameters and runs."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from law_truths import NAMES, OF_OWN_COLUMNS, RUN, TRUTHS
 
+from scalefed.allocation.budgets import Setting
+from scalefed.allocation.evaluation import evaluate
 from scalefed.allocation.posynomial import Substitution, from_monomials
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
@@ -29,6 +31,14 @@ def by_the_planner(law: Law, values: dict[str, float], runs: dict[str, np.ndarra
     return np.exp(total.evaluate(np.log(np.stack([runs["params"], runs["tokens"]], axis=1)), np.eye(2))[0])
 
 
+def by_the_search(law: Law, values: dict[str, float], runs: dict[str, np.ndarray]) -> np.ndarray:
+    """What laws that are no sums of powers are planned by."""
+    held = {name: column for name, column in runs.items() if name not in PLANNED}
+    settled = {name: column for name, column in held.items() if name in Setting.__slots__}
+    setting = Setting(**settled, columns={name: held[name] for name in held.keys() - settled})
+    return evaluate(law, values, setting, params=runs["params"], tokens=runs["tokens"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 @settings(deadline=None, max_examples=15, phases=[Phase.explicit, Phase.generate])
 @given(st.data())
@@ -41,3 +51,5 @@ def test_the_evaluators_agree(name: str, data: st.DataObject) -> None:
     assert by_the_solver(law, values, runs) == pytest.approx(told, rel=1e-11)
     if name in POWERS and set(PLANNED) <= set(law.columns):
         assert by_the_planner(law, values, runs) == pytest.approx(told, rel=1e-11)
+    if set(PLANNED) <= set(law.columns) and not {"rounds", "compute"} & set(law.columns):
+        assert by_the_search(law, values, runs) == pytest.approx(told, rel=1e-11)
