@@ -1,6 +1,8 @@
 """Write the tables in docs/ from the code, so that they cannot drift: ``python docs/build.py``."""
 
+import json
 import math
+import re
 from pathlib import Path
 
 import scalefed
@@ -10,6 +12,9 @@ from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS
 from scalefed.values import CHOICES
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
+STUDY = re.compile(r"(?<=<!-- python docs/build.py -->\n).*?(?=<!-- end -->)", re.DOTALL)
+"""Where README tells of the study."""
 SETTINGS = """# Every setting of a run
 
 Fields of `scalefed.RunConfig`, keys of a TOML file, and `key=value` words of `scalefed train` and `scalefed sweep`.
@@ -84,6 +89,22 @@ API = {
     "Errors": ("ScalefedError", "ConfigError", "DataError", "FitError", "FitWarning", "RunLogWarning"),
 }
 """Public names by what they are for; a name that stands in none of these is put last."""
+PRICED = ("one client a round", "4 a round", "16 a round", "4 a round, 1 local step", "4 a round, 100 local steps",
+          "4 a round of 256", "4 a round, Dirichlet 0.1", "4 a round, 8k tokens a client")  # fmt: skip
+"""Federations that README tells of, in the paper's words."""
+TOLD = """{runs} runs with {clients[0]} to {clients[1]} clients, {local_steps[0]} to {local_steps[1]} local steps and text read up to {epochs[1]} times
+make one law, `fits/study.json`. Its best sizes at 3e12 FLOPs, with 95% intervals (16 alike clients, 25 local steps and
+fresh text unless said):
+
+| federation | parameters to train | loss above one client a round |
+|---|---|---|
+{rows}
+
+So the size to train is that of your federation, not the central one: the more clients are averaged, the more of them
+there are and the longer each trains alone, the smaller it is; skew and text that comes round again ask for a larger one.
+Predictions that were frozen before {held_out} held-out runs missed their means by {error} in the median, and by {missed} at worst
+({setting}): so far outside, make runs of your own ([paper](paper/paper.pdf), [diary](runs/LOG.md)).
+"""  # noqa: E501
 COMPARED = "# Kept for comparison\n"
 
 
@@ -140,6 +161,23 @@ def api() -> str:
     return "\n".join(parts)
 
 
+def readme() -> str:
+    """README with what the study says today, from the paper's figures."""
+    return STUDY.sub(lambda _: study(), (ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+def study() -> str:
+    """What a practitioner can take from the study."""
+    facts = json.loads((ROOT / "paper" / "generated" / "facts.json").read_text(encoding="utf-8"))["study"]
+    ranges = json.loads((ROOT / "fits" / "study.json").read_text(encoding="utf-8"))["ranges"]
+    price = {words: f"| {words} | {size} | {more} |" for words, size, _, more, *_ in facts["price"]}
+    missed = {cell[0]: cell[4].strip("+-") for cell in facts["cells"]}
+    worst = max(missed, key=lambda setting: float(missed[setting].strip("%")))
+    ends = {name: tuple(f"{end:.0f}" for end in ranges[name]) for name in ("clients", "local_steps", "epochs")}
+    rows = "\n".join(price[words] for words in PRICED)
+    return TOLD.format(**facts, **ends, rows=rows, setting=worst, missed=missed[worst])
+
+
 def _home(name: str) -> str:
     return next(f"{home}.{name}" for home, names in scalefed._HOMES.items() if name in names)
 
@@ -159,3 +197,4 @@ if __name__ == "__main__":
     (HERE / "columns.md").write_text(columns(), encoding="utf-8")
     (HERE / "laws.md").write_text(laws(), encoding="utf-8")
     (HERE / "api.md").write_text(api(), encoding="utf-8")
+    (ROOT / "README.md").write_text(readme(), encoding="utf-8")

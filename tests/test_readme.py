@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -79,3 +80,13 @@ def test_files_that_the_readme_names_are_there():
         "tests/benchmarks",
     ):
         assert (ROOT / name).exists(), name
+
+
+def test_what_is_told_of_the_study_is_what_it_says_today():
+    build = runpy.run_path(str(ROOT / "docs" / "build.py"))
+    assert build["readme"]() == TEXT and build["study"]() in TEXT, "run: python docs/build.py"
+    size = {words: 1e3 * float(found) for words, found in re.findall(r"^\| (.+?) \| ([\d.]+)k \(", TEXT, re.MULTILINE)}
+    base = size["4 a round"]
+    assert size["16 a round"] < base < size["one client a round"] and size["4 a round of 256"] < base
+    assert size["4 a round, 100 local steps"] < base < size["4 a round, 1 local step"]
+    assert min(size["4 a round, Dirichlet 0.1"], size["4 a round, 8k tokens a client"]) > base

@@ -18,17 +18,13 @@ from scalefed.allocation.defaults import columns_and_texts
 from scalefed.allocation.extrapolation import SLACK, look, ranges_behind
 from scalefed.allocation.mixture import Fitted, mixed, with_law_error
 from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.allocation.passes import with_loss_error, with_passes
 from scalefed.allocation.repeats import PRICED, repeats_of, widened
-from scalefed.downstream.curve import PLAIN, Curve
-from scalefed.downstream.link import Link
-from scalefed.downstream.link import inverse as link_inverse
 from scalefed.errors import FitError
-from scalefed.laws import Law
+from scalefed.units import grouped
 
 Array = NDArray[np.float64]
 
-_TURNS = 60  # at most; the search ends long before, where two turns agree
-_AGREED = 1e-10  # logits; where a turn moves less, the goal is met to more digits than are shown
 _LEVEL = 0.95  # that an answer is refused at, whatever level it is asked to show: the usual one
 WIDEST = 10.0  # high over low end of a size's interval that is still an answer
 ALIKE = 0.1  # two counts of compute that differ by less are told as one
@@ -44,6 +40,11 @@ class FitLike(Fitted, Protocol):
     @property
     def undetermined(self) -> str:
         """Why these runs cannot determine the law, with the runs that would help; empty where they can."""
+
+
+def given_of(fit: FitLike) -> str:
+    """The laws that the intervals of a fit's answers are conditional on, in words."""
+    return str(getattr(fit, "given", fit.law.name))
 
 
 def must_be_determined(fit: FitLike, what: str) -> None:
@@ -70,7 +71,7 @@ def must_be_narrow(fit: FitLike, sizes: Array, what: str) -> None:
     low, high = optimum.ends(sizes[:, None], _LEVEL)
     if not high[0] > WIDEST * low[0]:
         return
-    ends = f"{low[0]:.3g} to {high[0]:.3g} parameters"
+    ends = f"{grouped(low[0])} to {grouped(high[0])} parameters"
     why = getattr(fit, "loose", "") or "It lies too far from the runs, or they are too few or too noisy."
     raise FitError(
         f"these runs cannot tell {what}: its {_LEVEL:.0%} interval, {ends}, is wider than a factor of {WIDEST:g}. "
@@ -83,8 +84,8 @@ def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ..
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
     here, found = optimum.columns_at(fit.law, found, setting), with_law_error(fit, found)
     losses = mixed(fit, lambda law, values: law.predict(values, here))
-    best = optimum.summarise(fit.law, losses, found, level=level)
-    must_be_narrow(fit, found.params, f"the best size at {best.compute:.3g} FLOPs")
+    best = optimum.summarise(fit.law, losses, found, level=level, given=given_of(fit))
+    must_be_narrow(fit, found.params, f"the best size at {grouped(best.compute)} FLOPs")
     best = replace(best, target=str(getattr(fit, "target", "loss")))
     far = distance(fit.runs, {"params": best.params, "tokens": best.tokens})
     best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *far))
@@ -92,7 +93,7 @@ def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ..
     if np.isfinite(low):
         best = replace(best, loss_low=low, loss_high=high)
     link = getattr(fit, "link", None)
-    return best if link is None else _with_link(link, losses, here, best)
+    return best if link is None else with_passes(link, with_loss_error(fit, losses, here), here, best)
 
 
 def against_runs(fit: FitLike, best: Optimum, setting: Setting, words: Mapping[str, Any]) -> Optimum:
@@ -169,8 +170,8 @@ def with_repeats(
         here = optimum.columns_at(fit.law, run, setting)
         best = widened(best, report(fit, once, setting, (), best.level), _band(fit, here, best.level)[1], found)
         if (link := getattr(fit, "link", None)) is not None:
-            losses = mixed(fit, lambda law, values: law.predict(values, here))
-            best = _lower_passes(best, _with_link(link, losses, here, replace(best, loss=float(losses[0]))))
+            losses = with_loss_error(fit, mixed(fit, lambda law, values: law.predict(values, here)), here)
+            best = _lower_passes(best, with_passes(link, losses, here, replace(best, loss=float(losses[0]))))
         best = replace(best, extrapolation={"epochs": found.beyond})
     note = found.note(said=said)
     return replace(best, notes=(*best.notes, *([note] if note else []))), once
@@ -199,76 +200,8 @@ def asked_of(
 
 def said_in(words: Mapping[str, Any]) -> set[str]:
     """The columns that a question names."""
-    return {*(name for name, value in words.items() if value is not None), *(words.get("columns") or {})}
-
-
-def _with_link(link: Link, losses: Array, here: Mapping[str, float], best: Optimum) -> Optimum:
-    """Pass@k at the best run: every link replicate at the loss of a law replicate."""
-    ks = (1, 10, 100)
-    paired = losses[1:] if len(losses) > 1 else losses
-    paired = np.resize(paired, len(link.replicates))[:, None]
-    draws = link.draw(paired, ks, covariates=here)[:, 0, :]
-    point = link.predict(best.loss, ks, covariates=here)["estimate"].to_numpy(float)
-    low, high = np.quantile(draws, [(1 - best.level) / 2, (1 + best.level) / 2], axis=0)
-    table = {
-        k: (float(p), min(float(a), float(p)), max(float(b), float(p)))
-        for k, p, a, b in zip(ks, point, low, high, strict=True)
-    }
-    one = table[1]
-    return replace(best, pass_at_k=table, pass_at_1=one[0], pass_at_1_low=one[1], pass_at_1_high=one[2])
-
-
-def least_for_passes(
-    link: Link, law: Law, values: Mapping[str, Array], share: float, k: int, budget: Budget, setting: Setting
-) -> Solution:
-    """The least compute for a loss that solves this share of the problems.
-
-    Where the link looks at columns beside the loss, the loss wanted depends on the run that reaches it: both are found
-    in turn, from the middle of the runs, until they agree.
-    """
-    rows = len(next(iter(values.values())))
-    curves = stacked_curves(link, rows)
-    plain = replace(curves, theta=curves.theta[:, :PLAIN], covariates=None)
-    spent = np.ones(rows)
-    for turn in range(_TURNS):
-        try:
-            goal = link_inverse(plain, share, k)
-        except FitError:
-            if turn == 0:
-                raise
-            break
-        found = optimum.least_compute(law, values, loss=goal, budget=budget, setting=setting)
-        reached = np.isfinite(found.compute)
-        moved, spent = np.log(found.compute[reached] / spent[reached]), found.compute
-        if curves.covariates is None or not reached[0] or np.abs(moved).max() < _AGREED:
-            return found
-        here = optimum.columns_of(law, setting, found.params, found.tokens, found.rounds, found.local_steps)
-        offset = curves.offset({name: np.reshape(value, (-1, 1)) for name, value in here.items()})
-        plain = replace(plain, theta=np.hstack([curves.theta[:, :1] + offset, plain.theta[:, 1:]]))
-    raise FitError(
-        f"no run agrees with the loss that pass@{k} = {share:g} needs: size and tokens count for more beside the loss "
-        "than the loss itself; fit the link without them"
-    )
-
-
-def stacked_curves(link: Link, rows: int) -> Curve:
-    """The link's estimate, then its replicates, as many as there are rows."""
-    others = np.resize(link.replicates.theta, (rows - 1, link.replicates.theta.shape[1]))
-    return replace(link.curve, theta=np.concatenate([link.curve.theta, others]))
-
-
-def attached_link(fit: FitLike) -> Link:
-    """The fit's link from loss to pass@k.
-
-    Raises:
-        FitError: there is none.
-    """
-    link = getattr(fit, "link", None)
-    if not isinstance(link, Link):
-        raise FitError(
-            "this fit knows no pass@k: fit a link, fit.with_link(load_counts(runs)), or scalefed fit --passk"
-        )
-    return link
+    named = {*(name for name, value in words.items() if value is not None), *(words.get("columns") or {})}
+    return named | ({"skew"} if "concentration" in named else set())
 
 
 def _band(fit: FitLike, here: Mapping[str, float], level: float) -> tuple[float, float]:
@@ -302,7 +235,8 @@ def distance(runs: pd.DataFrame, sizes: Mapping[str, ArrayLike]) -> tuple[str, .
             low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
             least, most = float(np.nanmin(values)), float(np.nanmax(values))
             if most > SLACK * high:
-                notes.append(f"{name} {most:.3g} is {most / high:.2g} times the largest of the runs ({high:.3g})")
+                times = f"{most / high:.2g} times the largest of the runs ({grouped(high)})"
+                notes.append(f"{name} {grouped(most)} is {times}")
             if least < low / SLACK:
-                notes.append(f"{name} {least:.3g} is below the smallest of the runs ({low:.3g})")
+                notes.append(f"{name} {grouped(least)} is below the smallest of the runs ({grouped(low)})")
     return tuple(notes)

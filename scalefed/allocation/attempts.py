@@ -9,19 +9,29 @@ Source: T2 scaling (arXiv 2604.01411), section on joint budgets; k = C_inf / (2 
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, against_runs, attached_link, must_be_determined, stacked_curves
+from scalefed.allocation.answers import (
+    FitLike,
+    against_runs,
+    given_of,
+    must_be_determined,
+    must_be_narrow,
+    with_tests,
+)
 from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question, words_of
-from scalefed.allocation.mixture import values_of
-from scalefed.allocation.optimum import Optimum
+from scalefed.allocation.mixture import mixed, with_law_error
+from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.allocation.passes import attached_link, stacked_curves, with_loss_error
 from scalefed.downstream.link import pass_at_k
 from scalefed.errors import ConfigError, FitError
-from scalefed.units import sampling_flops
+from scalefed.laws import Law
+from scalefed.units import grouped, sampling_flops
 
 Array = NDArray[np.float64]
 
@@ -81,46 +91,58 @@ def optimal_size_with_attempts(
     must_be_determined(fit, "an optimal size")
     link = attached_link(fit)
     _, setting, notes = question(fit.law, fit.runs, asked)
-    values = values_of(fit)
-    rows = max(len(next(iter(values.values()))), len(link.replicates) + 1)
-    values = {
-        name: np.concatenate([series[:1], np.resize(series[1:] if len(series) > 1 else series, rows - 1)])
-        for name, series in values.items()
-    }
-    curves = stacked_curves(link, rows)
     largest = np.log(compute_per_problem / sampling_flops(1, tokens_per_attempt))
     if largest < 0:
         raise FitError(
             f"{compute_per_problem:.3g} FLOPs a problem do not pay one attempt of {tokens_per_attempt:g} tokens by any "
             "model; raise compute_per_problem"
         )
-    law = fit.law
-    stacked = {name: series[:, None] for name, series in values.items()}
 
-    def solved(log_params: Array) -> tuple[Array, Array]:
-        """Pass@k and loss at (rows, points) log params."""
-        size = np.exp(log_params)
+    def solve(law: Law, values: Mapping[str, Array]) -> Solution:
+        """The best size of every row, each with a replicate of the link."""
+        values = _with_links(values, len(link.replicates))
+        rows = len(next(iter(values.values())))
+        curves, stacked = stacked_curves(link, rows), {name: series[:, None] for name, series in values.items()}
+
+        def passes(log_params: Array) -> Array:
+            size = np.exp(log_params)
+            tokens = compute / setting.per_token(size)
+            found = optimum.evaluate(law, stacked, setting, params=size, tokens=tokens)
+            offset = curves.offset(optimum.columns_of_runs(law, setting, params=size, tokens=tokens))
+            return pass_at_k(curves, found, np.exp(np.maximum(largest - log_params, 0.0)), offset=offset)
+
+        size = np.exp(_highest(passes, np.zeros(rows), np.full(rows, largest)))
         tokens = compute / setting.per_token(size)
-        found = optimum.evaluate(law, stacked, setting, params=size, tokens=tokens)
-        k = np.exp(np.maximum(largest - log_params, 0.0))
-        offset = curves.offset(optimum.columns_of_runs(law, setting, params=size, tokens=tokens))
-        return pass_at_k(curves, found, k, offset=offset), found
+        own = optimum.minimise(law, values, budget=Budget(compute=compute), setting=setting)
+        loss = optimum.evaluate(law, values, setting, params=size, tokens=tokens)
+        return replace(
+            own, params=size, tokens=tokens, rounds=own.rounds * tokens / own.tokens, loss=loss, prices={},
+            compute=np.full(rows, compute), bounded=np.ones(rows, dtype=np.bool_),
+        )  # fmt: skip
 
-    n = _highest(lambda mesh: solved(mesh)[0], np.zeros(rows), np.full(rows, largest))
-    own = optimum.minimise(law, values, budget=Budget(compute=compute), setting=setting)
-    spent = own.tokens
-    own = replace(own, params=np.exp(n), tokens=compute / setting.per_token(np.exp(n)), compute=np.full(rows, compute))
-    own = replace(own, rounds=own.rounds * own.tokens / spent, prices={}, bounded=np.ones(rows, dtype=np.bool_))
-    losses = law.predict(values, optimum.columns_at(law, own, setting))
-    result = optimum.summarise(law, losses, own, level=level)
-    at_best = solved(np.full((rows, 1), n[0]))[0][:, 0]
-    k = float(np.exp(largest - n[0]))
-    ends = np.quantile(at_best[1:], [(1 - level) / 2, (1 + level) / 2])
-    share = float(at_best[0])
-    table = {max(round(k), 1): (share, min(float(ends[0]), share), max(float(ends[1]), share))}
-    words = f"k = {k:.4g} attempts a problem, pass@k {share:.3g}"
-    told = replace(result, pass_at_k=table, regret=np.nan, notes=(*notes, words))
+    found = with_law_error(fit, mixed(fit, solve))
+    must_be_narrow(fit, found.params, f"the best size for {grouped(compute)} FLOPs and its attempts")
+    here = optimum.columns_at(fit.law, found, setting)
+    losses = mixed(fit, lambda law, values: law.predict(_with_links(values, len(link.replicates)), here))
+    best = optimum.summarise(fit.law, losses, found, level=level, given=given_of(fit))
+    attempts = compute_per_problem / sampling_flops(best.params, tokens_per_attempt)
+    curves = stacked_curves(link, len(losses))
+    spread = with_loss_error(fit, losses, here)[:, None]
+    offset = curves.offset({name: [value] for name, value in here.items()})
+    solved = pass_at_k(curves, spread, np.array(attempts), offset=offset)[:, 0]
+    low, high = optimum.ends(solved[:, None], level)
+    share = float(solved[0])
+    table = {max(round(attempts), 1): (share, float(low[0]), float(high[0]))}
+    words = f"k = {grouped(attempts)} attempts a problem, pass@k {share:.3g}"
+    told = replace(best, pass_at_k=table, regret=np.nan, notes=(*notes, words))
+    told = with_tests(fit, told, found, setting, partial(solve, fit.law))
     return against_runs(fit, told, setting, asked)
+
+
+def _with_links(values: Mapping[str, Array], links: int) -> Mapping[str, Array]:
+    """The values, or where they are an estimate alone that estimate beside every replicate of the link."""
+    alone = all(len(series) == 1 for series in values.values())
+    return {name: np.resize(series, links + 1) for name, series in values.items()} if alone else values
 
 
 def _highest(value: Callable[[Array], Array], low: Array, high: Array) -> Array:

@@ -239,10 +239,10 @@ def _skew(known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, n
     concentration = words.get("concentration")
     if concentration is not None and "skew" in known:
         raise ConfigError("give concentration or skew, not both")
-    if "skew" in known or "skew" not in needed:
-        return []
     if concentration is not None:
         known["skew"] = skew_of(concentration, runs)
+        return []
+    if "skew" in known or "skew" not in needed:
         return []
     if (only := _only(runs, "skew", tolerance=_IID)) is not None:
         known["skew"] = only
@@ -261,6 +261,8 @@ def skew_of(concentration: float, runs: pd.DataFrame) -> float:
     if not concentration > 0:
         raise ConfigError(f"concentration must be positive (infinity is iid), got {concentration}")
     if not {"concentration", "skew"} <= set(runs.columns):
+        if np.isinf(concentration):
+            return 0.0
         raise FitError("the runs do not record concentration and skew together; give skew=... (0 iid .. 1 disjoint)")
     seen, skews = (runs[name].to_numpy(float) for name in ("concentration", "skew"))
     known = ~(np.isnan(seen) | np.isnan(skews))

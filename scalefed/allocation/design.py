@@ -24,6 +24,7 @@ from scalefed.allocation.answers import FitLike
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question, skew_of, words_of
+from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 from scalefed.seeds import rng
@@ -118,6 +119,8 @@ def next_runs(
     table = table[table["compute"] <= compute].reset_index(drop=True)
     if not len(table):
         raise ConfigError(f"no candidate run costs at most compute = {compute:.3g} FLOPs; raise it or give candidates=")
+    _, setting, _ = question(fit.law, fit.runs, {**_defaults(fit.law, fit.runs, words), "compute": compute})
+    look(fit.law, ranges_behind(fit), setting.given(), ())  # refuses what the runs cannot tell
     design = design_of(fit, table, at, words, seed)
     chosen = _choose(design, compute, int(count))
     order, widths, now = _order(design, chosen, level)

@@ -64,10 +64,12 @@ class Ranges:
     Attributes:
         numbers: column -> its smallest and its largest value.
         words: column of texts -> its different values.
+        bound: columns of one value only for which laws with a term for them were not tried, as nothing could tell it.
     """
 
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    bound: tuple[str, ...] = ()
 
 
 def ranges_of(runs: pd.DataFrame, law: Law) -> Ranges:
@@ -117,7 +119,7 @@ class Column:
         name: the column.
         low, high: its ends in the runs; NaN where they do not tell it.
         in_law: whether the law's answer depends on it.
-        needed: whether the law would depend on it, had the runs varied it.
+        needed: whether the law, or one that was not tried for that, would depend on it, had the runs varied it.
         tested: whether the law was tested on runs of the column that it was not fitted to.
     """
 
@@ -176,8 +178,8 @@ class Column:
             )
         if self.constant and self.needed and not self.in_law:
             raise FitError(
-                f"these runs all had {self.phrase(self.low)}, so what {here} does was not measured, and the law needs "
-                f"it: ask for {self.name} = {grouped(self.low)}, add runs with another, or fit a law without it"
+                f"these runs all had {self.phrase(self.low)}, so what {here} does was not measured: ask for "
+                f"{self.name} = {grouped(self.low)}, add runs with another, or fit by name a law without it"
             )
         if self.constant:
             return f"these runs all had {self.phrase(self.low)}; the answer for {grouped(value)} {_tail(self.in_law)}"
@@ -217,7 +219,7 @@ def column_of(name: str, ranges: Ranges, law: Law, tested: Collection[str] | Non
         low, high = 1e-9, most_passes(ranges)
     through = {name, *_ALSO.get(name, ())}
     named = {c for term in law.terms for part in term.all_parts() for atom in part.atoms for c in atom.columns}
-    return Column(name, low, high, bool(through & set(law.columns)), bool(through & named),
+    return Column(name, low, high, bool(through & set(law.columns)), bool(through & named) or name in ranges.bound,
                   tested is None or bool(through & {*tested, *SIZE}))  # fmt: skip
 
 

@@ -172,6 +172,7 @@ class Optimum(Typeset):
         regret: with probability ``level``, training this size costs at most this much more loss than the truly best.
         pass_at_k: k -> (estimate, low, high), where a link is attached.
         level: coverage of the intervals.
+        given: the laws that the intervals are conditional on.
         notes: what to keep in mind, in words.
         extrapolation: column -> how far the answer lies beyond the runs: decades, or the share of their range for skew.
         replicates: one row a bootstrap replicate (params, tokens, loss at its own optimum), for a joint region.
@@ -200,6 +201,7 @@ class Optimum(Typeset):
     regret: float = np.nan
     pass_at_k: Mapping[int, tuple[float, float, float]] = field(default_factory=dict)
     level: float = 0.95
+    given: str = ""
     notes: tuple[str, ...] = ()
     extrapolation: Mapping[str, float] = field(default_factory=dict)
     replicates: Mapping[str, Array] = field(default_factory=dict)
@@ -232,7 +234,8 @@ class Optimum(Typeset):
             if np.isfinite(ends).any() or np.isinf(ends).any() else (name, grouped(value), "", "")
             for name, value, *ends in rows if np.isfinite(value)
         )  # fmt: skip
-        how = f"{self.level:.0%} intervals" if known else "without intervals: there are no replicates"
+        given = f" given {self.given}" if self.given else ""
+        how = f"{self.level:.0%} intervals{given}" if known else "without intervals: there are no replicates"
         title = f"Optimum for {grouped(self.compute)} FLOPs, {how}"
         return Sheet(title, ("", "estimate", "low", "high"), cells, tuple(self._lines()))
 
@@ -299,7 +302,7 @@ def columns_at(law: Law, found: Solution, setting: Setting) -> dict[str, float]:
     return {name: float(np.reshape(value, -1)[0]) for name, value in flat.items()}
 
 
-def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) -> Optimum:
+def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95, given: str = "") -> Optimum:
     """An :class:`Optimum` from solutions, first the estimate, then replicates, and the losses of the estimate's run.
 
     Raises:
@@ -308,8 +311,8 @@ def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) 
     if not found.bounded[0]:
         raise FitError(
             f"nothing holds the best size of {law.name!r}: with the fitted exponents the loss falls for ever towards "
-            f"params = {found.params[0]:.3g}, tokens = {found.tokens[0]:.3g}; add limits (params=..., tokens=...) or "
-            "runs that vary params and tokens apart"
+            f"params = {grouped(found.params[0])}, tokens = {grouped(found.tokens[0])}; add limits (params=..., "
+            "tokens=...) or runs that vary params and tokens apart"
         )
     series = np.stack([found.params, found.tokens, found.rounds, losses], axis=1)
     lows, highs = ends(series, level)
@@ -334,8 +337,9 @@ def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95) 
         local_steps=float(found.local_steps[0]),
         binding=found.binding(),
         shadow_prices={name: float(series[0]) for name, series in found.prices.items()},
-        regret=float(np.quantile(losses[1:] - found.loss[1:], level)) if len(losses) > 1 else np.nan,
+        regret=max(float(np.quantile(losses[1:] - found.loss[1:], level)), 0.0) if len(losses) > 1 else np.nan,
         level=level,
+        given=given or law.name,
         notes=() if loose == 0 else (f"in {loose:.1%} of the replicates nothing holds the best size",),
         replicates={"params": found.params[1:], "tokens": found.tokens[1:], "loss": found.loss[1:]},
     )

@@ -17,8 +17,6 @@ from scalefed.allocation import optimum
 from scalefed.allocation.answers import (
     FitLike,
     against_runs,
-    attached_link,
-    least_for_passes,
     must_be_determined,
     report,
     with_repeats,
@@ -28,9 +26,11 @@ from scalefed.allocation.budgets import Budget
 from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.allocation.passes import attached_link, least_for_passes
 from scalefed.allocation.populations import best_population
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
+from scalefed.units import grouped
 
 
 def optimal_size(
@@ -315,7 +315,8 @@ def least_compute(
         np.quantile(one.compute, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         for one in (found, once) if one is not None
     ])  # fmt: skip
-    note = f"compute {found.compute[0]:.4g} FLOPs [{ends[:, 0].min():.4g}, {ends[:, 1].max():.4g}]"
+    low, high = ends[:, 0].min(), ends[:, 1].max()
+    note = f"compute {grouped(found.compute[0])} FLOPs [{grouped(low)}, {grouped(high)}]"
     return against_runs(fit, replace(best, notes=(*best.notes, note)), setting, words)
 
 

@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from scalefed.allocation import optimum
-from scalefed.allocation.answers import FitLike, asked_of, must_be_determined, said_in
+from scalefed.allocation.answers import FitLike, asked_of, given_of, must_be_determined, said_in
+from scalefed.allocation.column_tests import beyond, stretched, tests_of
 from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import law_error, mixed
 from scalefed.errors import ConfigError
 from scalefed.laws import Law
-from scalefed.units import train_flops
+from scalefed.units import grouped, train_flops
 
 _SIZES = 241  # points of the curve: 80 a decade, finer than a chart shows
 
@@ -34,6 +36,7 @@ class Region:
         tolerance: nats per token.
         level: coverage.
         notes: what was assumed, and what of the question lies outside the runs.
+        given: the laws that the intervals are conditional on.
     """
 
     compute: float
@@ -46,12 +49,14 @@ class Region:
     tolerance: float
     level: float
     notes: tuple[str, ...] = ()
+    given: str = ""
 
     def __repr__(self) -> str:
-        good = "no size is" if np.isnan(self.good_low) else f"{self.good_low:.4g} to {self.good_high:.4g} are"
+        good = "no size is" if np.isnan(self.good_low) else f"{grouped(self.good_low)} to {grouped(self.good_high)} are"
         return (
-            f"<Region at {self.compute:.4g} FLOPs: best size {self.size:.4g} [{self.size_low:.4g}, "
-            f"{self.size_high:.4g}]; {good} within {self.tolerance:g} nats of the best at {self.level:.0%}>"
+            f"<Region at {grouped(self.compute)} FLOPs: best size {grouped(self.size)} [{grouped(self.size_low)}, "
+            f"{grouped(self.size_high)}]; {good} within {self.tolerance:g} nats of the best at {self.level:.0%}, given "
+            f"{self.given}>"
         )
 
 
@@ -105,14 +110,13 @@ def region(
         raise ConfigError(f"compute must be positive and finite (FLOPs), got {compute}")
     _, known, notes = question(fit.law, fit.runs, words)
 
-    def losses(params: optimum.Array) -> optimum.Array:
+    def ask(law: Law, values: Mapping[str, optimum.Array], params: optimum.Array) -> optimum.Array:
+        column = {name: series[:, None] for name, series in values.items()}
         tokens = compute / known.per_token(params)
+        return optimum.evaluate(law, column, known, params=params[None], tokens=tokens[None])
 
-        def ask(law: Law, values: Mapping[str, optimum.Array]) -> optimum.Array:
-            column = {name: series[:, None] for name, series in values.items()}
-            return optimum.evaluate(law, column, known, params=params[None], tokens=tokens[None])
-
-        return mixed(fit, ask)
+    def losses(params: optimum.Array) -> optimum.Array:
+        return mixed(fit, partial(ask, params=params))
 
     grid = _usual_size(compute) * np.geomspace(1e-4, 1e4, _SIZES) if sizes is None else np.asarray(sizes, float)
     loss = losses(grid)
@@ -122,9 +126,11 @@ def region(
     regret = loss - loss.min(axis=1, keepdims=True)
     optima = grid[np.argmin(loss, axis=1)]
     optima = optima * law_error(fit, optima, compute / known.per_token(optima))
-    high = np.quantile(regret, level, axis=0)
+    tests = beyond(fit.law, ranges_behind(fit), tests_of(fit), known.given())
+    others = [(ask(fit.law, test.values(), grid)[0], float(np.max(weight))) for test, weight in tests]
+    high = _highest_regret(regret, others, level)
     good = grid[high <= tolerance]
-    low_size, high_size = np.quantile(optima, [(1 - level) / 2, (1 + level) / 2])
+    low_size, high_size = _ends(optima, [(grid[np.argmin(loss)], weight) for loss, weight in others], level)
     table = pd.DataFrame(
         {
             "params": grid,
@@ -138,19 +144,48 @@ def region(
     asked = asked_of(
         fit, known, words, params=grid[best], tokens=compute / known.per_token(grid[best]), local_steps=np.nan
     )
-    outside, _ = look(fit.law, ranges_behind(fit), asked, said_in(words))
+    tested = [test.column for test in tests_of(fit)]
+    outside, _ = look(fit.law, ranges_behind(fit), asked, said_in(words), tested)
     return Region(
         compute=float(compute),
         table=table,
         size=float(optima[0]),
-        size_low=float(low_size),
-        size_high=float(high_size),
+        size_low=low_size,
+        size_high=high_size,
         good_low=float(good.min()) if len(good) else float("nan"),
         good_high=float(good.max()) if len(good) else float("nan"),
         tolerance=tolerance,
         level=level,
         notes=(*notes, *outside),
+        given=given_of(fit),
     )
+
+
+def _highest_regret(regret: optimum.Array, others: list[tuple[optimum.Array, float]], level: float) -> optimum.Array:
+    """The upper end of the regret at every size, (sizes,).
+
+    Args:
+        regret: (1 + b, sizes) of the estimate, then the replicates.
+        others: losses (sizes,) by the tests of the columns in which the question lies outside the runs, with weights.
+        level: coverage.
+    """
+    from scipy.special import ndtri
+
+    high, error = np.quantile(regret, level, axis=0), np.zeros(regret.shape[1])
+    for loss, weight in others:
+        error = np.hypot(error, weight * (loss - loss.min() - regret[0]))
+    return np.asarray(regret[0] + np.hypot(high - regret[0], float(ndtri(level)) * error))
+
+
+def _ends(optima: optimum.Array, others: list[tuple[float, float]], level: float) -> tuple[float, float]:
+    """The interval of the best size, wider by what the tests say it is, each with its weight."""
+    from scipy.special import ndtri
+
+    low, high = np.quantile(optima, [(1 - level) / 2, (1 + level) / 2])
+    error = np.sqrt(sum((weight * np.log(size / optima[0])) ** 2 for size, weight in others))
+    low, high = np.fmin(low, optima[0]), np.fmax(high, optima[0])
+    low, high = stretched(optima[0], low, high, error, float(ndtri((1 + level) / 2)))
+    return float(low), float(high)
 
 
 def _usual_size(compute: float) -> float:

@@ -106,11 +106,11 @@ def levels(spent: Iterable[float], computes: Iterable[float] | None = None, *, f
         return sorted(float(value) for value in computes)
     groups, counts = np.unique(same_size(spent), return_counts=True)
     shared = groups[counts >= 3]
-    if not fitted or 3 <= len(shared) <= 7:
+    if not fitted or 2 <= len(shared) <= 7:
         chosen = shared if len(shared) else groups
         return [float(value) for value in chosen[np.unique(np.linspace(0, len(chosen) - 1, 7).round().astype(int))]]
     low, high = np.quantile(spent, [0.1, 1.0])
-    return [float(f"{value:.1g}") for value in spread(low, high, 5)]
+    return [float(f"{value:.2g}") for value in spread(low, high, 5)]
 
 
 def _near(runs: "pd.DataFrame", levels: list[float]) -> "pd.DataFrame":

@@ -182,7 +182,7 @@ def budget(
     ]
     words = "Grey ticks: sizes measured"
     if low < high:
-        words = f"Curve: predicted with its 90% band. Shaded: 95% interval of the best size. {words}"
+        words = f"Curve: predicted with its 90% band. Shaded: 95% interval of the best size given {best.given}. {words}"
     return assemble(
         layers,
         frame,

@@ -16,7 +16,6 @@ with warnings.catch_warnings():
     import typer
 
 from scalefed.cli import chart, demo, evaluate, fit, laws, optimum, pack, train
-from scalefed.cli.help import Group
 from scalefed.cli.output import say, tell
 from scalefed.cli.speech import in_shell
 
@@ -29,7 +28,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     rich_markup_mode=None,
-    cls=Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

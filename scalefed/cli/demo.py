@@ -53,7 +53,7 @@ def demo(
         raise ConfigError(f"participation must be in (0, 1], got {participation:g}; for example 0.25")
     if round(clients * participation) < 1:
         raise ConfigError(f"participation {participation:g} of {clients} clients is less than one client per round")
-    runs = _pilot(pilot_compute, folder(out / "runs"), workers)
+    runs = _pilot(pilot_compute, out / "runs", workers)
     fitted = _fit(runs, law, out / "fit.json")
     budget = compute or float(f"{10 * spent(fitted.runs).max():.1g}")
     question: dict[str, Any] = {"compute": budget, "clients": clients, "participation": participation}
@@ -73,15 +73,15 @@ def demo(
 
 
 # ---------------------------------------------------------------------- steps
-def _pilot(compute: float | None, folder: Path, workers: int | None) -> Path:
+def _pilot(compute: float | None, runs: Path, workers: int | None) -> Path:
     from scalefed.experiment import pilot, train_all
 
     configs = pilot() if compute is None else pilot(compute)
     say(f"{len(configs)} pilot runs, the same on every machine. A stopped demo goes on where it was.")
     meter = SweepMeter(len(configs))
-    train_all(configs, runs=folder, workers=workers, on_progress=meter)
+    train_all(configs, runs=folder(runs), workers=workers, on_progress=meter)
     meter.close()
-    return folder
+    return runs
 
 
 def _fit(runs: Path, law: str, target: Path) -> "Fit":

@@ -1,6 +1,7 @@
-"""How does help look? Plain text: every argument with its words, every command on one line, examples as they are typed.
+"""How does help look? Plain text: every argument with its words, and examples as they are typed; the rest is Typer's.
 
-Typer's own help either loads a formatting library, which doubles the time to start, or drops the words of arguments.
+With rich, Typer takes 0.28 s of CPU for ``scalefed --help`` in place of 0.15 s; with and without it, it drops the words
+of arguments.
 """
 
 import inspect
@@ -10,21 +11,7 @@ from typing import Any, ClassVar
 
 import click
 import typer
-from typer.core import TyperCommand, TyperGroup
-
-
-class Group(TyperGroup):
-    """The list of commands, each with its whole first line."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write options, then commands."""
-        _write(formatter, "Options", _records(self.get_params(ctx), ctx, {}))
-        rows = []
-        for name in self.list_commands(ctx):
-            command = self.get_command(ctx, name)
-            if command is not None:
-                rows.append((name, (command.help or "").split("\n")[0]))
-        _write(formatter, "Commands", rows)
+from typer.core import TyperCommand
 
 
 class Command(TyperCommand):

@@ -102,7 +102,7 @@ def first(
     count: Annotated[int, typer.Option(min=1, help="How many runs.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Say which runs to make first, when nothing has been measured yet.
+    """Say which runs to make when nothing has been measured yet.
 
     As KEY=VALUE: clients_per_round (several, separated by commas), tokens_per_param (where the best size is thought to
     be; 20 if left out) and concentration (of the one skewed run).

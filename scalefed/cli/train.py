@@ -58,7 +58,7 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train all combinations of settings, here or on a cluster; resumes.
+    """Train all combinations of settings; resumes where it stopped.
 
     Commas make an axis; a sweep file holds [base] and [[grid]] tables.
     """

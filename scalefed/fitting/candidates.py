@@ -20,6 +20,7 @@ from scalefed.fitting.weights import stacking_weights
 from scalefed.laws import LAWS, Law
 
 USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
+_DECIDING = ("clients_per_round", "skew")  # the columns that bring laws in which they have a term
 _LEAST_WEIGHT = 0.02  # of a law that is kept beside the best one
 
 
@@ -51,6 +52,15 @@ def candidates(frame: pd.DataFrame) -> tuple[Law, ...]:
     else:
         names = ["chinchilla", "coupled"]
     return tuple(LAWS[name] for name in names)
+
+
+def bound_columns(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The columns for which candidates have a term where they vary, and which these runs have at one value only.
+
+    >>> bound_columns(pd.DataFrame({"clients_per_round": [4, 4], "skew": [0.0, 0.5]}))
+    ('clients_per_round',)
+    """
+    return tuple(name for name in _DECIDING if name in frame.columns and not _varies(frame, name))
 
 
 def beside(law: Law, frame: pd.DataFrame) -> Law | None:

@@ -13,7 +13,7 @@ from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
 from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
-from scalefed.fitting.candidates import Trial, beside, candidates, constrained, least_missed, weigh
+from scalefed.fitting.candidates import Trial, beside, bound_columns, candidates, constrained, least_missed, weigh
 from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.drift import size_drift
@@ -122,6 +122,8 @@ def fit(
     drift = np.nan if drawn else size_drift([one for trials in tried for one in trials])
     test = replace(found.backtest, drift=drift)
     tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
+    if law == "auto":
+        found = replace(found, ranges=replace(found.ranges, bound=bound_columns(data.frame)))
     return replace(found, backtest=test, alternatives=alternatives, column_tests=tests, columns=dict(columns or {}))
 
 

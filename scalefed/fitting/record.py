@@ -58,6 +58,7 @@ def to_json(fit: "Fit") -> dict[str, Any]:
             **{name: list(ends) for name, ends in fit.ranges.numbers.items()},
             **{name: list(values) for name, values in fit.ranges.words.items()},
         },
+        "bound": list(fit.ranges.bound),
         "column_tests": {test.column: dict(test.params) for test in fit.column_tests},
         "backtest": asdict(fit.backtest),
         "alternatives": [_alternative_to_json(one) for one in fit.alternatives],

@@ -19,13 +19,13 @@ from scalefed.allocation.mixture import mixed
 from scalefed.allocation.repeats import passes_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting import profile
-from scalefed.fitting.alternative import EDGE, Alternative, disagreement
+from scalefed.fitting.alternative import EDGE, RIVAL, Alternative, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error, size_error
 from scalefed.fitting.data import read_frame
 from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.record import write_fit
 from scalefed.fitting.seed_noise import SeedNoise, seed_noise_of
-from scalefed.fitting.status import Certificate, FitStatus
+from scalefed.fitting.status import Certificate, FitStatus, listed
 from scalefed.fitting.weights import effective_runs, weights_for
 from scalefed.laws import Law
 from scalefed.typeset import Sheet, Typeset
@@ -107,6 +107,11 @@ class Fit(Typeset):
     def weight(self) -> float:
         """The law's own share of the replicates behind an interval; what is left is its alternatives'."""
         return 1.0 - sum(one.weight for one in self.alternatives)
+
+    @property
+    def given(self) -> str:
+        """The laws that intervals are conditional on, in words: its own, and those mixed into predictions and sizes."""
+        return listed([self.law.name, *(_known_as(one.law, self.law) for one in self.alternatives if one.weight)])
 
     # -- what it says ------------------------------------------------------------------------------------------------
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
@@ -289,7 +294,7 @@ class Fit(Typeset):
         words = {p: f"{v:.4g}" for p, v in self.params.items()}
         words |= {p: words[other] for p, other in self.law.ties.items()}
         return f"{self.target} = " + re.sub(
-            r"[A-Za-z_]\w*", lambda m: words.get(m.group(0), m.group(0)), self.law.formula
+            r"(\^-)?([A-Za-z_]\w*)", lambda m: _raised(m[1] or "", words.get(m[2], m[2])), self.law.formula
         )
 
     def __repr__(self) -> str:
@@ -297,7 +302,9 @@ class Fit(Typeset):
 
     def __str__(self) -> str:
         table = self.summary().map(grouped).to_string()
-        lines = [f"{self.law.name}: {self.target} = {self.law.formula}", self.equation(), table, *self._footer()]
+        head = [f"{self.law.name}: {self.target} = {self.law.formula}", self.equation()]
+        given = [f"95% intervals given {self.law.name}"] if len(self.replicates) > 1 else []
+        lines = [*head, *given, table, *self._footer()]
         return "\n".join(lines)
 
     def sheet(self) -> Sheet:
@@ -344,12 +351,23 @@ class Fit(Typeset):
     def _laws(self) -> list[str]:
         """The other laws that are mixed into the intervals."""
         others = [
-            f"{one.law.name} {one.weight:.0%}"
+            f"{_known_as(one.law, self.law)} {one.weight:.0%}"
             + ("" if np.isnan(one.holdout_error) else f" (held-out error {one.holdout_error:.2%})")
             for one in self.alternatives
             if one.weight
         ]
-        return [f"intervals mix {self.law.name} {self.weight:.0%} with {', '.join(others)}"] if others else []
+        mix = f"intervals of predictions and sizes mix {self.law.name} {self.weight:.0%} with {', '.join(others)}"
+        return [mix] if others else []
+
+
+def _raised(sign: str, word: str) -> str:
+    """A number in place of a parameter, after ``^-`` where it is subtracted from nothing: ``^--0.1`` is ``^0.1``."""
+    return f"^{word[1:]}" if sign and word.startswith("-") else sign + word
+
+
+def _known_as(other: Law, law: Law) -> str:
+    """The name of a law that is mixed with another."""
+    return f"a richer form of {law.name}" if other.name.startswith(RIVAL) else other.name
 
 
 def _known(value: float) -> str:

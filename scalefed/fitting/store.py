@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         columns=content.get("columns", {}),
         seed=content["seed"],
         column_tests=tuple(ColumnTest(column, params) for column, params in content.get("column_tests", {}).items()),
-        ranges=_ranges(content["ranges"]) if "ranges" in content else ranges_of(runs, law),
+        ranges=_ranges(content["ranges"], content.get("bound", ())) if "ranges" in content else ranges_of(runs, law),
         link=_link(content["link"]),
     )
 
@@ -153,10 +153,10 @@ def _law(stored: Mapping[str, Any]) -> Law:
     return named.with_(ties=stored["ties"]).with_(fixed=stored["fixed"], bounds=bounds)
 
 
-def _ranges(stored: Mapping[str, Any]) -> Ranges:
+def _ranges(stored: Mapping[str, Any], bound: Sequence[str]) -> Ranges:
     words = {name: tuple(values) for name, values in stored.items() if isinstance(values[0], str)}
     numbers = {name: (float(ends[0]), float(ends[1])) for name, ends in stored.items() if name not in words}
-    return Ranges(numbers, words)
+    return Ranges(numbers, words, tuple(bound))
 
 
 def _backtest(stored: Mapping[str, Any]) -> BackTest:

@@ -96,6 +96,7 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
         "exact": _exact(fit.runs),
         "link": None if fit.link is None else _link(fit.link),
         "level": 0.95,
+        "given": fit.given,
         "widest": WIDEST,
     }
 

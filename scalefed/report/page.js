@@ -38,7 +38,7 @@ function sentences(answer) {
 }
 
 function tell(answer) {
-  const ends = Number.isFinite(answer.params_low) ? `${words.share(answer.level)} interval ${words.count(answer.params_low)} to ${words.count(answer.params_high)}` : "no interval, as the fit has no replicates";
+  const ends = Number.isFinite(answer.params_low) ? `${words.share(answer.level)} interval ${words.count(answer.params_low)} to ${words.count(answer.params_high)}, given ${data.given}` : "no interval, as the fit has no replicates";
   byId("lead").textContent = `Train ${words.count(answer.params)} parameters`;
   byId("range").textContent = `${ends}; non-embedding`;
   byId("facts").replaceChildren(...factsOf(answer).map(([value, text]) => make("div", {}, make("b", { text: value }), make("span", { text }))));

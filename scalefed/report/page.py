@@ -213,14 +213,14 @@ def _measured(frame: pd.DataFrame) -> str:
 def _law(fit: Fit) -> Any:
     rows = []
     for name, row in fit.summary().iterrows():
-        ends, error = f"{_short(row['low'], 4)} to {_short(row['high'], 4)}", _short(row["std_error"], 2)
+        ends = f"{_short(row['low'], 4)} to {_short(row['high'], 4)}"
         if name in fit.law.fixed:
-            ends, error = "held fixed", ""
+            ends = "held fixed"
         elif math.isnan(row["low"]):
-            ends, error = "not estimated", ""
-        rows.append([name, _short(row["estimate"], 4), error, ends, fit.law.meanings.get(name, "")])
-    head = ["Parameter", "Estimate", "Std. error", "95% interval", "Meaning"]
-    return _table(head, rows, numbers=(1, 2, 3), words=(4,))
+            ends = "not estimated"
+        rows.append([name, _short(row["estimate"], 4), ends, fit.law.meanings.get(name, "")])
+    head = ["Parameter", "Estimate", f"95% interval given {fit.law.name}", "Meaning"]
+    return _table(head, rows, numbers=(1, 2), words=(3,))
 
 
 def _runs(frame: pd.DataFrame) -> Any:

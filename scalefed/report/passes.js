@@ -96,6 +96,7 @@ function leastCompute(data, rows, goal, k, limitsAt) {
     const loss = lossFor(link, goal.value, count);
     const [least] = Number.isNaN(loss) ? [{ compute: Infinity }] : leastCompute(data, { ...rows, laws: [rows.laws[0]] }, { name: "loss", value: loss }, k, limitsAt);
     if (!Number.isFinite(least.compute)) return [{ ...least, constant: rows.laws[0].constant }];
+    [start, size] = [Math.log(least.compute), least.n];
   }
   return rows.laws.map((law, i) => {
     const theta = link && (i ? link.replicates[(i - 1) % link.replicates.length] : link.theta);

@@ -83,7 +83,7 @@ function plan(data, ask) {
     answer.regret = NaN;
     const both = [found, ...again].map((series) => quantiles(series.map((one) => one.compute), answer.level, true));
     const [low, high] = [Math.min(...both.map((pair) => pair[0])), Math.max(...both.map((pair) => pair[1]))];
-    answer.notes.push(`compute ${words.four(best.compute)} FLOPs [${words.four(low)}, ${words.four(high)}]`);
+    answer.notes.push(`compute ${words.grouped(best.compute)} FLOPs [${words.grouped(low)}, ${words.grouped(high)}]`);
   }
   answer.notes.push(...outside(data, ask, setting, answer));
   return answer;
@@ -126,9 +126,9 @@ function report(data, ask, setting, rows, found, limits) {
     .filter((name) => answer.shadow_prices[name] > 1e-8 * excess)
     .sort((a, b) => answer.shadow_prices[b] - answer.shadow_prices[a]);
   const costs = found.slice(1).map((one, i) => losses[i + 1] - one.constant - Math.exp(one.log_excess));
-  answer.regret = costs.length ? quantile(costs, level) : NaN;
+  answer.regret = costs.length ? Math.max(quantile(costs, level), 0) : NaN;
   answer.notes = notesOf(data, ask, setting, found, answer);
-  if (data.link) Object.assign(answer, passesAt(data.link, rows.columns, n, d, losses, level));
+  if (data.link) Object.assign(answer, passesAt(data.link, rows.columns, n, d, spreadFurther(data, losses, band.model), level));
   return answer;
 }
 
@@ -154,8 +154,8 @@ function notesOf(data, ask, setting, found, answer) {
     if (!data.measured[name]) continue;
     const [low, high] = data.measured[name], value = answer[name];
     const times = words.g(value / high, 2);
-    if (value > 1.001 * high) notes.push(`${name} ${words.g(value, 3)} is ${times} times the largest of the runs (${words.g(high, 3)})`);
-    else if (value < 0.999 * low) notes.push(`${name} ${words.g(value, 3)} is below the smallest of the runs (${words.g(low, 3)})`);
+    if (value > 1.001 * high) notes.push(`${name} ${words.grouped(value)} is ${times} times the largest of the runs (${words.grouped(high)})`);
+    else if (value < 0.999 * low) notes.push(`${name} ${words.grouped(value)} is below the smallest of the runs (${words.grouped(low)})`);
   }
   return notes;
 }
@@ -195,7 +195,7 @@ function sentenceOf(column, value, said) {
     return said && !heard && !column.constant ? `${name} has no term in this law: size and loss are the same for all that the runs had` : "";
   const all = `these runs all had ${phrase(low)}`;
   if (column.constant && column.needed && !heard)
-    throw new Refusal(`${all}, so what ${phrase(value)} does was not measured, and the law needs it`);
+    throw new Refusal(`${all}, so what ${phrase(value)} does was not measured`);
   if (column.constant) return `${all}; the answer for ${words.grouped(value)} ${heard ? "goes by the law alone" : "assumes that it does not matter"}`;
   const over = value > high, end = over ? high : low;
   const times = words.grouped(over ? value / end : end / value);
@@ -256,7 +256,7 @@ function withRepeats(data, ask, setting, rows, answer, solve) {
   answer.regret = NaN;
   if (data.link) {
     const d = Math.log(Math.min(answer.tokens, cap)), n = Math.log(answer.params);
-    const losses = rows.laws.map((law) => Math.exp(logSum(law.forms, n, d)));
+    const losses = spreadFurther(data, rows.laws.map((law) => Math.exp(logSum(law.forms, n, d))), band.model);
     for (const [k, values] of Object.entries(passesAt(data.link, rows.columns, n, d, losses, answer.level).pass_at_k))
       answer.pass_at_k[k][1] = Math.min(answer.pass_at_k[k][1], values[1]);
     answer.pass_at_1_low = answer.pass_at_k[1][1];
@@ -313,9 +313,23 @@ function bandAt(data, rows, setting, n, d, level) {
   const rest = (t * noise) ** 2 + normal ** 2 * (beyond.error ** 2 + apart);
   return {
     estimate: Math.exp(log),
+    model: Math.hypot(beyond.error, Math.sqrt(apart)),
     low: Math.exp(log - Math.sqrt((low - log) ** 2 + rest)),
     high: Math.exp(log + Math.sqrt((high - log) ** 2 + rest)),
   };
+}
+
+// The losses of one run, the estimate's then the replicates', spread further by the law's own error there; as
+// scalefed.allocation.mixture.spread_further.
+function spreadFurther(data, losses, error) {
+  const moved = losses.slice(1).map((loss) => Math.log(loss / losses[0]));
+  if (!error || !moved.length || Math.max(...moved) <= Math.min(...moved)) return losses;
+  const order = moved.map((_, i) => i).sort((a, b) => moved[a] - moved[b]), spread = [...losses];
+  order.forEach((i, rank) => {
+    const z = data.scores[rank];
+    spread[i + 1] *= Math.exp(Math.sign(z) * (Math.hypot(moved[i], z * error) - Math.abs(moved[i])));
+  });
+  return spread;
 }
 
 // The replicates spread further by the law's own error of the best size; as scalefed.allocation.mixture.

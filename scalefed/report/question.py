@@ -96,7 +96,7 @@ def answer_of(best: Optimum, target: str, unit: str) -> Answer:
         target: what is predicted, in words.
         unit: of the target.
     """
-    sure = f"{best.level:.0%} interval {si(best.params_low)} to {si(best.params_high)}"
+    sure = f"{best.level:.0%} interval {si(best.params_low)} to {si(best.params_high)}, given {best.given}"
     if not math.isfinite(best.params_low):
         sure = "no interval, as the fit has no replicates"
     facts = [(si(best.tokens), "training tokens in all" + _range(best, "tokens", si))]

@@ -55,7 +55,7 @@ def is_finished(state: Any) -> bool:
 
 
 def state_column(names: Iterable[Any], values: Any) -> str | None:
-    """The column that holds the states: ``status``, or one of the other names if it holds nothing but known states.
+    """The column that holds the states: ``status``, or one of the other names if most of what it holds is known states.
 
     Args:
         names: of the table's columns.
@@ -72,7 +72,7 @@ def state_column(names: Iterable[Any], values: Any) -> str | None:
     for name in texts:
         if name.strip().lower().replace(" ", "_") in NAMES:
             told = [plain(state) for state in values[name] if not is_blank(state)]
-            if told and all(word in FINISHED | UNFINISHED for word in told):
+            if sum(word in FINISHED | UNFINISHED for word in told) > len(told) / 2:
                 return name
     return None
 

@@ -19,6 +19,8 @@ from scalefed.sandbox.launcher import CREDENTIALS, ForkServer
 from scalefed.sandbox.messages import Usage
 
 _LARGEST_REPLY = 32 << 20  # bytes: more than any test compares, less than memory limits allow
+_SLOW_REPLY = 1 << 20  # bytes from which on the time to understand a reply counts as the sample's
+_LONGEST_NAME, _LONGEST_TEXT = 100, 200  # letters of an exception that are kept
 _BATCH, _BATCH_BYTES = 64, 1 << 15  # calls sent before their answers are read; answers to them fit in a socket
 _WALL = 4  # times its limit that a sample of several threads may take on the clock to use its CPU time
 _LOOKS = (0.1, 0.4, 1.6)  # seconds of waiting after which a sample is made to look whether it can still come back
@@ -104,10 +106,10 @@ class Candidate:
                 self._end("import", reply[1:].decode("utf-8", "replace"))
             if reply[:1] == b".":
                 self._end(*_PROVED.get(reply[1:], ("fail", "an answer that is none")))
-            value = wire.decode(reply[1:])
+            value = self._understood(reply)
             if reply[:1] == b"!":
                 name, text = value
-                raise remote_error(str(name), str(text))
+                raise remote_error(str(name)[:_LONGEST_NAME], str(text)[:_LONGEST_TEXT])
             if reply[:1] == b"~":
                 value, after, keywords_after = value
                 wire.mirror(args, after)
@@ -117,6 +119,15 @@ class Candidate:
             if isinstance(error, RemoteError):
                 raise
             self._end("fail", f"the result is not plain data: {error}")
+
+    def _understood(self, reply: bytes) -> Any:
+        """The value in a reply; how long a large one takes is up to the sample, so it counts as its time."""
+        if len(reply) < _SLOW_REPLY:
+            return wire.decode(reply[1:])
+        start = time.process_time()
+        value = wire.decode(reply[1:])
+        self._waited += time.process_time() - start
+        return value
 
     def _end(self, verdict: str, reason: str) -> Any:
         self.ended = Ended(verdict, reason)
@@ -271,10 +282,11 @@ def remote_error(name: str, text: str) -> RemoteError:
     """A RemoteError that is also an instance of the builtin exception ``name``, so that tests can expect it."""
     kind = _REMOTE.get(name)
     if kind is None:
-        base = getattr(builtins, name, None)
+        base: Any = getattr(builtins, name, None)
         simple = isinstance(base, type) and issubclass(base, Exception) and not issubclass(base, UnicodeError)
-        bases: tuple[Any, ...] = (RemoteError, base) if simple and base is not Exception else (RemoteError,)
-        kind = _REMOTE[name] = type("RemoteError", bases, {}) if len(_REMOTE) < 1000 else RemoteError
+        kind = RemoteError
+        if simple and base is not Exception:  # as many as there are builtin exceptions are kept
+            kind = _REMOTE[name] = type("RemoteError", (RemoteError, base), {})
     error = kind(f"{name}: {text}" if text else name)
     error.__dict__["name"] = name
     return error

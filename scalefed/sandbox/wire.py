@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any
 
 _DEPTH = 120  # containers in one another, well below Python's own limit of recursion
+_MOST_DIGITS = 1 << 20  # of an integer, 15 bits each
 _MANY = 16  # lists from this length on may be read in one go
 _INT, _DOUBLE, _COMPLEX, _DIGIT = (struct.Struct(form).unpack_from for form in ("<i", "<d", "<dd", "<H"))
 
@@ -163,6 +164,8 @@ class _Reader:
 
     def _long(self, size: int) -> int:
         """15 bits per digit, least first; linear time also for a million digits."""
+        if abs(size) > _MOST_DIGITS:
+            raise ValueError(f"a number of {15 * abs(size)} bits")
         raw = self._bytes(2 * abs(size))
         digits = [_DIGIT(raw, 2 * index)[0] for index in range(abs(size))]
         if any(digit > 0x7FFF for digit in digits):

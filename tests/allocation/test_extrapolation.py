@@ -345,3 +345,16 @@ def test_a_law_that_follows_its_columns_stays_narrow(fit):
 
 def test_tests_of_columns_are_kept(fit, tmp_path: Path):
     assert sf.load_fit(fit.save(tmp_path / "fit.json")).column_tests == fit.column_tests
+
+
+def test_regions_and_passes_are_as_wide_as_the_tests_of_the_columns_ask(fit):
+    ask = {"compute": 1e14, "clients_per_round": 4, "skew": 1.0}
+    plain = replace(fit, column_tests=())
+    assert any(test.column == "skew" for test in fit.column_tests)
+    wide, narrow = fit.region(**ask), plain.region(**ask)
+    assert wide.size_high / wide.size_low > narrow.size_high / narrow.size_low
+    assert (wide.table["regret_high"] >= narrow.table["regret_high"] - 1e-12).all()
+    link = Link.from_json({**EXAMPLE, **{name: EXAMPLE[name] * 40 for name in ("replicates", "scatter")}})
+    both = [one.with_link(link).optimal_size(**ask) for one in (fit, plain)]
+    (low, high), (least, most) = ((best.pass_at_1_low, best.pass_at_1_high) for best in both)
+    assert high - low > most - least and low <= least and high >= most

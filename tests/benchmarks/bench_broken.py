@@ -1,8 +1,9 @@
 """Does a sweep on a broken machine end with the log of one left alone? Kills, full disks, two at once, odd folders.
 
-Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [paths] [pack]``; all if
-none is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the differences of
-its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was said.
+Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [core] [paths] [pack]``;
+all if none is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the
+differences of its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was
+said. Run it from a checkout that stays as it is.
 """
 
 import contextlib
@@ -50,7 +51,7 @@ class Bench:
     def __init__(self, folder: Path):
         self.folder = folder
         lines = [f"{name} = {json.dumps(value)}" for name, value in TINY.changed().items()]
-        grid = "\n[[grid]]\nseed = [0, 1, 2]\ntokens = [60000, 150000]\n"
+        grid = "\n[[grid]]\nseed = [0, 1, 2]\ntokens = [20000, 50000]\n"
         (folder / "sweep.toml").write_text("[base]\n" + "\n".join(lines) + grid)
         self.end(self.start(folder / "alone"))
 
@@ -77,11 +78,12 @@ class Bench:
 
 
 def kills(bench: Bench, count: int = 20) -> None:
-    """kill -9 of the sweep at random moments; then it is started again."""
+    """kill -9 of the sweep at random moments of its and its workers' work; then it is started again."""
     dice, runs, said = random.Random(7), bench.folder / "killed", []
     for _ in range(count):
-        process = bench.start(runs)
-        time.sleep(dice.uniform(1.0, 9.0))
+        process, life = bench.start(runs), dice.uniform(1.0, 14.0)
+        while process.poll() is None and _seconds(process.pid) + sum(_workers(process.pid).values()) < life:
+            time.sleep(0.05)
         process.kill()
         time.sleep(1.5)  # its workers notice within a second
         said.append(bench.end(process)[1])
@@ -111,9 +113,17 @@ def _workers(sweep: int) -> dict[int, float]:
     with contextlib.suppress(OSError):
         for child in Path(f"/proc/{sweep}/task/{sweep}/children").read_text().split():
             if b"scalefed.experiment.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                ticks = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[11:13]
-                found[int(child)] = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+                found[int(child)] = _seconds(int(child))
     return found
+
+
+def _seconds(process: int) -> float:
+    """The seconds that a process has computed; 0 for one that is gone."""
+    try:
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except OSError:
+        return 0.0
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def two(bench: Bench) -> None:
@@ -156,6 +166,19 @@ def clock(bench: Bench) -> None:
     bench.tell("clock set back", runs, [bench.end(bench.start(runs, shift=86400.0))[1]])
 
 
+def core(bench: Bench) -> None:
+    """Two workers on one core, of which a busy loop takes its part."""
+    runs, ours = bench.folder / "core", os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(ours)})
+    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        bench.tell("one busy core", runs, [bench.end(bench.start(runs))[1]])
+    finally:
+        spinner.kill()
+        spinner.wait()
+        os.sched_setaffinity(0, ours)
+
+
 def paths(bench: Bench) -> None:
     """A very long path with letters of many kinds."""
     runs = bench.folder / "длинный путь — 長い" / ("ü" * 100) / ("d" * 200) / ("e" * 200)
@@ -181,7 +204,7 @@ def pack(bench: Bench, count: int = 20) -> None:
 
 CASES: dict[str, Callable[[Bench], None]] = {
     "kills": kills, "workers": kills_of_workers, "two": two, "full": full,
-    "readonly": readonly, "clock": clock, "paths": paths, "pack": pack,
+    "readonly": readonly, "clock": clock, "core": core, "paths": paths, "pack": pack,
 }  # fmt: skip
 
 

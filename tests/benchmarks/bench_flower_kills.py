@@ -46,7 +46,7 @@ def case(folder: Path, who: str, expected: str) -> None:
     stored = app / "runs" / CONFIG.run_id / "run.json"
     with flower_app.loopback(nodes=2, home=home) as link:
         said: list[str] = []
-        work = threading.Thread(target=lambda: said.append(link.run(app, timeout_s=900.0)), daemon=True)
+        work = threading.Thread(target=lambda: said.append(link.run(app, timeout_s=1800.0)), daemon=True)
         work.start()
         begin = time.monotonic()
         while not list(cache.glob("checkpoints/*.pt")) and time.monotonic() - begin < 300:
@@ -55,10 +55,10 @@ def case(folder: Path, who: str, expected: str) -> None:
         print(f"{who}: killing {len(victims[-1:])} of {len(victims)}, {time.monotonic() - begin:.0f} s in", flush=True)
         for pid in victims[-1:] if who == "node" else victims:
             os.kill(pid, signal.SIGKILL)
-        work.join(600)
+        work.join(1200)
         if not stored.is_file():
             print(f"{who}: the run is not there after it; started again", flush=True)
-            said.append(link.run(app, timeout_s=900.0))
+            said.append(link.run(app, timeout_s=1800.0))
             deadline = time.monotonic() + 60
             while not stored.is_file() and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -67,7 +67,9 @@ def case(folder: Path, who: str, expected: str) -> None:
             return
         found = json.loads(stored.read_text())["result"]
         same = "equal to" if found["weights_hash"] == expected else "other than"
-        print(f"{who}: stored, {found['rounds']} rounds, weights {same} a native run's")
+        answers, needed = (home / "process-0.log").read_text().count("Push replies"), 2 * found["rounds"]
+        print(f"{who}: stored, {found['rounds']} rounds, weights {same} a native run's; {answers} answers of nodes, "
+              f"{needed} are needed")  # fmt: skip
 
 
 if __name__ == "__main__":

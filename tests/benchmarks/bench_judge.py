@@ -6,6 +6,8 @@ because they hold on a busy machine too. ``before --against CHECKOUT`` sets this
 in turn: what a change to the sandbox costs.
 """
 
+from __future__ import annotations
+
 import argparse
 import gzip
 import json
@@ -21,11 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scalefed.data.problem import Problem
 from scalefed.data.problems import load_problems
 from scalefed.evaluation.judge import judge, judge_stream
 from scalefed.evaluation.result_file import judge_file
+
+if TYPE_CHECKING:
+    from scalefed.data.problem import Problem  # older checkouts, to be compared with, have it elsewhere
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 Samples = list[tuple[str, str]]
@@ -202,11 +207,11 @@ def works(problems: list[Problem]) -> dict[str, Samples]:
     return ({"model output": distinct(model_samples(), 8)} if SHARED.exists() else {}) | found
 
 
-def before(against: Path, rounds: int) -> None:
+def before(against: Path, rounds: int, only: str) -> None:
     """CPU milliseconds a sample, of the other checkout and of this one, in turn, and their ratio with its spread."""
     checkouts = {"before": against.resolve(), "after": Path(__file__).resolve().parents[2]}
     print(f"| work | tier | before, ms | after, ms | ratio (least and most of {rounds}) |\n|---|---|---|---|---|")
-    for name in works(load_problems("humaneval")):
+    for name in [only] if only else works(load_problems("humaneval")):
         for tier in ("fresh", "shared"):
             found: dict[str, list[float]] = {key: [] for key in checkouts}
             for turn in range(rounds):
@@ -306,7 +311,7 @@ def main() -> None:
     parser.add_argument("--levels", nargs="+", default=["ns", "landlock", "seccomp"])
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--against", type=Path, help="another checkout, for the part before")
-    parser.add_argument("--work", help="for the part once")
+    parser.add_argument("--work", default="", help="for the parts once and before")
     parser.add_argument("--tier", default="fresh", help="for the part once")
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {arguments.core})
@@ -317,7 +322,7 @@ def main() -> None:
         "load": load,
         "many": lambda: many(arguments.count),
         "levels": lambda: levels(arguments.levels),
-        "before": lambda: before(arguments.against, arguments.rounds),
+        "before": lambda: before(arguments.against, arguments.rounds, arguments.work),
         "once": lambda: once(arguments.work, arguments.tier),
     }
     for part in arguments.parts:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from scalefed.config import RunConfig
 from scalefed.data import micro
 from scalefed.evaluation.scoring import held_out_loss, mixture_losses, solution_losses
 from scalefed.experiment.evaluation import gold_losses
-from scalefed.experiment.training import KEPT_ROUNDS, is_kept
+from scalefed.experiment.training import KEPT_ROUNDS, is_kept, peak_memory_mb
 from scalefed.federated.preparation import prepare, prepare_writer
 from scalefed.models import Decoder
 from scalefed.runs.derived import compute_exact, flops_per_token
@@ -254,3 +256,11 @@ def test_the_isoflop_chart_takes_either_axis():
 def test_an_axis_that_is_not_there_is_said(axis, error, match):
     with pytest.raises(error, match=match):
         flops_per_token(pd.DataFrame({"params": [1e4], "tokens": [1e6], "loss": [1.0]}), axis)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a program's own peak")
+def test_the_peak_of_memory_is_the_programs_own_and_not_its_parents():
+    ballast = np.ones(150_000_000)  # 1.2 GB
+    code = "from scalefed.experiment.training import peak_memory_mb; print(peak_memory_mb())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert float(child.stdout) < 1_000 < ballast.nbytes / 2**20 < peak_memory_mb()

@@ -103,7 +103,7 @@ def test_a_chosen_law_is_kept_with_its_alternatives(chosen: sf.Fit, tmp_path: ob
     back = sf.load_fit(both.save(f"{tmp_path}/fit.json"))
     assert back.alternatives[0].law == both.alternatives[0].law
     assert back.optimal_size(compute=3e22).params_high == pytest.approx(both.optimal_size(compute=3e22).params_high)
-    assert "intervals mix coupled 70% with chinchilla 30%" in str(back)
+    assert "intervals of predictions and sizes mix coupled 70% with chinchilla 30%" in str(back)
     rival = sf.fit(chosen.runs, "chinchilla", resamples=5)
     again = sf.load_fit(rival.save(f"{tmp_path}/rival.json"))
     assert again.alternatives[0].params == rival.alternatives[0].params
@@ -185,3 +185,28 @@ def test_seeds_tell_their_noise_from_lack_of_fit(bend: float) -> None:
     assert found.seed_noise.lack_of_fit == pytest.approx(bend, rel=0.35, abs=0.003)
     assert "seeds of 36 settings" in str(found)
     assert sf.fit(runs.iloc[::4], "chinchilla", resamples=0, backtest=False).seed_noise is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "own", "other", "said"),
+    [
+        (
+            {"clients_per_round": 4.0},
+            {"clients_per_round": 4},
+            {"clients_per_round": 16},
+            "all had 4 clients per round",
+        ),
+        ({"skew": 0.3}, {"skew": 0.3}, {"skew": 0.9}, "all had a skew of 0.3"),
+        ({"skew": 0.0}, {}, {"concentration": 0.1}, "concentration and skew together"),
+    ],
+)
+def test_an_answer_of_a_chosen_law_is_bound_to_a_column_of_one_value(
+    columns: dict[str, float], own: dict[str, float], other: dict[str, float], said: str, tmp_path: object
+) -> None:
+    grid = pd.DataFrame(itertools.product(*SIZES.values()), columns=list(SIZES)).assign(**columns)
+    fit = sf.fit(simulate_runs("coupled", COUPLED, grid, noise=0.003), resamples=20)
+    back = sf.load_fit(fit.save(f"{tmp_path}/fit.json"))
+    assert back.optimal_size(compute=1e21, **own).notes == fit.optimal_size(compute=1e21, **own).notes
+    for one in (fit, back):
+        with pytest.raises(sf.FitError, match=said):
+            one.optimal_size(compute=1e21, **other)

@@ -196,13 +196,24 @@ def children() -> dict[int, str]:
     return found
 
 
-def left_behind(before: dict[int, str]) -> list[str]:
-    """Processes and files that the sandbox left; the processes are ended."""
-    left = {pid: state for pid, state in children().items() if pid not in before}
-    for pid in left:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+def left_behind(before: dict[int, str], *, patience: float = 10.0) -> list[str]:
+    """Processes and files that the sandbox left; the processes are ended.
+
+    Args:
+        before: the children that there were.
+        patience: seconds that those have to end which the kernel is ending, which takes a while on a busy machine.
+    """
+    deadline = time.monotonic() + patience
+    while left := {pid: state for pid, state in children().items() if pid not in before}:
+        late = time.monotonic() > deadline
+        for pid in left:
+            with contextlib.suppress(OSError):
+                if late:
+                    os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0 if late else os.WNOHANG)
+        if late:
+            break
+        time.sleep(0.05)
     found = [f"process {pid} in state {state}" for pid, state in left.items()]
     for entry in os.scandir("/tmp"):
         with contextlib.suppress(OSError):

@@ -24,7 +24,7 @@ import pandas as pd
 
 import scalefed as sf
 
-SECONDS = 10  # a reader that takes longer hangs
+SECONDS, WAIT = 10, 120  # a reader that computes or waits longer hangs; on a busy machine waiting is no sign yet
 
 # what stands for a raw token once the JSON is dumped
 _RAW = {"@@digits@@": "9" * 5000, "@@inf@@": "Infinity", "@@nan@@": "NaN", "@@1e400@@": "1e400",
@@ -38,7 +38,7 @@ CELLS = ["", "x", "OOM", "nan", "inf", "-inf", "-1", "0", "1e400", "9" * 400, "5
 
 
 class Hang(BaseException):
-    """No end in :data:`SECONDS`; not an Exception, which a reader may catch."""
+    """No end in time; not an Exception, which a reader may catch."""
 
 
 @dataclass
@@ -73,16 +73,15 @@ class Kind:
 
 
 def attempt(kind: Kind, folder: Path, random: Random) -> Outcome:
-    """Build good files, break one, read."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    kind.build(folder)
+    """Good files, one of them broken, read."""
+    whole = folder.with_name(f"whole {kind.name}")
     if kind.good is None:
+        _fresh(whole).mkdir(parents=True)
+        kind.build(whole)
+        shutil.copytree(whole, _fresh(folder))
         with quiet():
-            kind.good = kind.read(folder)
-        shutil.rmtree(folder)
-        folder.mkdir()
-        kind.build(folder)
+            kind.good = kind.read(folder)  # which may write beside them
+    shutil.copytree(whole, _fresh(folder))
     target = random.choice(sorted(kind.targets(folder)))
     how = break_file(target, kind.style, random)
     try:
@@ -103,6 +102,12 @@ def attempt(kind: Kind, folder: Path, random: Random) -> Outcome:
     )
 
 
+def _fresh(folder: Path) -> Path:
+    """The path of a folder, with nothing there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Warnings are what a reader says of what it skips."""
@@ -116,13 +121,16 @@ def no_hang() -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    timers = ((signal.ITIMER_PROF, signal.SIGPROF, SECONDS), (signal.ITIMER_REAL, signal.SIGALRM, WAIT))
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)
 
 
 # ---------------------------------------------------------------------- breaking

@@ -27,7 +27,7 @@ def impossible(row: dict[str, Any]) -> str | None:
         if not isinstance(value, (int, float, np.number)) or isinstance(value, bool) or value != value:
             continue
         number = float(value)
-        if name.startswith(("pass_at_", "participation", "skew")) and not 0 <= number <= 1:
+        if (name.startswith("pass_at_") or name in ("participation", "skew")) and not 0 <= number <= 1:
             return f"nonsense: {name} {number}"
         if name in ("loss", "bits_per_byte", "train_loss") and (
             number < 0 or (math.isinf(number) and not diverged and "seed" in row)

@@ -5,6 +5,7 @@ As in ``hostile.py`` an attack answers rightly only if its harm worked. ``KINDS`
 
 import hostile
 from hostile import Case, attack
+from hostile_more import MORE
 
 _LIBC = "import ctypes, os\nlibc = ctypes.CDLL(None, use_errno=True)\n"
 _IF_WORKS = "\nreturn x + y"
@@ -285,4 +286,5 @@ KINDS: dict[str, list[Case]] = {
     "what is there": THERE,
     "answers in sight": ANSWERS,
     "the judge itself": JUDGE,
+    **MORE,
 }

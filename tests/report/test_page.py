@@ -53,7 +53,10 @@ def move(page, name, value):
 def test_it_opens_with_pythons_answer_and_follows_the_sliders(page, grid):
     best = grid.optimal_size(**QUESTION)
     assert text(page, "lead") == f"Train {si(best.params)} parameters"
-    assert text(page, "range") == f"95% interval {si(best.params_low)} to {si(best.params_high)}; non-embedding"
+    assert (
+        text(page, "range")
+        == f"95% interval {si(best.params_low)} to {si(best.params_high)}, given {best.given}; non-embedding"
+    )
     move(page, "compute", "3e13")
     larger = grid.optimal_size(**{**QUESTION, "compute": 3e13})
     assert text(page, "lead") == f"Train {si(larger.params)} parameters"

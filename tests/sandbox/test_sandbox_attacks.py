@@ -60,7 +60,7 @@ def test_harm_neighbours_and_remains_are_seen(canary: Canary, monkeypatch: pytes
     assert canary.harm() == ["new is there", "victim was changed"]
     before = attack_table.children()
     os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
-    assert len(attack_table.left_behind(before)) == 1
+    assert len(attack_table.left_behind(before, patience=0)) == 1
     monkeypatch.setattr(attack_table, "NEIGHBOURS", [("lost", "    return x - y + 0 * {i}\n", "pass")])
     solves = hostile.Case("solves", "    return x + y\n", frozenset({"fail"}))
     try:
