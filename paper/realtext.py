@@ -1,6 +1,7 @@
 """Does the law of the procedural text say anything about real Python? Predicted first, then measured.
 
     python paper/realtext.py freeze     fits/python.frozen.json, once, before any run of runs/python
+    python paper/realtext.py facts      paper/generated/realtext.json, what the paper prints
     python paper/score.py python        the held-out runs that are there beside what was predicted
 
 What carries over from ``fits/study.json`` without change: the discount of the cohort, the factor of skew and the
@@ -31,6 +32,7 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 import scalefed as sf
+from scalefed.charts.theme import si
 
 ROOT = Path(__file__).parent.parent
 FROZEN = ROOT / "fits/python.frozen.json"
@@ -304,6 +306,34 @@ def stored() -> pd.DataFrame:
     return sf.load_runs(HELD_OUT) if there else pd.DataFrame(columns=["run_id"])
 
 
+def facts() -> dict[str, Any]:
+    """What the paper says of real text, as the strings it prints."""
+    frozen, runs = json.loads(FROZEN.read_text(encoding="utf-8")), stored()
+    tables = {law: measured(frozen, runs, law) for law in LAWS}
+    first = next(iter(tables.values()))
+    cells = [
+        [si(row["params"]), si(row["tokens_asked"]), row["arm"], f"{row['seeds']:.0f}", f"{row['measured']:.3f}",
+         f"{row['loss_unseen_sources']:.3f}",
+         *(f"{table['loss'][i]:.2f} [{table['low'][i]:.2f}, {table['high'][i]:.2f}]" for table in tables.values()),
+         f"{row['nearest']:.2f}", f"{row['line']:.2f}"]
+        for i, row in enumerate(first.to_dict("records"))
+    ]  # fmt: skip
+    found = {law: ratios(frozen, table, law) for law, table in tables.items()}
+    return {
+        "runs": str(len(runs)), "held_out": str(len(frozen["cells"])), "cells": cells,
+        "packages": str(len(runs["sources"].iloc[0]) + len(runs["sources_unseen"].iloc[0])),
+        "floors": [f"{frozen['laws'][law]['floor']:.2f}" for law in LAWS], "alike": f"{frozen['skew']['alike']:.2f}",
+        "errors": [[law, *map("{:.1%}".format, summary(table).loc["all", ["loss", "inside", "nearest", "line"]])]
+                   for law, table in tables.items()],
+        "ratios": [
+            [law, si(row["params"]), si(row["tokens_asked"]), row["arm"], f"{row['measured']:.2f}",
+             f"{row['ratio']:.2f} [{row['ratio_low']:.2f}, {row['ratio_high']:.2f}]", "yes" if row["within"] else "no"]
+            for law, rows in found.items() for row in rows.to_dict("records")
+        ],
+        "within": [f"{rows['within'].sum():.0f} of {len(rows)}" for rows in found.values()],
+    }  # fmt: skip
+
+
 def score() -> None:
     """Print the tables."""
     frozen, runs = json.loads(FROZEN.read_text(encoding="utf-8")), stored()
@@ -319,6 +349,9 @@ def score() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["freeze"]:
-        raise SystemExit("usage: python paper/realtext.py freeze")
-    freeze()
+    if sys.argv[1:] == ["facts"]:
+        (ROOT / "paper/generated/realtext.json").write_text(json.dumps(facts(), indent=1) + "\n", encoding="utf-8")
+    elif sys.argv[1:] == ["freeze"]:
+        freeze()
+    else:
+        raise SystemExit("usage: python paper/realtext.py freeze|facts")
