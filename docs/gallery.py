@@ -23,7 +23,7 @@ LINES = {
     "residuals": 'sf.chart(fit, "residuals")',
     "participation": 'sf.chart(runs, "participation")',
     "passk": 'sf.chart(runs, "passk")',
-    "rounds": 'sf.chart(pilot, "rounds", y="train_loss")',
+    "rounds": 'sf.chart(pilot, "rounds")',
     "comparison": """sf.chart(
     sf.compare(*(sf.fit(runs, law, resamples=20) for law in ("chinchilla", "federated")), holdout="tokens"),
     "comparison",

@@ -59,6 +59,21 @@ def test_the_facts_come_from_the_runs() -> None:
     assert made == {name: FACTS[name] for name in made}, "the runs have changed: python paper/build.py"
 
 
+def test_every_check_is_told() -> None:
+    checks = json.loads((PAPER / "generated" / "checks.json").read_text(encoding="utf-8"))
+    for group, facts in checks.items():
+        assert f"checks.{group}" in TEXT, group
+        if isinstance(facts, dict):
+            assert set(re.findall(rf"\bchecks\.{group}\.(\w+)", TEXT)) == set(facts), group
+
+
+def test_runs_of_unclean_trees_are_the_old_ones_that_are_marked() -> None:
+    """New runs come from clean trees."""
+    checks = json.loads((PAPER / "generated" / "checks.json").read_text(encoding="utf-8"))
+    made = runpy.run_path(str(PAPER / "checks.py"))["unclean"]()
+    assert made == checks["unclean"] and made["total"] == "135"
+
+
 def test_what_is_said_of_published_runs_is_told() -> None:
     text = (PAPER / "published.typ").read_text(encoding="utf-8")
     facts = json.loads((PAPER / "generated" / "published.json").read_text(encoding="utf-8"))

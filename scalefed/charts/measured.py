@@ -231,7 +231,7 @@ def _rounds_of(source: Any) -> "pd.DataFrame":
     if is_fit(source):
         place = getattr(source, "source", None)
         if place is None or not os.path.exists(place):
-            raise DataError("a fit keeps no rounds; give the folder of its runs, or load_runs(folder, rounds=True)")
+            raise DataError("a fit keeps no rounds; give the folder of its runs")
         found = load_runs(place, rounds=True)
         return found[found["run_id"].isin(source.run_ids)] if "run_id" in found else found
     if not isinstance(source, pd.DataFrame):

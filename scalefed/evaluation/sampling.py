@@ -4,7 +4,7 @@ Every sample has its own stream of uniform numbers, one for each new token, turn
 cumulative distribution: what is drawn does not depend on the batch, its order, or how many samples are asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,7 +70,7 @@ def sample(
     prompts: Sequence[Sequence[int]],
     *,
     samples: int,
-    end: int,
+    end: int | Collection[int],
     max_new_tokens: int,
     temperature: float = 0.8,
     top_p: float = 1.0,
@@ -87,7 +87,7 @@ def sample(
         session: a model with a cache of at least ``rows`` rows.
         prompts: token ids of each prompt, none empty.
         samples: completions a prompt; with ``temperature=0`` all are the greedy one.
-        end: the token that ends a completion.
+        end: the token that ends a completion, or all that do.
         max_new_tokens: length limit of a completion.
         temperature: divides the logits; 0 is greedy.
         top_p: smallest set of tokens with this probability is kept.
@@ -112,7 +112,8 @@ def sample(
         first = session.prefill(prompts)
         jobs = [(number, one) for number in numbers or range(len(prompts)) for one in range(samples)]
         uniforms = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
-        desk = _Desk(session, prompts, first, samples, end, temperature, top_p, uniforms, stopped, on_prompt, draw)
+        ends = [end] if isinstance(end, int) else list(end)
+        desk = _Desk(session, prompts, first, samples, ends, temperature, top_p, uniforms, stopped, on_prompt, draw)
         return desk.run(min(rows, len(prompts) * samples))
 
 
@@ -146,7 +147,7 @@ class _Desk:
         prompts: Sequence[Sequence[int]],
         first: Tensor,
         samples: int,
-        end: int,
+        ends: Sequence[int],
         temperature: float,
         top_p: float,
         uniforms: np.ndarray,
@@ -155,7 +156,7 @@ class _Desk:
         draw: Draw,
     ) -> None:
         self.on_prompt, self.draw = on_prompt, draw
-        self.session, self.first, self.samples, self.end = session, first, samples, end
+        self.session, self.first, self.samples, self.ends = session, first, samples, ends
         self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
         jobs, self.limit = uniforms.shape
@@ -206,7 +207,7 @@ class _Desk:
     def _note(self, job: Tensor, token: Tensor, rows: Tensor) -> None:
         """Record the rows' tokens, and free the rows that ended or ran out of room."""
         jobs, tokens = job[rows].numpy(), token[rows].numpy()
-        over = tokens == self.end
+        over = np.isin(tokens, self.ends)
         self.ended[jobs[over]] = True
         going = jobs[~over]
         self.written[going, self.count[going]] = tokens[~over]

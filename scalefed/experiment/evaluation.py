@@ -10,6 +10,15 @@ import numpy as np
 from scalefed.config import RunConfig
 from scalefed.data.problem import Problem
 from scalefed.evaluation.judge import judge
+from scalefed.evaluation.prompts import (
+    PROMPT_RULE,
+    completion_of,
+    likeliest,
+    prompt_ids,
+    rules_for,
+    solution_ids,
+    stops_of,
+)
 from scalefed.evaluation.sampling import Completion, DecoderSession, Session, before_stop, sample, stop_at
 from scalefed.evaluation.scoring import HeldOutLoss, TokenLosses, held_out_loss, mixture_losses, solution_losses
 from scalefed.evaluation.token_sampling import draw
@@ -18,15 +27,8 @@ from scalefed.federated.preparation import Task, Writer
 from scalefed.models import Decoder, Tensor
 from scalefed.passk import PassAtK, estimate_pass_at_k
 
-CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-"""Stop sequences for pretrained models. Source: Chen et al. 2021 (arXiv 2107.03374), section 3.1."""
 LOGITS = 2**25  # scored at once: 128 MiB, where a large vocabulary would otherwise take gigabytes
 TORCH_ROWS, NATIVE_ROWS = 512, 64  # completions at once: torch has fewer calls, our rows' keys stay in the cache
-
-PROMPT_RULE = "the problem's prompt without its final line break, no chat template"
-"""How a problem is put to a model: the prompt then ends where a token of the training text ends."""
-PROMPT_RULES = {"stripped": PROMPT_RULE, "as-given": "the problem's prompt as it is given, no chat template"}
-"""The ways to put a problem to a pretrained model. Some models answer a prompt without its line break with nothing."""
 
 
 @dataclass(frozen=True)
@@ -108,32 +110,19 @@ def client_losses(task: Task, by_source: Sequence[float]) -> dict[str, float]:
     return {"loss_client_mean": float(losses.mean()), "loss_client_p90": float(np.quantile(losses, 0.9))}
 
 
-def put(problem: Problem, rule: str) -> str:
-    """What a model reads of a problem, by one of :data:`PROMPT_RULES`."""
-    return problem.prompt if rule == "as-given" else problem.prompt.removesuffix("\n")
-
-
 def likelier_rule(task: Writer, weights: Tensor, problems: Sequence[Problem]) -> str:
-    """The one of :data:`PROMPT_RULES` under which the canonical solutions are likelier, by their mean loss a token."""
-    losses = {rule: np.mean(gold_losses(task, weights, problems, rule=rule)) for rule in PROMPT_RULES}
-    return min(losses, key=lambda rule: float(losses[rule]))
+    """The one of the rules that the model allows under which the canonical solutions are likelier."""
+    return likeliest({rule: gold_losses(task, weights, problems, rule=rule) for rule in rules_for(task.tokenizer)})
 
 
 def gold_losses(task: Writer, weights: Tensor, problems: Sequence[Problem], *, rule: str = "stripped") -> list[float]:
     """Loss of every problem's canonical solution given its prompt, nats per token of the solution.
 
-    Prompt and solution meet where a completion would begin, by one of :data:`PROMPT_RULES`. They are encoded together
-    where that changes nothing in the prompt, as a text that the model was trained on would be, else one after the
-    other. The end of the document is not counted, since pretrained models do not write one.
+    Prompt and solution meet as :func:`~scalefed.evaluation.prompts.solution_ids` says. The end of the document is not
+    counted, since pretrained models do not write one.
     """
-    prompts, solutions = [], []
-    for problem in problems:
-        start = put(problem, rule)
-        rest = problem.prompt[len(start) :] + problem.canonical_solution
-        prompt, whole = task.tokenizer.encode(start), task.tokenizer.encode(start + rest)
-        kept = whole[: len(prompt)] == prompt
-        prompts.append(prompt)
-        solutions.append(whole[len(prompt) :] if kept else task.tokenizer.encode(rest))
+    pairs = [solution_ids(task.tokenizer, problem, rule) for problem in problems]
+    prompts, solutions = zip(*pairs, strict=True)
     return solution_losses(
         task.model, weights, prompts, solutions, batch_tokens=_at_once(task), token_losses=_token_losses(task)
     )
@@ -212,15 +201,15 @@ def write_programs(
     """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`.
 
     ``temperature`` may be given to be 0 (greedy); ``numbers`` are the problems' places in their set, which key the
-    draws; ``rule`` is one of :data:`PROMPT_RULES`; ``on_problem`` is given a problem's task_id and texts as soon as all
+    draws; ``rule`` is one of ``PROMPT_RULES``; ``on_problem`` is given a problem's task_id and texts as soon as all
     of them are written; ``rows`` are written at once, by default as many as are fastest.
     """
-    prompts = [task.tokenizer.encode(put(problem, rule)) for problem in problems]
-    stops, decode = _stops(task), task.tokenizer.decode
+    prompts = [prompt_ids(task.tokenizer, problem, rule) for problem in problems]
+    stops, decode = _stops(task, rule), task.tokenizer.decode
     rows = min(rows or (TORCH_ROWS if task.kernels.code is None else NATIVE_ROWS), samples * len(problems))
 
     def text(completion: Completion) -> str:
-        return before_stop(decode(completion.tokens), stops)
+        return completion_of(before_stop(decode(completion.tokens), stops), problems[completion.prompt], rule)
 
     def tell(written: list[Completion]) -> None:
         if on_problem is not None:
@@ -233,7 +222,7 @@ def write_programs(
         session,
         prompts,
         samples=samples,
-        end=task.tokenizer.eos,
+        end=getattr(task.tokenizer, "ends", task.tokenizer.eos),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=config.top_p,
@@ -252,9 +241,9 @@ def solution_room(task: Writer, problems: Sequence[Problem]) -> int:
     return 2 * max(len(task.tokenizer.encode(problem.canonical_solution)) for problem in problems)
 
 
-def _stops(task: Writer) -> tuple[str, ...]:
+def _stops(task: Writer, rule: str = "stripped") -> tuple[str, ...]:
     """Where a pretrained model's completion ends; our own models end their documents."""
-    return () if isinstance(task.model, Decoder) else CODEX_STOPS
+    return () if isinstance(task.model, Decoder) else stops_of(rule)
 
 
 def _session(task: Writer, weights: Tensor, *, rows: int, length: int) -> Session:

@@ -19,21 +19,23 @@ from scalefed.data.problem import Problem
 from scalefed.data.problems import load_problems
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.evaluation.judge import versions
+from scalefed.evaluation.prompts import PROMPT_RULES, stops_of
 from scalefed.evaluation.result_file import judge_file
 from scalefed.experiment.evaluation import (
-    CODEX_STOPS,
-    PROMPT_RULES,
     Counts,
     gold_losses,
     likelier_rule,
     write_programs,
 )
-from scalefed.federated.preparation import Writer, prepare_writer
+from scalefed.federated.preparation import Writer
+from scalefed.models.checkpoint import load_checkpoint, load_tokenizer
+from scalefed.models.conversion import weights_of
+from scalefed.models.files import checkpoint_folder
 from scalefed.runs.jsontext import dumps, read_json
 from scalefed.runs.log import provenance
 
 TRIED = 16  # problems whose canonical solutions choose the prompt's rule
-CHUNK = 64  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
+CHUNK = 256  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
 
 SETTINGS, SAMPLES, RESULTS, SUMMARY = "settings.json", "samples.jsonl", "results.jsonl", "summary.json"
 GOLD = "gold.json"
@@ -48,19 +50,21 @@ def evaluate_checkpoint(
     temperature: float = 0.8,
     top_p: float = 0.95,
     max_new_tokens: int = 384,
-    rows: int = 32,
+    rows: int = 64,
     seed: int = 0,
     timeout: float = 3.0,
     isolation: str = "auto",
     allow_packages: Sequence[str] = (),
     prompt: str = "stripped",
+    precision: str = "float32",
     out: str | os.PathLike[str] = "evaluation",
     on_problem: Callable[[int, int], None] | None = None,
 ) -> Counts:
     """Counts of passed samples of a pretrained model; ``.pass_at_k()`` of the result has the intervals.
 
     Args:
-        checkpoint: a Hugging Face folder, a gguf file, or ``smollm2-135m-instruct``.
+        checkpoint: a Hugging Face folder, a gguf file or the first of its parts, or a name as the hub has it, see
+            :func:`scalefed.models.files.checkpoint_folder`.
         problems: ``humaneval``, ``micro``, or a JSONL file of problems.
         count: the first so many problems only.
         samples: programs for each problem; 20 when None, and one with ``temperature=0``.
@@ -72,8 +76,10 @@ def evaluate_checkpoint(
         timeout: CPU seconds of a sample.
         isolation: as for :func:`scalefed.evaluation.judge.judge`.
         allow_packages: likewise.
-        prompt: ``stripped`` takes the final line break off every prompt, ``as-given`` keeps it; ``auto`` takes the one
-            under which the first canonical solutions are likelier, or what the folder was begun with.
+        prompt: ``stripped`` takes the final line break off every prompt, ``as-given`` keeps it, ``chat`` asks in the
+            model's chat template; ``auto`` takes the one under which the first canonical solutions are likelier, or
+            what the folder was begun with.
+        precision: ``bfloat16`` stores and computes in bfloat16, half the memory of ``float32``.
         out: folder of the samples and results; problems that are complete in it are not sampled again.
         on_problem: called with problems done and in all.
 
@@ -84,15 +90,18 @@ def evaluate_checkpoint(
     samples = samples or (20 if temperature else 1)
     if samples < 1 or max_new_tokens < 1 or rows < 1:
         raise ConfigError(f"must be at least 1: {samples=}, {max_new_tokens=}, {rows=}; leave them out for the usual")
-    config = RunConfig(checkpoint=checkpoint, temperature=temperature or 1.0, top_p=top_p)
+    config = RunConfig(checkpoint=checkpoint, temperature=temperature or 1.0, top_p=top_p, precision=precision)
     chosen = load_problems(problems, count=count)
-    folder, writer = Path(out), cache(lambda: prepare_writer(config))
+    folder = Path(out)
+    writer = cache(lambda: Writer(model=load_checkpoint(config, trainable=False), tokenizer=load_tokenizer(config)))
     rule = _rule(folder, prompt, writer, chosen[:TRIED], seed)
     settings = {"checkpoint": _public(checkpoint), "problems": _public(problems), "temperature": temperature,
-                "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed, "stops": list(CODEX_STOPS),
+                "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed, "stops": list(stops_of(rule)),
                 "prompt_rule": PROMPT_RULES[rule]}  # fmt: skip
+    settings |= {} if precision == "float32" else {"precision": precision}
     done = _opened(folder, settings, samples)
     missing = [(number, problem) for number, problem in enumerate(chosen) if problem.task_id not in done]
+    missing.sort(key=lambda one: len(one[1].prompt))  # those of like length share a batch
 
     def keep(name: str, texts: list[str]) -> None:
         _append(folder / SAMPLES, _lines(name, texts))
@@ -102,15 +111,17 @@ def evaluate_checkpoint(
 
     if missing or not _scored(folder / GOLD, chosen):
         model = writer()
-        weights = model.model.initial(seed)
-        _score_solutions(folder / GOLD, model, weights, chosen, rule)
+        empty = model.model.initial(seed)  # its own weights are read in place
+        _score_solutions(folder / GOLD, model, empty, chosen, rule)
         for start in range(0, len(missing), CHUNK):
             numbers, some = zip(*missing[start : start + CHUNK], strict=True)
             write_programs(
-                model, weights, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
+                model, empty, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
                 temperature=temperature, numbers=numbers, rule=rule, on_problem=keep,
             )  # fmt: skip
-    return _judged(folder, chosen, done, samples, settings, timeout, isolation, allow_packages)
+    weights = weights_of(checkpoint_folder(checkpoint, precision=precision))
+    said = settings | ({"weights": weights} if weights else {})
+    return _judged(folder, chosen, done, samples, said, timeout, isolation, allow_packages)
 
 
 def _rule(folder: Path, prompt: str, writer: Callable[[], Writer], problems: Sequence[Problem], seed: int) -> str:

@@ -37,13 +37,15 @@ class Checkpoint:
 
     batched = False
 
-    def __init__(self, module: Any, *, lora_rank: int = 0, precision: str = "float32") -> None:
+    def __init__(self, module: Any, *, lora_rank: int = 0, precision: str = "float32", trainable: bool = True) -> None:
         """Take over a model, and add adapters of the given rank to its linear layers (0: train everything).
 
         Args:
             module: a ``transformers`` causal language model; it is changed in place.
             lora_rank: rank of the adapters.
             precision: ``bfloat16`` computes in bfloat16; what is trained stays float32.
+            trainable: False to read and write with the model's own weights only: the flat vector is empty, and the
+                weights are in memory once.
 
         Raises:
             MissingExtraError: adapters are asked for and peft is not installed.
@@ -56,7 +58,7 @@ class Checkpoint:
             _adapt(module, lora_rank)
         self.lora_rank = lora_rank
         named = dict(module.named_parameters())
-        trained = {name: p for name, p in named.items() if not lora_rank or ".lora_" in name}
+        trained = {name: p for name, p in named.items() if trainable and (not lora_rank or ".lora_" in name)}
         self.module = module
         self.layout = Layout({name: tuple(p.shape) for name, p in trained.items()})
         self.params = sum(p.numel() for p in named.values() if id(p) not in embedding)
@@ -71,6 +73,8 @@ class Checkpoint:
         Source: Hu et al. 2021 (LoRA, arXiv 2106.09685), section 4.1.
         """
         named = dict(self.module.named_parameters())
+        if not self.layout.size:
+            return torch.zeros(0, device=self.module.device)
         if not self.lora_rank:
             return torch.cat([named[entry.name].detach().float().reshape(-1) for entry in self.layout])
         generator = torch.Generator().manual_seed(stream_seed(seed, "weights") >> 1)
@@ -92,7 +96,7 @@ class Checkpoint:
         """Next-token logits: ``(P,), (b, t) -> (b, t, vocab)``."""
         if not self.lora_rank:
             weights = weights.to(self.module.dtype)
-        views = self.layout.unflatten(weights)
+        views = self.layout.unflatten(weights) if self.layout.size else {}
         output = torch.func.functional_call(self.module, views, (tokens,), {"use_cache": False})
         logits: Tensor = output.logits
         return logits
@@ -119,7 +123,8 @@ class Checkpoint:
             rows: completions written at once.
             length: most tokens of a completion, prompt included.
         """
-        return CheckpointSession(self.to_hugging_face(weights), rows=rows, length=length)
+        module = self.to_hugging_face(weights) if self.layout.size else self.module
+        return CheckpointSession(module, rows=rows, length=length)
 
 
 def _adapt(module: Any, rank: int) -> None:
@@ -149,8 +154,12 @@ def _merge(module: Any) -> None:
             module.set_submodule(name, layer.get_base_layer())
 
 
-def load_checkpoint(config: RunConfig) -> Checkpoint:
+def load_checkpoint(config: RunConfig, *, trainable: bool = True) -> Checkpoint:
     """The model of ``config.checkpoint`` with adapters of ``config.lora_rank``, on ``config.device``.
+
+    Args:
+        config: names the checkpoint, its adapters, precision and device.
+        trainable: False to read and write only, see :class:`Checkpoint`.
 
     Raises:
         ConfigError: sequences are longer than the model's positions.
@@ -158,7 +167,7 @@ def load_checkpoint(config: RunConfig) -> Checkpoint:
         MissingExtraError: it needs a package that is not installed.
     """
     transformers = require_transformers()
-    folder = checkpoint_folder(config.checkpoint)
+    folder = checkpoint_folder(config.checkpoint, precision=config.precision)
     dtype = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
     logs = transformers.utils.logging
     bar = logs.is_progress_bar_enabled()
@@ -176,7 +185,9 @@ def load_checkpoint(config: RunConfig) -> Checkpoint:
             f"sequence_length={config.sequence_length} is longer than the {longest} positions of {config.checkpoint}; "
             f"set sequence_length={longest} or less"
         )
-    return Checkpoint(module.to(config.device), lora_rank=config.lora_rank, precision=config.precision)
+    return Checkpoint(
+        module.to(config.device), lora_rank=config.lora_rank, precision=config.precision, trainable=trainable
+    )
 
 
 class CheckpointTokenizer:
@@ -185,6 +196,8 @@ class CheckpointTokenizer:
     Attributes:
         vocab_size: number of ids.
         eos: the id that ends a document.
+        ends: all ids after which nothing of a completion follows: the special tokens.
+        has_chat: whether it has a chat template.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -194,6 +207,8 @@ class CheckpointTokenizer:
         if backend.eos_token_id is None:
             raise DataError("the checkpoint's tokenizer has no end token; set eos_token in its tokenizer_config.json")
         self.eos: int = backend.eos_token_id
+        self.ends: tuple[int, ...] = tuple({self.eos, *backend.all_special_ids})
+        self.has_chat: bool = bool(backend.chat_template)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without begin or end."""
@@ -203,6 +218,12 @@ class CheckpointTokenizer:
         """The ids of many texts, without begin or end."""
         encoded = self._backend(list(texts), add_special_tokens=False, split_special_tokens=True)
         ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def chat(self, request: str) -> list[int]:
+        """The ids of a chat in which a user has asked and the answer is to begin."""
+        messages = [{"role": "user", "content": request}]
+        ids: list[int] = self._backend.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -220,7 +241,7 @@ def load_tokenizer(config: RunConfig) -> CheckpointTokenizer:
         MissingExtraError: transformers is not installed.
     """
     transformers = require_transformers()
-    folder = checkpoint_folder(config.checkpoint)
+    folder = checkpoint_folder(config.checkpoint, precision=config.precision)
     try:
         backend = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:

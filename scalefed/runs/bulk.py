@@ -13,7 +13,16 @@ import numpy as np
 
 from scalefed.runs.columnar import present
 from scalefed.runs.packed import EVALUATION, Pack
-from scalefed.runs.schema import COLUMNS, FIRST_PLAIN_SCHEMA, ROUND_COLUMNS, SCHEMA, STATUSES, Column, settings_of
+from scalefed.runs.schema import (
+    COLUMNS,
+    FIRST_PLAIN_SCHEMA,
+    ROUND_COLUMNS,
+    SCHEMA,
+    STATUSES,
+    TOO_MANY,
+    Column,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -266,7 +275,7 @@ def _faulty(column: Any, known: Column | None, *, infinite: Any) -> Array:
     allowed = infinite | ((values > 0) & end.infinite)
     wrong = np.where(np.isinf(values), ~allowed, wrong)
     if known.dtype == "int":
-        wrong |= ~np.isnan(values) & (values % 1 != 0)  # and no infinity
+        wrong |= ~np.isnan(values) & ((values % 1 != 0) | (abs(values) >= TOO_MANY))  # and no infinity
     return np.asarray(wrong, dtype=bool)
 
 

@@ -74,10 +74,10 @@ class Column:
             return None if isinstance(value, kind) else f"must be {wanted}, got {value!r:.60}"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return f"must be a number, got {value!r:.60}"
-        if isinstance(value, int) and abs(value) >= 2**63:
-            return "must be a number below 2^63, got one of more digits"
         if self.dtype == "int" and isinstance(value, float) and not value.is_integer():
             return f"must be a whole number, got {value!r}"
+        if (isinstance(value, int) or self.dtype == "int") and abs(value) >= TOO_MANY:
+            return "must be a number below 2^63, got one of more digits"
         return None if self.range.holds(float(value)) else f"must be {self.range}, got {value!r}"
 
 
@@ -259,6 +259,7 @@ kernels_version|str|-|hash of our own step's source, compiler and flags; empty f
 STATUSES = ("completed", "diverged", "running", "failed")
 """What a run may be stored as; one that is running and gives no sign of life is read as ``lost``."""
 
+TOO_MANY = 2**63  # the first whole number that a table's column of whole numbers does not hold
 _BEYOND = 1e16
 """Above every number of parameters that could be; a thousand times it for tokens, and so on up: far above any run."""
 _MOST = {"parameters": _BEYOND, "tokens": 1e19, "FLOPs": 1e36, "bytes": 1e27, "nats/token": 1e4, "bits/byte": 1e4}

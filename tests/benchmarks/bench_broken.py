@@ -1,8 +1,9 @@
 """Does a sweep on a broken machine end with the log of one left alone? Kills, full disks, two at once, odd folders.
 
-Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [paths] [pack]``; all if
-none is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the differences of
-its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was said.
+Run ``python tests/benchmarks/bench_broken.py [kills] [workers] [two] [full] [readonly] [clock] [core] [paths] [pack]``;
+all if none is named. ``full`` and ``readonly`` mount a small file system and need root. Each case prints the
+differences of its log from an untouched sweep's (0 is what must be), tracebacks on the console, and what was
+said. Run it from a checkout that stays as it is.
 """
 
 import contextlib
@@ -165,6 +166,19 @@ def clock(bench: Bench) -> None:
     bench.tell("clock set back", runs, [bench.end(bench.start(runs, shift=86400.0))[1]])
 
 
+def core(bench: Bench) -> None:
+    """Two workers on one core, of which a busy loop takes its part."""
+    runs, ours = bench.folder / "core", os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(ours)})
+    spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        bench.tell("one busy core", runs, [bench.end(bench.start(runs))[1]])
+    finally:
+        spinner.kill()
+        spinner.wait()
+        os.sched_setaffinity(0, ours)
+
+
 def paths(bench: Bench) -> None:
     """A very long path with letters of many kinds."""
     runs = bench.folder / "длинный путь — 長い" / ("ü" * 100) / ("d" * 200) / ("e" * 200)
@@ -190,7 +204,7 @@ def pack(bench: Bench, count: int = 20) -> None:
 
 CASES: dict[str, Callable[[Bench], None]] = {
     "kills": kills, "workers": kills_of_workers, "two": two, "full": full,
-    "readonly": readonly, "clock": clock, "paths": paths, "pack": pack,
+    "readonly": readonly, "clock": clock, "core": core, "paths": paths, "pack": pack,
 }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ import transformers
 
 from scalefed.config import RunConfig
 from scalefed.data.problems import load_problems
+from scalefed.evaluation.prompts import CODEX_STOPS
 from scalefed.evaluation.sampling import before_stop, sample, stop_at
-from scalefed.experiment.evaluation import CODEX_STOPS
 from scalefed.federated.preparation import Writer, prepare_writer
 
 Tokens = list[list[int]]

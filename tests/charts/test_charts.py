@@ -1,5 +1,6 @@
 """Charts: every kind draws, shows what it says it shows, and refuses what it cannot show in words."""
 
+import itertools
 import json
 import math
 import re
@@ -12,6 +13,7 @@ import pytest
 
 from scalefed.charts import KINDS, chart
 from scalefed.charts.frames import mixtures, same_size, shown
+from scalefed.charts.parts import panels
 from scalefed.charts.theme import CATEGORIES, log_ticks, power, ramp, si
 from scalefed.errors import ConfigError, DataError, ScalefedError
 from scalefed.fitting.fit import fit
@@ -203,6 +205,14 @@ def test_a_chart_of_very_many_rounds_says_that_it_thins_them():
     drawn = chart(frame, "rounds")
     assert drawn.to_dict()["title"]["subtitle"] == [f"{len(data(drawn)):,} of 9,000 rounds are drawn"]
     assert 1000 < len(data(drawn)) <= 4000 and max(row["round"] for row in data(drawn)) == 8999
+
+
+def test_a_narrow_grid_of_panels_fits_a_phone():
+    grid = itertools.product([1, 2, 4, 8, 16], ["iid", "Dirichlet 0.3", "Dirichlet 0.1"])
+    frame = pd.DataFrame(grid, columns=["clients_per_round", "mixture"])
+    wide, narrow = (panels(frame, column="clients_per_round", row="mixture", width=width) for width in (680, 350))
+    assert (wide.column, narrow.column) == ("clients_per_round", "mixture")
+    assert narrow.wrap * (narrow.width + 20) + 64 < 390
 
 
 def test_the_rounds_of_a_packed_sweep_are_lines():

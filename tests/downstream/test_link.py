@@ -335,11 +335,24 @@ def test_bands_of_runs_beyond_a_bent_curve_cover():
 def test_forms_are_compared_on_held_out_runs():
     counts, losses = simulated(runs=14, problems=800, samples=40)
     table = compare_forms(counts, losses, holdout=["r06", "r10"], k=(1, 10), resamples=20)
-    assert set(table["form"]) == {"link", "passuntil", "sigmoid", "k-power", "glm"}
+    assert set(table["form"]) == {"link", "passuntil", "sigmoid", "k-power", "gold-power", "glm"}
     error = table["relative_error"].abs().groupby(table["form"]).mean()
     assert error["link"] < 0.1 and error["link"] < 0.5 * error["glm"]
     with pytest.raises(DataError, match="nobody"):
         compare_forms(counts, losses, holdout=["nobody"])
+
+
+def test_the_gold_power_recovers_its_own_curve():
+    """-log pass@1 = 0.2 + 1.5 x^0.8, without noise."""
+    gold = pd.Series(np.linspace(0.2, 1.5, 9), index=[f"r{i}" for i in range(9)])
+    solved = np.exp(-(0.2 + 1.5 * gold**0.8))
+    parts = [
+        pd.DataFrame({"run_id": run, "task_id": range(2), "samples": 10**6, "correct": round(10**6 * share)})
+        for run, share in solved.items()
+    ]
+    table = compare_forms(pd.concat(parts), gold, holdout=["r0", "r8"], k=(1,), covariate="gold_loss", resamples=5)
+    found = table[table["form"] == "gold-power"]
+    np.testing.assert_allclose(found["estimate"], found["observed"], rtol=1e-3)
 
 
 # -- Pythia on MATH: 7 sizes, 128 problems, 10,000 samples ------------------------------------------------------------

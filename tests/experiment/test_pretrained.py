@@ -2,15 +2,20 @@
 
 import json
 import random
+import shutil
 
 import pytest
 import torch
 from hostile import ADD
 
 from scalefed.cli import main
+from scalefed.config import RunConfig
 from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError
+from scalefed.evaluation.prompts import PROMPT_RULES, completion_of, prompt_ids, rules_for, solution_ids, stops_of
+from scalefed.evaluation.sampling import before_stop
 from scalefed.experiment import evaluate_checkpoint
+from scalefed.models.checkpoint import CheckpointTokenizer, load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,7 +36,7 @@ def model(tmp_path_factory):
     transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>").save_pretrained(folder)
     config = transformers.LlamaConfig(
         vocab_size=len(letters) + 1, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=True, initializer_range=0.3,
+        num_key_value_heads=1, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.3,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -177,3 +182,47 @@ def test_the_prompts_last_line_break_is_kept_or_taken_and_what_was_chosen_is_rec
     assert again.settings["prompt_rule"] == rules["as-given"]
     with pytest.raises(ConfigError, match="stripped"):
         evaluate(model, problems, tmp_path / "other", prompt="striped")
+
+
+@pytest.fixture
+def chatty(model, tmp_path):
+    """The same model with a chat template of its own."""
+    folder = shutil.copytree(model, tmp_path / "chatty")
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    words.chat_template = (
+        "{% for m in messages %}<{{ m['content'] }}>{% endfor %}{% if add_generation_prompt %}:{% endif %}"
+    )
+    words.save_pretrained(folder)
+    return folder
+
+
+def test_a_chat_asks_in_the_models_template_and_its_program_stands_behind_the_prompt(chatty, tmp_path) -> None:
+    words = load_tokenizer(RunConfig(checkpoint=str(chatty)))
+    asked = words.decode(prompt_ids(words, TWICE, "chat"))
+    assert asked.startswith("<Please provide") and "```\ndef twice(x):\n```" in asked
+    assert ">:Below is" in asked and asked.endswith("```python\n")
+    before, solution = solution_ids(words, TWICE, "chat")
+    assert words.decode(before) == asked + TWICE.prompt and words.decode(solution) == TWICE.canonical_solution
+    program = "def twice(x):\n    return x + x"
+    with_prompt = TWICE.prompt + completion_of(program, TWICE, "chat")
+    scope: dict = {}
+    exec(with_prompt, scope)  # our own text
+    assert scope["twice"](4) == 8
+    assert before_stop(program + "\n```\nSure, that works.", stops_of("chat")) == program
+
+
+def test_a_chat_is_tried_where_there_is_a_template(model, chatty, problems, tmp_path) -> None:
+    counts = evaluate(chatty, problems, tmp_path / "chat", prompt="chat", max_new_tokens=4, precision="bfloat16")
+    assert counts.settings["prompt_rule"] == PROMPT_RULES["chat"]
+    assert counts.settings["stops"] == ["\n```", "\nif __name__", "\ndef main(", "\nprint("]
+    assert counts.settings["precision"] == "bfloat16"
+    assert rules_for(load_tokenizer(RunConfig(checkpoint=str(chatty)))) == ("stripped", "as-given", "chat")
+    assert rules_for(load_tokenizer(RunConfig(checkpoint=str(model)))) == ("stripped", "as-given")
+    with pytest.raises(ConfigError, match="for models with a chat template"):
+        evaluate(model, problems, tmp_path / "none", prompt="chat")
+
+
+def test_a_special_token_ends_a_completion(chatty) -> None:
+    words = transformers.AutoTokenizer.from_pretrained(chatty)
+    words.add_special_tokens({"pad_token": "a"})
+    assert set(CheckpointTokenizer(words).ends) == {words.eos_token_id, words.convert_tokens_to_ids("a")}

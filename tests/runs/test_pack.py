@@ -251,6 +251,20 @@ def test_runs_of_an_older_schema_read_alike_as_folders_and_packed(sweep, tmp_pat
     pd.testing.assert_frame_equal(load_runs(sweep, rounds=True), rounds)
 
 
+def test_a_number_of_clients_that_no_column_holds_is_named_in_a_folder_and_in_a_pack(sweep, tmp_path):
+    edit(sweep / "run-1", "run.json", '"clients": 4', '"clients": 1e26')
+    with pytest.warns(RunLogWarning, match=r"skipped the run in .*run-1.*clients must be a number below 2\^63"):
+        left = load_runs(sweep)
+    assert list(left["run_id"]) == ["run-0", "run-2"] and set(left["clients"]) == {4}
+    shutil.copytree(tmp_path / "before", tmp_path / "packed")
+    pack(tmp_path / "packed")
+    many = pa.array([4.0, 1e26, 4.0])
+    place = pq.read_schema(tmp_path / "packed" / "runs.parquet").names.index("config.clients")
+    rewritten(tmp_path / "packed" / "runs.parquet", lambda table: table.set_column(place, "config.clients", many))
+    with pytest.warns(RunLogWarning, match=r"skipped the run in .*run-1.*clients must be a number below 2\^63"):
+        assert load_runs(tmp_path / "packed")["clients"].tolist() == [4, 4]
+
+
 COUNTS_DAMAGE = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-40]),
     "empty": lambda path: path.write_bytes(b""),
