@@ -18,6 +18,9 @@ import pandas as pd
 
 import scalefed as sf
 
+sys.path.insert(0, str(Path(__file__).parent))  # the scripts of the paper are no package
+import realtext  # noqa: E402
+
 ROOT = Path(__file__).parent.parent
 CELL = ["axis", "params", "clients", "clients_per_round", "concentration", "local_steps"]
 FLOOR = 0.2009088590630866
@@ -29,6 +32,9 @@ Z90 = 1.6449
 def main(names: Sequence[str]) -> None:
     """Print the tables of each frozen prediction."""
     for name in names or [path.name.removesuffix(".frozen.json") for path in sorted(ROOT.glob("fits/*.frozen.json"))]:
+        if name == "python":
+            realtext.score()
+            continue
         frozen = json.loads((ROOT / "fits" / f"{name}.frozen.json").read_text(encoding="utf-8"))
         table = cells(frozen, measured())
         print(f"{name}: {table['seeds'].sum():.0f} of {len(frozen['cells'])} held-out runs are there\n")
