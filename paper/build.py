@@ -29,6 +29,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 GENERATED = HERE / "generated"
 sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
+import checks  # noqa: E402
+import posthoc  # noqa: E402
+import published  # noqa: E402
 import study  # noqa: E402
 
 SEEDS = ["params", "tokens_asked", "clients_per_round", "concentration"]
@@ -303,6 +306,9 @@ def main(words: list[str]) -> None:
         target.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not words:
         figures()
+        checks.main()
+        published.write()
+        posthoc.main()
     print(page() or "typst is not installed, so there is no PDF: pip install 'scalefed[paper]'")
 
 

@@ -37,7 +37,9 @@ def main() -> None:
     import score  # noqa: PLC0415
 
     frozen = json.loads((HERE.parent / "fits/study.frozen.json").read_text(encoding="utf-8"))
-    told = facts(score.cells(frozen, score.measured()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FitWarning)
+        told = facts(score.cells(frozen, score.measured()))
     text = json.dumps(told, indent=1, ensure_ascii=False)
     (HERE / "generated/posthoc.json").write_text(text + "\n", encoding="utf-8")
     print(text)
@@ -105,6 +107,4 @@ if __name__ == "__main__":
     import sys
 
     sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FitWarning)
-        main()
+    main()

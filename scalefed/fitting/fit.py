@@ -11,7 +11,7 @@ import pandas as pd
 from scalefed.allocation.extrapolation import ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
-from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs
+from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs, of_several
 from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
 from scalefed.fitting.candidates import Trial, beside, bound_columns, candidates, constrained, least_missed, weigh
 from scalefed.fitting.column_tests import column_tests
@@ -120,7 +120,7 @@ def fit(
         alternatives = _of_a_name(trial, powers, masks, huber_delta, delta, few, seed, intervals)
     found = _assemble(trial, replicates, target, seed)
     drift = np.nan if drawn else size_drift([one for trials in tried for one in trials])
-    test = replace(found.backtest, drift=drift)
+    test = replace(of_several([back_test(one.problem, one.folds) for one, _ in weighed]), drift=drift)
     tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
     if law == "auto":
         found = replace(found, ranges=replace(found.ranges, bound=bound_columns(data.frame)))

@@ -11,6 +11,7 @@ import pytest
 import scalefed as sf
 from scalefed.allocation.mixture import mixed, shares
 from scalefed.fitting.alternative import Alternative
+from scalefed.fitting.backtest import of_several
 from scalefed.fitting.candidates import candidates
 from scalefed.laws.simulate import simulate_runs
 
@@ -210,3 +211,12 @@ def test_an_answer_of_a_chosen_law_is_bound_to_a_column_of_one_value(
     for one in (fit, back):
         with pytest.raises(sf.FitError, match=said):
             one.optimal_size(compute=1e21, **other)
+
+
+def test_a_law_chosen_for_missing_least_is_taken_to_miss_as_those_beside_it(chosen: sf.Fit) -> None:
+    first = chosen.backtest
+    other = replace(first, discrepancy=7 * first.discrepancy, aside=tuple(7 * one for one in first.aside), drift=0.0)
+    both = of_several([first, other])
+    assert both.discrepancy == pytest.approx(5 * first.discrepancy) and both.drift == first.drift
+    assert both.aside == pytest.approx([5 * one for one in first.aside])
+    assert of_several([first]) == first
