@@ -93,8 +93,8 @@ PRICED = ("one client a round", "4 a round", "16 a round", "4 a round, 1 local s
           "4 a round of 256", "4 a round, Dirichlet 0.1", "4 a round, 8k tokens a client")  # fmt: skip
 """Federations that README tells of, in the paper's words."""
 TOLD = """{runs} runs with {clients[0]} to {clients[1]} clients, {local_steps[0]} to {local_steps[1]} local steps and text read up to {epochs[1]} times
-make one law, `fits/study.json`. Its best sizes at 3e12 FLOPs, with 95% intervals (16 alike clients, 25 local steps and
-fresh text unless said):
+make one law, `fits/study.json`. Its best sizes at 3e12 FLOPs, with 95% intervals given that law (16 alike clients, 25 local steps
+and fresh text unless said):
 
 | federation | parameters to train | loss above one client a round |
 |---|---|---|
@@ -104,6 +104,8 @@ So the size to train is that of your federation, not the central one: the more c
 there are and the longer each trains alone, the smaller it is; skew and text that comes round again ask for a larger one.
 Predictions that were frozen before {held_out} held-out runs missed their means by {error} in the median, and by {missed} at worst
 ({setting}): so far outside, make runs of your own ([paper](paper/paper.pdf), [diary](runs/LOG.md)).
+On real Python, read as bytes, neither the price of averaging nor that of skew was the same (`runs/python`): the
+law's form is offered for other text, its numbers are not.
 """  # noqa: E501
 COMPARED = "# Kept for comparison\n"
 
