@@ -26,8 +26,10 @@ def checkout(tmp_path):
     """What an addition changes or reads, in a folder of its own, with this Python's commands first on the path."""
     for name in ("scalefed", "tests", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "runs").symlink_to(ROOT / "runs")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("runs", "fits", "paper"):
+        (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
 
