@@ -76,7 +76,7 @@ def _bend(own: pd.DataFrame) -> list[str]:
 
 
 def unequal(runs: pd.DataFrame) -> list[list[str]]:
-    """One row a kind of client, size and cohort: tokens trained, compute of clients, loss beside that of equal clients."""
+    """One row a kind of client, size and cohort: tokens trained and loss, beside equal clients."""
     keys = ["params_asked", "clients_per_round"]
     runs = runs.assign(kind=runs.apply(_kind, axis=1))
     equal = runs[runs["kind"] == "equal"].groupby([*keys, "seed"])["loss"].mean()
