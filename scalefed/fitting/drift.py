@@ -48,11 +48,14 @@ def _changes(trial: Trial) -> list[float]:
 
 
 def _usual(columns: dict[str, np.ndarray]) -> Setting:
-    """Few, usual and many clients a round, alike; all else as in the middle of the runs."""
+    """Few, usual and many clients a round, alike, and the most text of any run; else the middle of the runs."""
     own = {name: float(np.median(values)) for name, values in columns.items() if name not in ("params", "tokens")}
     own |= {name: float(columns[name].min()) for name in own if name in MAY_BE_ZERO}
     known: dict[str, Any] = {name: own.pop(name) for name in _OF_A_SETTING if name in own}
+    if "unique_tokens" in known:
+        known["unique_tokens"] = float(columns["unique_tokens"].max())
     if "clients_per_round" in known:
         known["clients_per_round"] = np.quantile(columns["clients_per_round"], [0, 0.5, 1])
-        known.pop("clients", None)
+        if "clients" in known:
+            known["clients"] = np.maximum(known["clients"], known["clients_per_round"])
     return Setting(**known, columns=own)

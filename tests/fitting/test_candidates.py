@@ -173,6 +173,16 @@ def test_a_law_that_moves_when_the_largest_runs_go_says_so() -> None:
     assert 0 < right < wrong
 
 
+def test_a_law_of_the_population_has_a_drift_too() -> None:
+    """Its best size needs the number of clients, which was left out with the usual cohorts."""
+    values = {"E": 0.2, "A": 20.0, "a": 0.42, "B": 900.0, "b": 0.59, "G": 360.0, "d": 0.59, "k": 0.1, "f": 0.45}
+    law = "E + A/params^a + B/tokens^b + G*clients^k*clients_per_round^f/tokens^d"
+    grid = {"params": [3e3, 1e4, 3e4, 1e5, 3e5], "tokens": [1e6, 4e6, 1.6e7, 6.4e7], "clients": [16, 64],
+            "clients_per_round": [1, 4, 16]}  # fmt: skip
+    runs = sf.simulate_runs(law, values, grid, noise=0.01, seed=3)
+    assert np.isfinite(sf.fit(runs, law, resamples=5).backtest.drift)
+
+
 @pytest.mark.parametrize("bend", [0.0, 0.03])
 def test_seeds_tell_their_noise_from_lack_of_fit(bend: float) -> None:
     law = {"E": 1.8, "A": 480.0, "a": 0.35, "B": 2100.0, "b": 0.37}
