@@ -32,6 +32,7 @@ sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
 import checks  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
+import remedies  # noqa: E402
 import study  # noqa: E402
 
 SEEDS = ["params", "tokens_asked", "clients_per_round", "concentration"]
@@ -309,6 +310,7 @@ def main(words: list[str]) -> None:
         checks.main()
         published.write()
         posthoc.main()
+        remedies.main()
     print(page() or "typst is not installed, so there is no PDF: pip install 'scalefed[paper]'")
 
 
