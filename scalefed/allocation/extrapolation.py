@@ -76,7 +76,7 @@ def ranges_of(runs: pd.DataFrame, law: Law) -> Ranges:
     """What these runs had of the columns that a question may name: settings, and whatever the law needs.
 
     >>> ranges_of(pd.DataFrame({"clients": [16, 16], "inner_state": ["keep", "keep"]}), Law.parse("E + A/params^a"))
-    Ranges(numbers={'clients': (16.0, 16.0)}, words={'inner_state': ('keep',)})
+    Ranges(numbers={'clients': (16.0, 16.0)}, words={'inner_state': ('keep',)}, bound=())
     """
     numbers, words = {}, {}
     for name, values in {**{str(name): runs[name] for name in runs}, **_derived(runs)}.items():

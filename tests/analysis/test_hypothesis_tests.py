@@ -181,7 +181,7 @@ def test_answers_to_be_generated_make_the_best_model_smaller(fitted: Fit) -> Non
 
 
 def test_results_print_in_a_line(fitted: Fit) -> None:
-    assert repr(fitted.region(compute=1e21)).startswith("<Region at 1e+21 FLOPs: best size ")
+    assert repr(fitted.region(compute=1e21)).startswith("<Region at 1e21 FLOPs: best size ")
     assert repr(fitted.profile("a")).startswith("<Profile of a: 0.3")
     assert repr(Link.from_json(EXAMPLE)) == "<Link from loss to pass@k: 3 runs x 164 problems, logistic mean, ok>"
     with pytest.raises(ConfigError, match="at least 3 points"):
