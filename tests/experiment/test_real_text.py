@@ -43,7 +43,11 @@ def test_a_run_says_what_it_read(tmp_path):
     )  # the ends of functions are no bytes
     stored = json.loads((tmp_path / TINY.run_id / "run.json").read_text())["result"]
     assert [text.split()[0] for text in stored["sources"]] == ["numpy", "python"] and stored["sources_unseen"] == []
-    assert len(stored["loss_by_source"]) == 2 and "loss_unseen_sources" not in stored
+    assert len(stored["loss_by_source"]) in (
+        1,
+        2,
+    )  # those with a function among the few held out, which Python's version decides
+    assert "loss_unseen_sources" not in stored
     assert len(stored["text_hash"]) == 16 and stored["text_files"] > 1
 
 
