@@ -136,8 +136,8 @@ def least_compute(
         reachable = aim > 0
         distance = np.log(found.excess) - np.log(np.where(reachable, aim, 1.0))
         rate = 100 * found.prices["compute"] / found.excess
-        out_of_reach = ~reachable | ((distance > 1e-9) & ((rate < 1e-9) | (log_compute > 2 * FARTHEST)))
-        settled = out_of_reach | (np.abs(distance) < (_EXACT if turn < _TURNS else _NEAR))
+        beyond = ~reachable | ((distance > 1e-9) & ((rate < 1e-9) | (log_compute > 2 * FARTHEST)))
+        settled = beyond | (np.abs(distance) < (_EXACT if turn < _TURNS else _NEAR))
         if settled.all():
             break
         low, high = np.where(distance > 0, log_compute, low), np.where(distance < 0, log_compute, high)
@@ -145,7 +145,11 @@ def least_compute(
         moved = log_compute + np.clip(step, -30.0, 30.0)
         outside = ~settled & np.isfinite(low) & np.isfinite(high) & ((moved <= low) | (moved >= high))
         log_compute = np.where(outside, (low + high) / 2, moved)
-    lost = out_of_reach | ~settled
+    return out_of_reach(found, beyond | ~settled)
+
+
+def out_of_reach(found: Solution, lost: np.ndarray) -> Solution:
+    """The solution with infinite compute, size and tokens in the rows that no run brings to their goal."""
     return replace(
         found,
         compute=np.where(lost, np.inf, found.compute),

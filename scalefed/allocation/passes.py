@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scalefed.allocation import optimum
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.mixture import spread_further
-from scalefed.allocation.optimum import Optimum, Solution
+from scalefed.allocation.optimum import Optimum, Solution, out_of_reach
 from scalefed.allocation.solvers import FARTHEST
 from scalefed.downstream.curve import PLAIN, Curve
 from scalefed.downstream.link import Link, pass_at_k
@@ -120,14 +120,7 @@ def least_for_passes(
             f"no run agrees with the loss that pass@{k} = {share:g} needs: size and tokens count for more beside the "
             "loss than the loss itself; fit the link without them"
         )
-    return replace(
-        found,
-        compute=np.where(lost, np.inf, found.compute),
-        params=np.where(lost, np.inf, found.params),
-        tokens=np.where(lost, np.inf, found.tokens),
-        rounds=np.where(lost, np.inf, found.rounds),
-        bounded=np.asarray(found.bounded & ~lost),
-    )
+    return out_of_reach(found, lost)
 
 
 def _root(f: Callable[[Array], Array], start: Array) -> Array:

@@ -5,7 +5,7 @@ import math
 import os
 import resource
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -279,6 +279,11 @@ def _cumulative(records: tuple[dict[str, Any], ...], record: dict[str, Any]) -> 
     return record | {name: records[-1][name] + record[name] for name in ("tokens", "bytes_sent")}
 
 
+def _of_each_source(losses: Sequence[float], result: Mapping[str, Any]) -> list[float]:
+    """A loss for every package that is named beside it, NaN for those of which nothing is held out."""
+    return [*losses, *[math.nan] * (len(result.get("sources", ())) - len(losses))]
+
+
 def _result(config: RunConfig, task: Task, progress: Progress, final: _Final | None) -> dict[str, Any]:
     """What came out, in the run log's columns."""
     last, model = progress.records[-1], task.model
@@ -300,7 +305,8 @@ def _result(config: RunConfig, task: Task, progress: Progress, final: _Final | N
     result |= follow(config.to_dict() | result)
     if final is not None:
         result |= {"loss": final.loss.loss, "loss_std_error": final.loss.std_error,
-                   "bits_per_byte": final.loss.bits_per_byte, "loss_by_source": list(final.loss.by_source),
+                   "bits_per_byte": final.loss.bits_per_byte,
+                   "loss_by_source": _of_each_source(final.loss.by_source, result),
                    "loss_own_text": final.own_text, "loss_gap": final.loss.loss - final.own_text,
                    **({} if final.unseen is None else {"loss_unseen_sources": final.unseen}),
                    "gold_loss": None if final.counts is None else final.counts.gold_loss,
