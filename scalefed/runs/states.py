@@ -2,8 +2,8 @@
 
 Sources: Weights & Biases (``wandb.apis.public.Run.state``), MLflow (``mlflow.entities.RunStatus``), Ray Tune
 (``ray.tune.experiment.Trial``) and Ray Jobs (``JobStatus``), Slurm (``man sacct``, "JOB STATE CODES"), Optuna
-(``TrialState``). Beside words there are exit codes (Slurm's ``ExitCode`` of ``sacct`` is ``code:signal``) and flags such
-as ``finished``.
+(``TrialState``). Beside words there are exit codes (Slurm's ``ExitCode`` of ``sacct`` is ``code:signal``) and flags
+such as ``finished``.
 """
 
 import re
@@ -104,7 +104,7 @@ def _reader(name: Any, values: "pd.Series") -> Callable[[Any], str | None] | Non
 
 
 def _bare(name: Any) -> str:
-    """The last part of a name in letters alone, in lower case: ``exitcode`` for ``Exit_Code`` and ``slurm.ExitCode``."""
+    """The last part of a name in letters alone, in lower case: ``exitcode`` for ``slurm.Exit_Code``."""
     return re.sub(r"[^a-z]", "", name.rpartition(".")[2].lower()) if isinstance(name, str) else ""
 
 
