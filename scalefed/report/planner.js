@@ -336,17 +336,20 @@ function spreadFurther(data, losses, error) {
 function withLawError(data, rows, found) {
   const best = found[0], others = found.slice(1), reach = data.reach;
   const sizes = others.map((one) => one.n), lengths = others.map((one) => one.d);
-  if (!reach.drift || !others.length || Math.max(...sizes) - Math.min(...sizes) <= ALIKE) return found;
+  if (!others.length || Math.max(...sizes) - Math.min(...sizes) <= ALIKE) return found;
   const each = reach.scale.map((name) => columnAt(rows.columns[name], best.n, best.d) / Math.LN10);
   const x = [each.reduce((a, b) => a + b, 0), ...(each.length > 1 ? each : [])];
-  const beyond = Math.max(...reach.ends.map(([, high], i) => x[i] - high));
-  const spread = reach.drift * Math.max(beyond, reach.near * Math.min(Math.max(1 + beyond, 0), 1));
+  const away = reach.ends.map(([, high], i) => x[i] - high);
+  const beyond = Math.max(...away);
+  const inside = Math.min(Math.max(-away[0] / reach.near, 0), 1);
+  const far = Math.max(beyond, reach.near * Math.min(Math.max(1 + beyond, 0), 1));
+  const spread = [0, 1].map((side) => far * ((1 - inside) * reach.drift[0][side] + inside * reach.drift[1][side]));
   const trades = Math.max(...lengths) - Math.min(...lengths) > ALIKE;
   const order = sizes.map((_, i) => i).sort((a, b) => sizes[a] - sizes[b]);
   const moved = [best];
   order.forEach((i, rank) => {
-    const z = data.scores[rank], away = others[i].n - best.n;
-    const further = Math.sign(z) * (Math.hypot(away, z * spread) - Math.abs(away)) || 0;
+    const z = data.scores[rank], apart = others[i].n - best.n;
+    const further = Math.sign(z) * (Math.hypot(apart, z * spread[z < 0 ? 0 : 1]) - Math.abs(apart)) || 0;
     moved[i + 1] = { ...others[i], n: others[i].n + further, d: others[i].d - (trades ? further : 0) };
   });
   return moved;
