@@ -31,6 +31,7 @@ GENERATED = HERE / "generated"
 sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
 import ablations  # noqa: E402
 import checks  # noqa: E402
+import crossed  # noqa: E402
 import isoflops  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
@@ -319,6 +320,7 @@ def main(words: list[str]) -> None:
         ablations.main()
         published.write()
         posthoc.main()
+        crossed.main([])
         remedies.main()
         unequal.main()
     print(page() or "typst is not installed, so there is no PDF: pip install 'scalefed[paper]'")
