@@ -4,8 +4,8 @@
 
 Prints for each fit: size of the page; milliseconds of wall clock, which other work on the machine stretches, until it
 stands with its printed answer and its sliders, and until the law of every replicate is compiled and the charts in view
-are drawn; CPU of the page's main thread for all of that; one answer with all replicates after a slider moved; and CPU of
-Python for that answer, so that the two can be compared on one machine.
+are drawn; CPU of the page's main thread for all of that; one answer with all replicates after a slider moved; and CPU
+of Python for that answer, so that the two can be compared on one machine.
 """
 
 import json
