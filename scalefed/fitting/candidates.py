@@ -19,7 +19,8 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.weights import stacking_weights
 from scalefed.laws import LAWS, Law
 
-USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
+_USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
+_USUAL_OF_MISFITS = 1.0  # where small runs do not follow the law that large ones follow, these count
 _DECIDING = ("clients_per_round", "skew")  # the columns that bring laws in which they have a term
 _FINITE = {  # columns of a law of finite text and population, and what cannot be told where they have one value
     "clients": ("k",), "local_steps": ("l", "y"), "skew": (), "clients_per_round": (), "unique_tokens": (),
@@ -149,6 +150,7 @@ class Trial:
         delta: width of the Huber loss.
         scale_weight: the power of scale by which a run weighs.
         folds: the hold-outs.
+        misfit: whether runs are missed as their neighbours are, so that what is left is no noise.
     """
 
     data: FitData
@@ -157,22 +159,24 @@ class Trial:
     delta: float
     scale_weight: float
     folds: Folds = ()
+    misfit: bool = False
 
     @property
     def errors(self) -> np.ndarray:
-        """Log errors of the held-out runs, each hold-out with the same weight in their sum of squares."""
-        return errors_of(self.folds)
+        """Log errors of the held-out runs, each hold-out with the same weight in their sum of squares.
 
-
-def errors_of(folds: Folds) -> np.ndarray:
-    """Log errors of the held-out runs, each hold-out with the same weight in their sum of squares."""
-    pieces = [fold.missed / np.sqrt(fold.size) for way in folds for fold in way]
-    return np.concatenate(pieces) if pieces else np.zeros(0)
+        Of the hold-outs in one direction only the narrowest counts, which leaves most of what the fit is made of: where
+        small runs bend away from a law, a fit to them says little of one to all.
+        """
+        pieces = [fold.missed / np.sqrt(fold.size) for way in self.folds for fold in way[:1]]
+        return np.concatenate(pieces) if pieces else np.zeros(0)
 
 
 def least_missed(trials: Sequence[Trial]) -> Trial:
     """The trial at the usual weight of runs, or one that misses held-out runs by half its squared error or less."""
-    usual = next((trial for trial in trials if trial.scale_weight == USUAL), trials[0])
+    wanted = _USUAL_OF_MISFITS if trials[0].misfit else _USUAL
+    usual = max((trial for trial in trials if trial.scale_weight <= wanted), key=lambda trial: trial.scale_weight,
+                default=trials[0])  # fmt: skip
     best = min(trials, key=lambda trial: float(np.square(trial.errors).sum()))
     return best if np.square(best.errors).sum() < _CLEARLY * np.square(usual.errors).sum() else usual
 

@@ -20,6 +20,7 @@ from scalefed.fitting.drift import size_drift
 from scalefed.fitting.identifiability import gaps, loose_designs
 from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
 from scalefed.fitting.kernels import mixed_kernels
+from scalefed.fitting.lack_of_fit import lack_of_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
 from scalefed.fitting.result import Fit
@@ -37,6 +38,7 @@ _SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
 _HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
 _ENOUGH, _SPARE_TIMES = 30, 2  # runs that tell their own noise; times as many as parameters that weights must leave
 _ROUNDS = 3  # of fits, each with the threshold that the residuals of the last one ask for
+_MISFIT = 0.01  # p-value of the test of neighbours: one false alarm in a hundred fits
 _POWERS = (0.0, 0.5, 1.0)  # of scale, by which runs may weigh
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
 
@@ -171,15 +173,18 @@ def _fitted(
     """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
     trials: list[Trial] = []
     own = huber_delta == "auto" and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
+    misfit = False
     for power in powers if len(powers) == 1 else _affordable(data, powers):
         problem, width = problem_of(data.columns, data.law, data.target, power), delta
         near = trials[0].best if trials else None
         best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
-        for _ in range(_ROUNDS if own else 0):
+        if not trials and len(powers) > 1 and _is_of_loss(data.law) and data.n >= _ENOUGH:
+            misfit = lack_of_fit(_residuals(problem, best), data.columns, data.clusters) < _MISFIT
+        for _ in range(_ROUNDS if own and not misfit else 0):
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
         folds = hold_outs(problem, best, masks, delta=width)
-        trials.append(Trial(data, problem, best, width, power, folds))
+        trials.append(Trial(data, problem, best, width, power, folds, misfit))
     return trials
 
 
