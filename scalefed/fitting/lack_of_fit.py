@@ -1,8 +1,8 @@
 """Is what a law misses noise, or does the law itself not fit? Noise differs between neighbours, lack of fit does not.
 
 Runs of similar columns have residuals of their own where residuals are noise. Where the law bends away from the runs,
-neighbours are missed alike. Ranks of the residuals are compared between nearest neighbours, and with the same ranks
-dealt out at random.
+neighbours are missed alike. Ranks of the residuals are compared between near neighbours, a few a run, as on a grid they
+lie in several directions; and so are the same ranks dealt out at random.
 
 Source: von Neumann 1941 for the ratio; Daniel and Wood 1980, section 7, for near neighbours in place of repeats.
 """
@@ -15,7 +15,8 @@ from scalefed.seeds import rng
 
 _SHUFFLES = 499  # the least that can show p = 0.002
 _MOST_ROWS = 5_000  # rows; above, every so manieth is looked at
-_FARTHEST = 64  # neighbours among which one of another run is sought
+_FARTHEST = 64  # neighbours among which those of other runs are sought
+_NEAR = 4  # of them that are compared: on a grid of two columns those to all sides
 
 
 def lack_of_fit(residuals: np.ndarray, columns: Mapping[str, np.ndarray], clusters: np.ndarray) -> float:
@@ -33,28 +34,27 @@ def lack_of_fit(residuals: np.ndarray, columns: Mapping[str, np.ndarray], cluste
     [False, True]
     """
     step = -(-len(residuals) // _MOST_ROWS)
-    near = _neighbours({name: values[::step] for name, values in columns.items()}, clusters[::step])
-    known = near >= 0
-    if known.sum() < 2:
+    row, near = _neighbours({name: values[::step] for name, values in columns.items()}, clusters[::step])
+    if not len(row):
         return 1.0
     ranks = np.argsort(np.argsort(residuals[::step])).astype(float)
     draw = rng(0, "lack of fit")
     dealt = np.stack([ranks, *(draw.permutation(ranks) for _ in range(_SHUFFLES))])
-    apart = np.square(dealt[:, known] - dealt[:, near[known]]).sum(axis=1)
+    apart = np.square(dealt[:, row] - dealt[:, near]).sum(axis=1)
     return float(np.mean(apart <= apart[0]))
 
 
-def _neighbours(columns: Mapping[str, np.ndarray], clusters: np.ndarray) -> np.ndarray:
-    """The nearest row of another run for each row, in columns of equal spread, (n,); -1 where there is none."""
+def _neighbours(columns: Mapping[str, np.ndarray], clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows, each with one of its nearest of other runs, in columns of equal spread: two arrays of integers."""
     from scipy.spatial import cKDTree
 
     logs = [np.log(values) if values.min() > 0 else values for values in columns.values()]
     spread = [row / row.std() for row in logs if np.ptp(row) > 0]
     if not spread:
-        return np.full(len(clusters), -1)
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     points = np.stack(spread, axis=1)
-    count = min(len(points), _FARTHEST, 1 + int(np.bincount(clusters).max()))
-    found = cKDTree(points).query(points, k=max(count, 2))[1]
-    other = clusters[np.minimum(found, len(points) - 1)] != clusters[:, None]
-    first = np.argmax(other, axis=1)
-    return np.where(other.any(axis=1), found[np.arange(len(points)), first], -1)
+    count = min(len(points), _FARTHEST, _NEAR + int(np.bincount(clusters).max()))
+    found = cKDTree(points).query(points, k=np.arange(1, count + 1))[1]
+    other = clusters[found] != clusters[:, None]
+    row, place = np.nonzero(other & (np.cumsum(other, axis=1) <= _NEAR))
+    return row, found[row, place]
