@@ -20,7 +20,6 @@ from scalefed.fitting.weights import stacking_weights
 from scalefed.laws import LAWS, Law
 
 _USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
-_USUAL_OF_MISFITS = 1.0  # where small runs do not follow the law that large ones follow, these count
 _DECIDING = ("clients_per_round", "skew")  # the columns that bring laws in which they have a term
 _FINITE = {  # columns of a law of finite text and population, and what cannot be told where they have one value
     "clients": ("k",), "local_steps": ("l", "y"), "skew": (), "clients_per_round": (), "unique_tokens": (),
@@ -150,7 +149,6 @@ class Trial:
         delta: width of the Huber loss.
         scale_weight: the power of scale by which a run weighs.
         folds: the hold-outs.
-        misfit: whether runs are missed as their neighbours are, so that what is left is no noise.
     """
 
     data: FitData
@@ -159,7 +157,6 @@ class Trial:
     delta: float
     scale_weight: float
     folds: Folds = ()
-    misfit: bool = False
 
     @property
     def errors(self) -> np.ndarray:
@@ -174,9 +171,7 @@ class Trial:
 
 def least_missed(trials: Sequence[Trial]) -> Trial:
     """The trial at the usual weight of runs, or one that misses held-out runs by half its squared error or less."""
-    wanted = _USUAL_OF_MISFITS if trials[0].misfit else _USUAL
-    usual = max((trial for trial in trials if trial.scale_weight <= wanted), key=lambda trial: trial.scale_weight,
-                default=trials[0])  # fmt: skip
+    usual = next((trial for trial in trials if trial.scale_weight == _USUAL), trials[0])
     best = min(trials, key=lambda trial: float(np.square(trial.errors).sum()))
     return best if np.square(best.errors).sum() < _CLEARLY * np.square(usual.errors).sum() else usual
 

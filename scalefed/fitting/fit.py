@@ -90,8 +90,8 @@ def fit(
             little lie above the frontier more easily than any lies below it.
         scale_weight: a run weighs its scale (params x tokens) to this power: 0 weighs all alike, above 0 predicts
             better beyond the runs where small runs bend away from the law; None takes, for a law of loss that has runs
-            enough to spare, 0.5 (1 where neighbouring runs are missed alike), or another of 0, 0.5 and 1 where that
-            misses clearly less of the runs' own largest when they are held out; else 0.
+            enough to spare, 0.5, or 0 or 1 where that misses clearly less of the runs' own largest when they are held
+            out; else 0.
         weights: a column of the runs, or one positive number a run: how much it counts, times its scale's.
         standard_errors: the same, of the target and in its unit; a run weighs their inverse square.
         resamples: bootstrap replicates.
@@ -205,7 +205,7 @@ def _fitted(
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
         folds = hold_outs(problem, best, masks, delta=width)
-        trials.append(Trial(data, problem, best, width, power, folds, misfit))
+        trials.append(Trial(data, problem, best, width, power, folds))
     return trials
 
 

@@ -8,7 +8,6 @@ import pytest
 from scipy.optimize import least_squares
 
 import scalefed as sf
-from scalefed.fitting.candidates import Trial, least_missed
 from scalefed.fitting.lack_of_fit import lack_of_fit
 from scalefed.fitting.weights import stacking_weights
 
@@ -99,17 +98,9 @@ def test_residuals_that_neighbours_share_are_no_noise() -> None:
     runs = sf.simulate_runs("chinchilla", TRUTH, near, noise=0.006, seed=1)
     bent = runs.assign(loss=runs["loss"] * (1 + 0.03 * np.sin(2 * np.log(runs["params"]))))
     straight, crooked = (sf.fit(one, "chinchilla", fixed={"E": 1.8}, resamples=0) for one in (runs, bent))
-    assert straight.huber_delta > 5e-3 and straight.scale_weight == 0.5
+    assert straight.huber_delta > 5e-3
     assert crooked.huber_delta == 1e-3
     assert sf.fit(bent, "chinchilla", fixed={"E": 1.8}, resamples=0, scale_weight=1.0).huber_delta > 5e-3
-
-
-@pytest.mark.parametrize(
-    ("misfit", "powers", "usual"), [(False, 3, 0.5), (True, 3, 1.0), (True, 2, 0.5), (True, 1, 0.0)]
-)
-def test_large_runs_count_most_where_a_law_does_not_fit(misfit: bool, powers: int, usual: float) -> None:
-    trials = [Trial(None, None, None, 1e-3, power, (), misfit) for power in (0.0, 0.5, 1.0)[:powers]]
-    assert least_missed(trials).scale_weight == usual
 
 
 def test_checkpoints_of_one_run_are_no_neighbours() -> None:
