@@ -103,7 +103,9 @@ and fresh text unless said):
 So the size to train is that of your federation, not the central one: the more clients are averaged, the more of them
 there are and the longer each trains alone, the smaller it is; skew and text that comes round again ask for a larger one.
 Predictions that were frozen before {held_out} held-out runs missed their means by {error} in the median, and by {missed} at worst
-({setting}): so far outside, make runs of your own ([paper](paper/paper.pdf), [diary](runs/LOG.md)).
+({setting}). The term that was missing there was added, frozen again, and missed {crossed[runs]} new runs
+by {crossed[median][0]} (at worst {crossed[worst]}; the nearest smaller run {crossed[median][3]}): far outside, make runs of your own ([paper](paper/paper.pdf),
+[diary](runs/LOG.md)).
 On real Python, read as bytes, neither the price of averaging nor that of skew was the same (`runs/python`): the
 law's form is offered for other text, its numbers are not.
 """  # noqa: E501
@@ -171,13 +173,14 @@ def readme() -> str:
 def study() -> str:
     """What a practitioner can take from the study."""
     facts = json.loads((ROOT / "paper" / "generated" / "facts.json").read_text(encoding="utf-8"))["study"]
+    crossed = json.loads((ROOT / "paper" / "generated" / "crossed.json").read_text(encoding="utf-8"))
     ranges = json.loads((ROOT / "fits" / "study.json").read_text(encoding="utf-8"))["ranges"]
     price = {words: f"| {words} | {size} | {more} |" for words, size, _, more, *_ in facts["price"]}
     missed = {cell[0]: cell[4].strip("+-") for cell in facts["cells"]}
     worst = max(missed, key=lambda setting: float(missed[setting].strip("%")))
     ends = {name: tuple(f"{end:.0f}" for end in ranges[name]) for name in ("clients", "local_steps", "epochs")}
     rows = "\n".join(price[words] for words in PRICED)
-    return TOLD.format(**facts, **ends, rows=rows, setting=worst, missed=missed[worst])
+    return TOLD.format(**facts, **ends, crossed=crossed, rows=rows, setting=worst, missed=missed[worst])
 
 
 def _home(name: str) -> str:
