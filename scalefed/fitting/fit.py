@@ -114,13 +114,13 @@ def fit(
     (trial, _), others = weighed[0], weighed[1:]
     trial, replicates = with_replicates(trial, resamples, seed, intervals)
     alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
-    drawn = replicates.method == "posterior"  # wide where runs are few, as no hold-out and no bootstrap of them is
     if law != "auto" and backtest:
-        few = 0 if drawn else resamples
+        few = 0 if replicates.method == "posterior" else resamples  # wide as no bootstrap of few runs is
         alternatives = _of_a_name(trial, powers, masks, huber_delta, delta, few, seed, intervals)
     found = _assemble(trial, replicates, target, seed)
-    drift = np.nan if drawn else size_drift([one for trials in tried for one in trials])
-    test = replace(of_several([back_test(one.problem, one.folds) for one, _ in weighed]), drift=drift)
+    ahead, aside = size_drift([one for trials in tried for one in trials])
+    test = of_several([back_test(one.problem, one.folds) for one, _ in weighed])
+    test = replace(test, drift=ahead, drift_aside=aside)
     tests = column_tests(trial.problem, trial.best.theta, delta=trial.delta) if backtest else ()
     if law == "auto":
         found = replace(found, ranges=replace(found.ranges, bound=bound_columns(data.frame)))

@@ -247,7 +247,7 @@ class Fit(Typeset):
     profile = profile.profile
 
     def size_error(self, params: ArrayLike, tokens: ArrayLike) -> np.ndarray:
-        """Standard deviation of the log of best sizes beyond what the replicates show, as the back-test found it.
+        """Standard deviations of the log of best sizes beyond what the replicates show, (2, n): below and above them.
 
         Args:
             params: (n,) best sizes.
@@ -255,7 +255,7 @@ class Fit(Typeset):
         """
         sizes = {"params": np.atleast_1d(params), "tokens": np.atleast_1d(tokens)}
         if not set(self.backtest.scale) <= set(sizes):
-            return np.zeros(1)
+            return np.zeros((2, 1))
         return size_error(self.backtest, sizes)
 
     @property

@@ -162,8 +162,24 @@ def _ranges(stored: Mapping[str, Any], bound: Sequence[str]) -> Ranges:
 def _backtest(stored: Mapping[str, Any]) -> BackTest:
     ranges = tuple((low, high) for low, high in stored.get("ranges", ()))
     return BackTest(
-        **{**stored, "scale": tuple(stored["scale"]), "ranges": ranges, "aside": tuple(stored.get("aside", ()))}
+        **{
+            **stored,
+            "scale": tuple(stored["scale"]),
+            "ranges": ranges,
+            "aside": tuple(stored.get("aside", ())),
+            **_drift(stored),
+        }
     )
+
+
+def _drift(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The drift of best sizes, down and up and aside; older fits hold one number for all of it."""
+    if "drift" not in stored:
+        return {}
+    drift = stored["drift"]
+    if isinstance(drift, (int, float)):
+        return {"drift": (float(drift), float(drift)), "drift_aside": float(drift)}
+    return {"drift": (float(drift[0]), float(drift[1]))}
 
 
 def _link(stored: Mapping[str, Any] | None) -> Any:
