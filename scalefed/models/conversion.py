@@ -57,9 +57,9 @@ def _where(sources: Sequence[Path]) -> dict[str, Any]:
 
 def _convert_weights(sources: Sequence[Path], target: Path, precision: str, sha256: str) -> Any:
     """Write the weights; the model's configuration."""
-    import transformers
     from gguf import GGUFReader
 
+    transformers = require_transformers()
     readers = [GGUFReader(source) for source in sources]
     about = {"format": "pt", "quantization": _quantization(readers[0]), "sha256": sha256}
     config = transformers.AutoConfig.from_pretrained(sources[0].parent, **_where(sources))
