@@ -167,7 +167,7 @@ def _possible(frame: pd.DataFrame, law: Law, target: str) -> pd.DataFrame:
     shares = [name for name in (*law.columns, target) if name in SCHEMA and SCHEMA[name].range.high == 1]
     faults: list[str | None] = list(ranges.outside(frame, shares))
     if "clients_per_round" in law.columns:
-        faults.append(ranges.cohort(frame))
+        faults += [*ranges.outside(frame, ["participation"]), ranges.cohort(frame)]
     if {"params", "tokens"} <= set(law.columns):
         faults.append(ranges.counted_in(frame))
     ranges.refuse(faults, "the runs")
