@@ -3,16 +3,23 @@
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_step.py [--cells 14000:128 55000:512] [--ways compiled]
 
 torch      the step of our kernels over torch's as it is chosen by itself: several small clients at once
-ceiling    the share of a large product's speed on this core that the step's own products reach
+ceiling    the time of the step's products alone, made by torch's library (oneDNN, MKL) at the same level, over the step
+square     the same share, where the products go at the speed of a large square one at the machine's best level
 fused, foreach   over a bare loop with torch.optim.AdamW's own fast ways, one client after the other
 compiled   over torch.compile of the loss; compiling takes minutes and is not counted
 
 Everything of a cell is taken in turn, in processor time; a ratio is the median of those of neighbours. The machine may
-be busy: that slows both sides of a ratio. The ceiling is that of the machine's best level, at every level.
+be busy: that slows both sides of a ratio. A share is the best time over the best, then quartiles of neighbours. The
+library makes the products of all tokens of a step at once, float32, one thread, in memory that is there already, and
+nothing else: no norm, softmax, gate or optimizer. Attention sees half of the scores, so half the time of full squares
+counts. A level is fixed when a process starts, so that the library has one for each.
 """
 
 import argparse
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -36,6 +43,8 @@ GOALS = {
     (1_000_000, 512): (1.4, 80),
 }
 LENGTH, STEPS, SIDE = 128, 2, 1_024
+HEAD = 24  # width of a head of the decoder
+LIBRARY_LEVELS = {"x86-64-v4": "AVX512", "x86-64-v3": "AVX2"}  # what MKL calls them
 LEVELS = [level for level in levels() if level.startswith("x86")] or list(levels()[:1])
 
 
@@ -50,16 +59,16 @@ class Cell:
         self.tasks = [ClientTask(k, torch.randint(512, shape, generator=draw)) for k in range(16 if batched else 1)]
         self.steps = STEPS * len(self.tasks)
 
-    def ours(self, level: str) -> Callable[[], object]:
+    def ours(self, level: str, clients: int | None = None) -> Callable[[], object]:
         def train() -> None:
             os.environ[LEVEL_VARIABLE] = level
-            self.train("native")
+            self.train("native", clients)
 
         return train
 
-    def train(self, kernels: str) -> None:
+    def train(self, kernels: str, clients: int | None = None) -> None:
         config = RunConfig(kernels=kernels, client_batching="loop" if kernels == "compiled" else "auto")
-        local_updates(self.model, self.start, self.tasks, config, learning_rates=[1e-3] * STEPS)
+        local_updates(self.model, self.start, self.tasks[:clients], config, learning_rates=[1e-3] * STEPS)
 
     def bare(self, **way: bool) -> None:
         for task in self.tasks:
@@ -74,8 +83,84 @@ class Cell:
     def products(self, tokens: int) -> float:
         """Operations of a step in matrix products: weights, output layer, causal scores and what they mix."""
         shape = self.model.shape
-        attention = 12 * shape.layers * shape.heads * 24 * LENGTH / 2
+        attention = 12 * shape.layers * shape.heads * HEAD * LENGTH / 2
         return tokens * (6 * (shape.params + shape.vocab * shape.width) + attention)
+
+
+class Library:
+    """The products of a step by torch's library at one level, in a process of its own."""
+
+    def __init__(self, params: int, tokens: int, level: str) -> None:
+        call = [sys.executable, __file__, "--products", f"{params}:{tokens}"]
+        named = LIBRARY_LEVELS.get(level, "")
+        limit = {"MKL_ENABLE_INSTRUCTIONS": named, "ONEDNN_MAX_CPU_ISA": named.replace("512", "512_CORE")}
+        self.process = subprocess.Popen(call, env=os.environ | (limit if named else {}), stdin=-1, stdout=-1, text=True)
+
+    def seconds(self, steps: int) -> float:
+        """Processor seconds of the products of so many steps."""
+        print(steps, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def answer_products(params: int, tokens: int) -> None:
+    """What the process of :class:`Library` does: a line for every line it reads."""
+    shape = shape_for(params, 512)
+    width, inner = shape.width, HEAD * shape.heads
+    layer = [(3 * inner, width), (width, inner), (2 * shape.hidden, width), (width, shape.hidden)]
+    weights = layer * shape.layers + [(shape.vocab, width)]
+    made = [
+        (torch.randn(tokens, inputs), torch.randn(tokens, outputs), torch.randn(outputs, inputs),
+         torch.empty(tokens, outputs), torch.empty(tokens, inputs), torch.empty(outputs, inputs))
+        for outputs, inputs in weights
+    ]  # fmt: skip
+    heads = torch.randn(tokens // LENGTH * shape.heads, LENGTH, HEAD)
+    scores, mixed = torch.randn(len(heads), LENGTH, LENGTH), torch.empty_like(heads)
+
+    def linear() -> None:
+        for x, dy, weight, y, dx, d_weight in made:
+            torch.mm(x, weight.t(), out=y)
+            torch.mm(dy, weight, out=dx)
+            torch.mm(dy.t(), x, out=d_weight)
+
+    def attention() -> None:
+        for _ in range(shape.layers):
+            for _ in "forward", "backward":  # scores and their gradient
+                torch.bmm(heads, heads.transpose(1, 2), out=scores)
+            for left in scores, scores, scores.transpose(1, 2), scores.transpose(1, 2):  # mixed; dq; dk, dv
+                torch.bmm(left, heads, out=mixed)
+
+    for line in sys.stdin:
+        linear()  # into the caches
+        begin = time.process_time()
+        for _ in range(int(line)):
+            linear()
+        middle = time.process_time()
+        for _ in range(int(line)):
+            attention()
+        print(middle - begin + (time.process_time() - middle) / 2, flush=True)
+
+
+def ceiling_shares(cell: Cell, params: int, tokens: int, seconds: float) -> dict[str, tuple[float, float, float]]:
+    """For each level the best time of the library's products over our best step, and quartiles of neighbours; percent.
+
+    Turns are short, of one client's steps, so that some of each are undisturbed on a busy machine.
+    """
+    libraries = {level: Library(params, tokens, level) for level in LEVELS}
+    products: dict[str, list[float]] = {level: [] for level in LEVELS}
+    ways: dict[str, Callable[[], object]] = {}
+    for level, library in libraries.items():
+        ways[f"products {level}"] = lambda level=level, library=library: products[level].append(library.seconds(STEPS))
+        ways[level] = cell.ours(level, 1)
+    times = interleaved(ways, seconds)
+    found = {}
+    for level, library in libraries.items():
+        library.close()
+        low, high = np.quantile(np.divide(products[level][1:], times[level]), [0.25, 0.75])
+        found[level] = (100 * min(products[level]) / min(times[level]), 100 * low, 100 * high)
+    return found
 
 
 def rows(params: int, tokens: int, ways: list[str], seconds: float) -> list[str]:
@@ -87,17 +172,20 @@ def rows(params: int, tokens: int, ways: list[str], seconds: float) -> list[str]
         "foreach": lambda: cell.bare(foreach=True),
         "compiled": lambda: cell.train("compiled"),
     }
-    taken = {"ceiling": lambda: square @ square} | {name: taken[name] for name in ways}
+    taken = {"square": lambda: square @ square} | {name: taken[name] for name in ways}
     times = interleaved(taken | {level: cell.ours(level) for level in LEVELS}, seconds)
+    shares = ceiling_shares(cell, params, tokens, seconds)
     goal, wanted = GOALS.get((params, tokens), (0, 0))
     lines = []
     for level in LEVELS:
         over = {name: float(np.median(np.divide(times[name], times[level]))) for name in taken}
-        share = 100 * over["ceiling"] * cell.steps * cell.products(tokens) / (2 * SIDE**3)
+        share, low, high = shares[level]
+        square_share = 100 * over["square"] * cell.steps * cell.products(tokens) / (2 * SIDE**3)
         others = "".join(f"{over[name]:>9.2f}" for name in ways if name != "torch")
         lines.append(
             f"{cell.model.params:>9,}{tokens:>7}  {level:<10}{1e3 * min(times[level]) / cell.steps:>8.2f}"
-            f"{over['torch']:>7.2f}{_asked(over['torch'], goal)}{share:>8.0f}%{_asked(share, wanted)}{others}"
+            f"{over['torch']:>7.2f}{_asked(over['torch'], goal)}{share:>7.0f}%{_asked(share, wanted)}"
+            f" {low:>3.0f} to {high:<3.0f}{square_share:>7.0f}%{others}"
             f"{len(times[level]):>6}"
         )
     return lines
@@ -112,11 +200,14 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", default=[f"{p}:{t}" for p, t in GOALS], help="parameters:tokens a step")
     parser.add_argument("--seconds", type=float, default=15.0, help="time for each cell")
     parser.add_argument("--ways", nargs="*", default=["fused", "foreach", "compiled"], help="of torch's")
+    parser.add_argument("--products", default="", help="make the products of a cell in this process")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
+    if chosen.products:
+        return answer_products(*map(int, chosen.products.split(":")))
     ways = ["torch", *chosen.ways]
-    print(f"{'params':>9}{'tokens':>7}  {'level':<10}{'ms':>8}{'torch':>7}  goal {'ceiling':>9}  goal "
-          + "".join(f"{name:>9}" for name in ways[1:]) + f"{'turns':>6}")  # fmt: skip
+    print(f"{'params':>9}{'tokens':>7}  {'level':<10}{'ms':>8}{'torch':>7}  goal {'ceiling':>8}  goal  quartiles "
+          f"{'square':>7}" + "".join(f"{name:>9}" for name in ways[1:]) + f"{'turns':>6}")  # fmt: skip
     for cell in chosen.cells:
         params, tokens = map(int, cell.split(":"))
         print("\n".join(rows(params, tokens, ways, chosen.seconds)), flush=True)
