@@ -29,7 +29,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 GENERATED = HERE / "generated"
 sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
+import ablations  # noqa: E402
 import checks  # noqa: E402
+import isoflops  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
 import remedies  # noqa: E402
@@ -308,7 +310,9 @@ def main(words: list[str]) -> None:
         target.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if not words:
         figures()
+        isoflops.main()
         checks.main()
+        ablations.main()
         published.write()
         posthoc.main()
         remedies.main()

@@ -66,7 +66,7 @@ def main(name: str) -> None:
         sizes_by_law[label] = best_sizes(fit, questions)
     baselines = [{"nearest": nearest(runs, cell), "line": line(runs, cell)} for _, cell in cells.iterrows()]
     frozen = {
-        "commit": _commit(),
+        "commit": commit(),
         "version": sf.__version__,
         "runs": {folder: int(number) for folder, number in runs["folder"].value_counts().sort_index().items()},
         "runs_hash": sf.fit(runs, law="chinchilla", resamples=0, backtest=False).runs_hash,
@@ -239,7 +239,7 @@ def _distance(settings: pd.DataFrame, cell: pd.Series, columns: Sequence[str] | 
     return total
 
 
-def _commit() -> str:
+def commit() -> str:
     command = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

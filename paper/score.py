@@ -36,17 +36,18 @@ def main(names: Sequence[str]) -> None:
             realtext.score()
             continue
         frozen = json.loads((ROOT / "fits" / f"{name}.frozen.json").read_text(encoding="utf-8"))
-        table = cells(frozen, measured())
+        table = cells(frozen, measured(name if name == "crossed" else "holdout"))
         print(f"{name}: {table['seeds'].sum():.0f} of {len(frozen['cells'])} held-out runs are there\n")
         with pd.option_context("display.width", 200, "display.max_columns", 40):
             print(table.round(3).to_string(index=False), "\n")
             print(by_law(frozen, table).round(3).to_string(), "\n")
-            print(best_sizes(frozen).round(3).to_string(index=False))
+            if "optimal_sizes" in frozen:
+                print(best_sizes(frozen).round(3).to_string(index=False))
 
 
-def measured() -> pd.DataFrame:
-    """Every held-out run that is stored."""
-    folder = ROOT / "runs/holdout"
+def measured(sweep: str = "holdout") -> pd.DataFrame:
+    """Every held-out run of a sweep that is stored."""
+    folder = ROOT / "runs" / sweep
     found = sf.load_runs(folder) if any(folder.glob("*.parquet")) or any(folder.glob("*/run.json")) else pd.DataFrame()
     return found.set_index("run_id") if len(found) else found
 

@@ -144,12 +144,18 @@ def bits_per_byte(loss: Any, *, tokens: int, text_bytes: int) -> Any:
     return loss * tokens / (text_bytes * NATS_PER_BIT)
 
 
-def grouped(value: float) -> str:
+def grouped(value: float, digits: int = 4) -> str:
     """A number in four digits, with thousands set apart below a billion: the one format of numbers in text.
+
+    Args:
+        value: the number.
+        digits: how many count, fewer for a factor or an error.
 
     >>> grouped(97_784.3), grouped(5.1132e6), grouped(6.449e9), grouped(0.27091), grouped(1.2345e-7)
     ('97,780', '5,113,000', '6.449e9', '0.2709', '1.235e-7')
+    >>> grouped(152.3, 2)
+    '150'
     """
     if value == 0 or 1e-4 <= abs(value) < 1e9:
-        return f"{float(f'{value:.4g}'):,.10g}"
-    return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].replace('+', '')}{found[2]}", f"{value:.4g}")
+        return f"{float(f'{value:.{digits}g}'):,.10g}"
+    return re.sub(r"e([+-])0*(\d)", lambda found: f"e{found[1].replace('+', '')}{found[2]}", f"{value:.{digits}g}")

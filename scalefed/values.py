@@ -20,13 +20,13 @@ BYTE_VOCABULARY = 257  # the bytes and the end of a document: what a model of th
 POSITIVE = {
     "params", "tokens", "clients", "clients_per_round", "concentration", "local_steps", "batch_size",
     "sequence_length", "learning_rate", "learning_rate_scale", "server_learning_rate", "adam_epsilon", "clip_norm",
-    "temperature", "samples", "validation_tokens", "problem_count", "families_per_client", "vocab_size",
+    "samples", "validation_tokens", "problem_count", "families_per_client", "vocab_size",
     "server_epsilon", "synthetic_epsilon", "synthetic_delta", "synthetic_kept", "generator_params",
     "generator_steps",
 }  # fmt: skip
 NOT_NEGATIVE = {
     "weight_decay", "unique_tokens", "warmup", "proximal", "evaluate_every", "lora_rank", "seed", "data_seed",
-    "server_momentum", "dynamic_regularization", "synthetic_tokens",
+    "server_momentum", "dynamic_regularization", "synthetic_tokens", "temperature",
 }  # fmt: skip
 UNIT = {
     "beta1", "beta2", "server_beta1", "server_beta2", "dropout", "stragglers", "straggler_share", "final_learning_rate",

@@ -223,7 +223,9 @@ def _exact(runs: pd.DataFrame, setting: Setting, best: Optimum) -> tuple[str, ..
         return ()
     if abs(ratio - 1) < ALIKE:
         return ()
-    return (f"with output layer and attention counted (compute_exact) this run takes {ratio:.2g} times its compute",)
+    return (
+        f"with output layer and attention counted (compute_exact) this run takes {grouped(ratio, 2)} times its compute",
+    )
 
 
 def distance(runs: pd.DataFrame, sizes: Mapping[str, ArrayLike]) -> tuple[str, ...]:
@@ -235,7 +237,7 @@ def distance(runs: pd.DataFrame, sizes: Mapping[str, ArrayLike]) -> tuple[str, .
             low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
             least, most = float(np.nanmin(values)), float(np.nanmax(values))
             if most > SLACK * high:
-                times = f"{most / high:.2g} times the largest of the runs ({grouped(high)})"
+                times = f"{grouped(most / high, 2)} times the largest of the runs ({grouped(high)})"
                 notes.append(f"{name} {grouped(most)} is {times}")
             if least < low / SLACK:
                 notes.append(f"{name} {grouped(least)} is below the smallest of the runs ({grouped(low)})")

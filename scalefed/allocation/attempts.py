@@ -94,8 +94,8 @@ def optimal_size_with_attempts(
     largest = np.log(compute_per_problem / sampling_flops(1, tokens_per_attempt))
     if largest < 0:
         raise FitError(
-            f"{compute_per_problem:.3g} FLOPs a problem do not pay one attempt of {tokens_per_attempt:g} tokens by any "
-            "model; raise compute_per_problem"
+            f"{grouped(compute_per_problem, 3)} FLOPs a problem do not pay one attempt of "
+            f"{grouped(tokens_per_attempt, 6)} tokens by any model; raise compute_per_problem"
         )
 
     def solve(law: Law, values: Mapping[str, Array]) -> Solution:
@@ -133,7 +133,7 @@ def optimal_size_with_attempts(
     low, high = optimum.ends(solved[:, None], level)
     share = float(solved[0])
     table = {max(round(attempts), 1): (share, float(low[0]), float(high[0]))}
-    words = f"k = {grouped(attempts)} attempts a problem, pass@k {share:.3g}"
+    words = f"k = {grouped(attempts)} attempts a problem, pass@k {grouped(share, 3)}"
     told = replace(best, pass_at_k=table, regret=np.nan, notes=(*notes, words))
     told = with_tests(fit, told, found, setting, partial(solve, fit.law))
     return against_runs(fit, told, setting, asked)

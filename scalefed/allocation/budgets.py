@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from scalefed.allocation.cost import PowerSum
 from scalefed.allocation.posynomial import Posynomial
 from scalefed.errors import ConfigError, FitError
-from scalefed.units import activation_values, client_memory_bytes, sampling_flops, train_flops
+from scalefed.units import activation_values, client_memory_bytes, grouped, sampling_flops, train_flops
 
 Array = NDArray[np.float64]
 Flat = Callable[[ArrayLike], Array]
@@ -269,8 +269,8 @@ def _largest(setting: Setting, top: Array) -> tuple[Array, Array]:
     """Params that fill the memory, and d log params / d log memory there (by bisection; memory rises with params)."""
     if np.any(setting.memory(1.0) > top):
         raise FitError(
-            f"memory = {np.min(top):.3g} bytes does not hold the activations of one step of "
-            f"{np.max(np.asarray(setting.batch_tokens)):g} tokens; lower batch_tokens or raise memory"
+            f"memory = {grouped(np.min(top), 3)} bytes does not hold the activations of one step of "
+            f"{grouped(np.max(np.asarray(setting.batch_tokens)), 6)} tokens; lower batch_tokens or raise memory"
         )
     shape = np.broadcast_shapes(top.shape, setting.need("batch_tokens", "memory").shape)
     low, high = np.zeros(shape), np.full(shape, 70.0)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.laws import Law
-from scalefed.units import train_flops
+from scalefed.units import grouped, train_flops
 
 Array = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ def cost_of(runs: pd.DataFrame, axis: str = "compute") -> Cost:
         return SIX_PARAMS
     found = power_sum(size[known], (compute / tokens)[known])
     low, high = np.quantile(ratio, [(1 - _MOST) / 2, (1 + _MOST) / 2])
-    between = f"{low:.2g} to {high:.2g}" if high > (1 + _EQUAL) * low else f"{low:.2g}"
+    between = f"{grouped(low, 2)} to {grouped(high, 2)}" if high > (1 + _EQUAL) * low else f"{grouped(low, 2)}"
     if found.scatter > _NO_RELATION:
         raise FitError(
             f"the runs' {axis} is {between} times 6 params tokens and does not follow from params and tokens (scatter "

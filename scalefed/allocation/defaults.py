@@ -18,6 +18,7 @@ from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.errors import ConfigError, FitError, nearest
 from scalefed.laws import Law
 from scalefed.runs.schema import COLUMNS as SCHEMA
+from scalefed.units import grouped
 
 Array = NDArray[np.float64]
 
@@ -98,12 +99,12 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
     elif "local_steps" not in known and (usual := _common(_known(runs, "local_steps"))) is not None:
         known["local_steps"] = usual
         if in_rounds:
-            notes.append(f"local_steps = {usual:g}, as in the runs")
+            notes.append(f"local_steps = {grouped(usual, 6)}, as in the runs")
     notes += _relations(known, words, law, runs)
     if "batch_tokens" not in known and (usual := _batch_tokens(runs)) is not None:
         known["batch_tokens"] = usual
         if in_rounds or "memory" in budget.names:
-            notes.append(f"batch_tokens = {usual:g}, as in the runs")
+            notes.append(f"batch_tokens = {grouped(usual, 6)}, as in the runs")
     return budget, Setting(**known), tuple(notes)
 
 
@@ -188,7 +189,7 @@ def _participants(
     if "clients" not in known and (only := _only(runs, "clients")) is not None:
         if not np.any(np.asarray(known.get("clients_per_round", 0.0)) > only):
             known["clients"] = only
-            notes += [f"clients = {only:g}, as in the runs"] if by_clients else []
+            notes += [f"clients = {grouped(only, 6)}, as in the runs"] if by_clients else []
     if share is not None:
         if not np.all((np.asarray(share) > 0) & (np.asarray(share) <= 1)):
             raise ConfigError(f"participation must be in (0, 1], got {share}")
@@ -206,7 +207,7 @@ def _participants(
     only = _only(runs, "clients_per_round")
     if only is not None and np.all(np.asarray(known.get("clients", only)) >= only):
         known["clients_per_round"] = only
-        notes += [f"clients_per_round = {only:g}, as in the runs"] if by_cohort else []
+        notes += [f"clients_per_round = {grouped(only, 6)}, as in the runs"] if by_cohort else []
     elif not by_cohort:
         return notes
     elif words.get("clients") is not None:
@@ -246,7 +247,7 @@ def _skew(known: dict[str, Any], words: Mapping[str, Any], runs: pd.DataFrame, n
         return []
     if (only := _only(runs, "skew", tolerance=_IID)) is not None:
         known["skew"] = only
-        return [f"skew = {only:.3g}, as in the runs"]
+        return [f"skew = {grouped(only, 3)}, as in the runs"]
     known["skew"] = 0.0
     return ["skew = 0: the clients are taken to be alike (iid), as neither skew nor concentration is given"]
 
@@ -275,8 +276,8 @@ def skew_of(concentration: float, runs: pd.DataFrame) -> float:
     order, wanted = np.argsort(position), 1 / (1 + concentration)
     if not len(position) or not position.min() - 1e-9 <= wanted <= position.max() + 1e-9:
         raise FitError(
-            f"concentration {concentration:g} lies outside those of the runs ({levels.tolist()}), so its skew was "
-            "never measured; give skew=..., or sf.partition(...).skew of your clients"
+            f"concentration {grouped(concentration, 6)} lies outside those of the runs ({levels.tolist()}), so its "
+            "skew was never measured; give skew=..., or sf.partition(...).skew of your clients"
         )
     return float(np.interp(wanted, position[order], medians[order]))
 

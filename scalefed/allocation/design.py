@@ -28,6 +28,7 @@ from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
 from scalefed.seeds import rng
+from scalefed.units import grouped
 
 Array = NDArray[np.float64]
 
@@ -118,7 +119,9 @@ def next_runs(
     table["compute"] = spent(fit.runs, table)
     table = table[table["compute"] <= compute].reset_index(drop=True)
     if not len(table):
-        raise ConfigError(f"no candidate run costs at most compute = {compute:.3g} FLOPs; raise it or give candidates=")
+        raise ConfigError(
+            f"no candidate run costs at most compute = {grouped(compute, 3)} FLOPs; raise it or give candidates="
+        )
     _, setting, _ = question(fit.law, fit.runs, {**_defaults(fit.law, fit.runs, words), "compute": compute})
     look(fit.law, ranges_behind(fit), setting.given(), ())  # refuses what the runs cannot tell
     design = design_of(fit, table, at, words, seed)
@@ -266,7 +269,7 @@ def _choose(design: Design, compute: float, count: int) -> list[int]:
             if best is None or value < best[0]:
                 best = (value, chosen)
     if best is None:
-        raise ConfigError(f"no run fits a total of {compute:.3g} FLOPs; raise compute or lower count")
+        raise ConfigError(f"no run fits a total of {grouped(compute, 3)} FLOPs; raise compute or lower count")
     return best[1]
 
 

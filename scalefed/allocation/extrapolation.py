@@ -273,7 +273,7 @@ def in_short(extrapolation: Mapping[str, float]) -> str:
     told = []
     for name, away in extrapolation.items():
         if name not in SIZE:
-            far = f"{away:.0%} of their range" if name in LINEAR else f"a factor of {10**away:.2g}"
+            far = f"{away:.0%} of their range" if name in LINEAR else f"a factor of {grouped(10**away, 2)}"
             told.append(f"{name.replace('_', ' ')} by {far}")
     return f"Outside the runs: {', '.join(told)}" if told else ""
 

@@ -32,6 +32,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_ROUNDING = 1e-12  # of a loss: two solutions of one question differ by less
 _EXACT, _TURNS, _NEAR = 1e-12, 20, 1e-7
 """How near to the loss wanted, in logarithms: Newton's method gets there within 20 turns, but for a law that is
 searched by evaluation, whose least loss is known to some 1e-8 only."""
@@ -246,9 +247,9 @@ class Optimum(Typeset):
     def _lines(self) -> list[str]:
         unit = unit_of(self.target).split(" per ")[0]
         unit = f" {unit}" if unit else ""
-        lines = [f"held by {name}: 1% more saves {self.shadow_prices[name]:.2g}{unit}" for name in self.binding]
+        lines = [f"held by {name}: 1% more saves {grouped(self.shadow_prices[name], 2)}{unit}" for name in self.binding]
         if np.isfinite(self.regret):
-            lines.append(f"regret: at most {self.regret:.2g}{unit} if the best size is another one")
+            lines.append(f"regret: at most {grouped(self.regret, 2)}{unit} if the best size is another one")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def __repr__(self) -> str:
@@ -341,12 +342,20 @@ def summarise(law: Law, losses: Array, found: Solution, *, level: float = 0.95, 
         local_steps=float(found.local_steps[0]),
         binding=found.binding(),
         shadow_prices={name: float(series[0]) for name, series in found.prices.items()},
-        regret=max(float(np.quantile(losses[1:] - found.loss[1:], level)), 0.0) if len(losses) > 1 else np.nan,
+        regret=_regret(losses[1:], found.loss[1:], level),
         level=level,
         given=given or law.name,
         notes=() if loose == 0 else (f"in {loose:.1%} of the replicates nothing holds the best size",),
         replicates={"params": found.params[1:], "tokens": found.tokens[1:], "loss": found.loss[1:]},
     )
+
+
+def _regret(losses: Array, least: Array, level: float) -> float:
+    """What the replicates lose at the estimate's run, at most, with this probability; rounding is no loss."""
+    if not len(losses):
+        return float("nan")
+    lost = float(np.quantile(losses - least, level))
+    return lost if lost > _ROUNDING * float(np.median(losses)) else 0.0
 
 
 def ends(series: Array, level: float) -> tuple[Array, Array]:

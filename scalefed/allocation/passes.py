@@ -17,6 +17,7 @@ from scalefed.downstream.link import Link, pass_at_k
 from scalefed.downstream.link import inverse as link_inverse
 from scalefed.errors import FitError
 from scalefed.laws import Law
+from scalefed.units import grouped
 
 Array = NDArray[np.float64]
 
@@ -117,8 +118,8 @@ def least_for_passes(
     found = best(np.where(lost, nearby[0], log_compute))
     if not (lost[0] or found.bounded[0]):
         raise FitError(
-            f"no run agrees with the loss that pass@{k} = {share:g} needs: size and tokens count for more beside the "
-            "loss than the loss itself; fit the link without them"
+            f"no run agrees with the loss that pass@{k} = {grouped(share, 6)} needs: size and tokens count for more "
+            "beside the loss than the loss itself; fit the link without them"
         )
     return out_of_reach(found, lost)
 

@@ -302,9 +302,9 @@ def least_compute(
     found = solve(budget)
     if not np.isfinite(found.compute[0]):
         floor = float(found.loss[0] - found.excess[0])
-        sought = f"loss {loss:.4g}" if loss is not None else f"pass@{k} = {share:g}"
+        sought = f"loss {grouped(loss)}" if loss is not None else f"pass@{k} = {grouped(share, 6)}"
         raise FitError(
-            f"no compute reaches {sought}: the fitted law ends at {floor:.4g} (or at what the other limits "
+            f"no compute reaches {sought}: the fitted law ends at {grouped(floor)} (or at what the other limits "
             "allow); ask for less"
         )
     best = replace(report(fit, found, setting, notes, level), regret=np.nan)

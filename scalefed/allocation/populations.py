@@ -14,6 +14,7 @@ from scalefed.allocation import optimum
 from scalefed.allocation.defaults import question
 from scalefed.errors import ConfigError, FitError
 from scalefed.laws import Law
+from scalefed.units import grouped
 
 _CANDIDATES = 49  # populations on a logarithmic mesh: a tenth apart over two decades
 _AS_GOOD = 1.01  # a loss within 1% of the best is below what two seeds differ by
@@ -44,15 +45,18 @@ def best_population(
         raise ConfigError("give unique_tokens_per_client, not unique_tokens, where the number of clients is free")
     least, most = float(words["clients_per_round"]), float(runs["clients"].max())
     if not runs["clients"].min() < most or least >= most:
-        raise FitError(f"these runs had {runs['clients'].min():g} to {most:g} clients, which leaves no choice at "
-                       f"{least:g} a round; give clients=...")  # fmt: skip
+        had = f"{grouped(runs['clients'].min(), 6)} to {grouped(most, 6)}"
+        raise FitError(
+            f"these runs had {had} clients, which leaves no choice at {grouped(least, 6)} a round; give clients=..."
+        )
     candidates = np.unique(np.geomspace(least, most, _CANDIDATES).round())
     budget, setting, _ = question(law, runs, {**words, "clients": candidates})
     found = optimum.minimise(law, params, budget=budget, setting=setting)
     loss, passes = found.loss, found.tokens / (candidates * float(words["unique_tokens_per_client"]))
     best, alike = int(np.argmin(loss)), candidates[loss <= _AS_GOOD * loss.min()]
     at_end = " (the most that these runs had)" if best == len(candidates) - 1 else ""
+    bests = f"clients = {grouped(candidates[best], 6)}: the best population from {grouped(least, 6)} to"
     return float(candidates[best]), (
-        f"clients = {candidates[best]:g}: the best population from {least:g} to {most:g}{at_end}; from {alike[0]:g} to "
-        f"{alike[-1]:g} the loss is within 1%; each token is read {passes[best]:.3g} times"
+        f"{bests} {grouped(most, 6)}{at_end}; from {grouped(alike[0], 6)} to {grouped(alike[-1], 6)} the loss is "
+        f"within 1%; each token is read {grouped(passes[best], 3)} times"
     )

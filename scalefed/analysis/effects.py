@@ -16,6 +16,7 @@ from scipy.special import stdtr, stdtrit
 from scalefed.errors import DataError
 from scalefed.runs.log import require
 from scalefed.runs.schema import COLUMNS
+from scalefed.units import grouped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,7 +142,9 @@ def at_equal_loss(
         raise DataError("none of the runs has success counts; load_counts reads those of a folder of runs")
     above = paired[target].to_numpy(dtype=float) - floor
     if not (above > 0).all():
-        raise DataError(f"{(~(above > 0)).sum()} of {len(paired)} runs have no {target} above the floor {floor:g}")
+        raise DataError(
+            f"{(~(above > 0)).sum()} of {len(paired)} runs have no {target} above the floor {grouped(floor, 6)}"
+        )
     x = np.log(above) - np.log(above).mean()
     beside = {name: _regressor(name, paired[name].to_numpy(dtype=float)) for name in columns}
     full = pd.DataFrame(beside, index=paired.index).assign(x=x, squared=x**2, cubed=x**3, one=1.0)
@@ -170,7 +173,7 @@ def at_equal_loss(
 
 def _regressor(name: str, values: "np.ndarray") -> "np.ndarray":
     if name != "skew" and not (values > 0).all():
-        raise DataError(f"{name} must be positive in every run, the least is {values.min():g}")
+        raise DataError(f"{name} must be positive in every run, the least is {grouped(values.min(), 6)}")
     if not np.ptp(values) > 0:
-        raise DataError(f"{name} is {values[0]:g} in every run; leave it out of columns")
+        raise DataError(f"{name} is {grouped(values[0], 6)} in every run; leave it out of columns")
     return values if name == "skew" else np.log10(values)

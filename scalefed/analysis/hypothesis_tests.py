@@ -23,6 +23,7 @@ from scalefed.fitting.solver import Solver
 from scalefed.fitting.weights import problem_of
 from scalefed.laws import Law
 from scalefed.runs.log import require
+from scalefed.units import grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def nested_test(fit: Fit, null: Mapping[str, float], *, clusters: Sequence[objec
         rows[i, problem.index[name]] = 1.0
     test = result.wald_test((rows, np.array(list(null.values()))), use_f=True, scalar=True)
     p_value = float(test.pvalue)
-    words = " and ".join(f"{n} = {v:g}" for n, v in null.items())
+    words = " and ".join(f"{n} = {grouped(v, 6)}" for n, v in null.items())
     verdict = "is rejected" if p_value < 0.05 else "cannot be rejected"
     degrees_of_freedom = int(test.df_num), int(test.df_denom)
     return NestedTest(

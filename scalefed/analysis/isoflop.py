@@ -18,6 +18,7 @@ from scalefed.fitting.inputs import check_level
 from scalefed.runs.derived import flops_per_token
 from scalefed.runs.log import require
 from scalefed.seeds import rng
+from scalefed.units import grouped
 
 _FEWEST = 3  # sizes of a parabola
 _BESIDE = 2  # sizes on either side of the lowest that it is laid through
@@ -101,7 +102,9 @@ def _measured(runs: pd.DataFrame, by: Sequence[str], target: str, floor: float) 
     above = runs[target].astype(float) - floor
     kept = (above > 0) & np.isfinite(above) & (table["params"] > 0) & (table["tokens"] > 0)
     if not kept.any():
-        raise DataError(f"none of the {len(runs)} runs has positive params and tokens and a {target} above {floor:g}")
+        raise DataError(
+            f"none of the {len(runs)} runs has positive params and tokens and a {target} above {grouped(floor, 6)}"
+        )
     return table[kept].assign(log=np.log(above[kept])), keys
 
 

@@ -82,7 +82,8 @@ def isoflop(
         )
         words = "Curves: fitted law. Diamonds: best size. Points: runs within 13% of a level"
     else:
-        layers.insert(0, points.mark_line(strokeWidth=1.2, opacity=0.5))
+        seeds = points.encode(y=up.aggregate("mean"))
+        layers.insert(0, seeds.mark_line(strokeWidth=1.2, opacity=0.5))
         words = "Points: runs of equal compute"
     return assemble(
         layers,

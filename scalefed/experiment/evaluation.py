@@ -29,6 +29,7 @@ from scalefed.passk import PassAtK, estimate_pass_at_k
 
 LOGITS = 2**25  # scored at once: 128 MiB, where a large vocabulary would otherwise take gigabytes
 TORCH_ROWS, NATIVE_ROWS = 512, 64  # completions at once: torch has fewer calls, our rows' keys stay in the cache
+CHECKPOINT_ROWS = 64  # of a pretrained model, whose keys take 46 kB a token at 135M parameters
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def write_programs(
     """
     prompts = [prompt_ids(task.tokenizer, problem, rule) for problem in problems]
     stops, decode = _stops(task, rule), task.tokenizer.decode
-    rows = min(rows or (TORCH_ROWS if task.kernels.code is None else NATIVE_ROWS), samples * len(problems))
+    rows = min(rows or _rows(task), samples * len(problems))
 
     def text(completion: Completion) -> str:
         return completion_of(before_stop(decode(completion.tokens), stops), problems[completion.prompt], rule)
@@ -239,6 +240,13 @@ def write_programs(
 def solution_room(task: Writer, problems: Sequence[Problem]) -> int:
     """Twice the tokens of the longest canonical solution: room enough for any sensible completion."""
     return 2 * max(len(task.tokenizer.encode(problem.canonical_solution)) for problem in problems)
+
+
+def _rows(task: Writer) -> int:
+    """Completions at once."""
+    if not isinstance(task.model, Decoder):
+        return CHECKPOINT_ROWS
+    return TORCH_ROWS if task.kernels.code is None else NATIVE_ROWS
 
 
 def _stops(task: Writer, rule: str = "stripped") -> tuple[str, ...]:

@@ -21,6 +21,10 @@ from scalefed.laws import LAWS, Law
 
 USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
 _DECIDING = ("clients_per_round", "skew")  # the columns that bring laws in which they have a term
+_FINITE = {  # columns of a law of finite text and population, and what cannot be told where they have one value
+    "clients": ("k",), "local_steps": ("l", "y"), "skew": (), "clients_per_round": (), "unique_tokens": (),
+}  # fmt: skip
+_RUNS_A_PARAMETER = 3  # that such a law needs: with fewer, nothing could be held out for the others either
 _LEAST_WEIGHT = 0.02  # of a law that is kept beside the best one
 
 
@@ -43,6 +47,12 @@ def candidates(frame: pd.DataFrame) -> tuple[Law, ...]:
             f"law='auto' chooses among laws of params and tokens, but the runs have no {' and no '.join(missing)}; "
             "give their names, columns={'params': 'its name'}, or a law of your own such as 'E + A/params^a'"
         )
+    finite = _of_finite_text(frame)
+    return (*_usual(frame), *([finite] if finite else []))
+
+
+def _usual(frame: pd.DataFrame) -> tuple[Law, ...]:
+    """The candidates for fresh text in a population that does not matter, or for repeats without a federation."""
     if _varies(frame, "clients_per_round"):
         skewed = _varies(frame, "skew")
         third = "federated-capacity" if skewed else "federated-steps"
@@ -54,21 +64,39 @@ def candidates(frame: pd.DataFrame) -> tuple[Law, ...]:
     return tuple(LAWS[name] for name in names)
 
 
+def _of_finite_text(frame: pd.DataFrame) -> Law | None:
+    """The law of repeats or population beside cohorts, where they vary and the runs are enough; what is loose is 0."""
+    known = all(name in frame.columns and frame[name].notna().all() for name in _FINITE)
+    if not known or not _varies(frame, "clients_per_round"):
+        return None
+    share = frame["clients_per_round"] / frame["clients"]
+    population = _varies(frame, "clients") and float(np.ptp(share)) > 0.0  # else it is the cohort again
+    if not population and not _repeats(frame):
+        return None
+    law = LAWS["federated-data-constrained" if _repeats(frame) else "federated-population"]
+    same = {"clients": not population, "local_steps": not _varies(frame, "local_steps")}
+    loose = {parameter for name, constant in same.items() if constant for parameter in _FINITE[name]}
+    law = law.with_(fixed={name: 0.0 for name in law.parameters if name in loose})
+    return law if len(frame) >= _RUNS_A_PARAMETER * len(law.free) else None
+
+
 def bound_columns(frame: pd.DataFrame) -> tuple[str, ...]:
     """The columns for which candidates have a term where they vary, and which these runs have at one value only.
 
     >>> bound_columns(pd.DataFrame({"clients_per_round": [4, 4], "skew": [0.0, 0.5]}))
     ('clients_per_round',)
     """
-    return tuple(name for name in _DECIDING if name in frame.columns and not _varies(frame, name))
+    finite = _of_finite_text(frame)
+    own = LAWS[finite.name].columns if finite else ()
+    named = dict.fromkeys((*_DECIDING, *(name for name in _FINITE if name in own)))
+    return tuple(name for name in named if name in frame.columns and not _varies(frame, name))
 
 
 def beside(law: Law, frame: pd.DataFrame) -> Law | None:
     """The candidate to hold a named law against, its neighbour in complexity; None for a law that is no candidate."""
-    try:
-        known = candidates(frame)
-    except DataError:
+    if not {"params", "tokens"} <= set(frame.columns):
         return None
+    known = _usual(frame)
     names = [one.name for one in known]
     if law.name not in names or LAWS[law.name].formula != law.formula:
         return None

@@ -20,6 +20,7 @@ from scalefed.runs.derived import as_stored
 from scalefed.runs.schema import COLUMNS as SCHEMA
 from scalefed.runs.states import unfinished
 from scalefed.runs.tables import derived, numbers, rename
+from scalefed.units import grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,7 @@ def adapt(law: Law, frame: pd.DataFrame) -> tuple[Law, tuple[str, ...]]:
         if len(values) == 0:
             idle[column] = f"the runs have no {column}"
         elif values.max() - values.min() <= SAME.get(column, 0.0):
-            idle[column] = f"{column} is {values.mean():.4g} in every run"
+            idle[column] = f"{column} is {grouped(values.mean())} in every run"
     fixed, notes = {}, []
     for column, why in idle.items():
         names = [p for p in law.free if _only_with(law, p, column)]

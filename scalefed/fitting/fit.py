@@ -17,7 +17,7 @@ from scalefed.fitting.candidates import Trial, beside, bound_columns, candidates
 from scalefed.fitting.column_tests import column_tests
 from scalefed.fitting.data import FitData, adapt, hash_runs, prepare, read_frame, run_ids, with_derived
 from scalefed.fitting.drift import size_drift
-from scalefed.fitting.identifiability import gaps, loose_designs
+from scalefed.fitting.identifiability import gaps, loose_designs, spare_settings
 from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
 from scalefed.fitting.kernels import mixed_kernels
 from scalefed.fitting.problem import Problem
@@ -243,11 +243,10 @@ def _assemble(trial: Trial, refits: Replicates, target: str, seed: int) -> Fit:
     by_loss = local_noise(problem.z - residuals, residuals, problem.p, problem.weights)
     runs = int(data.clusters.max()) + 1
     certificate = certify(problem, best, refits.theta, refits.converged)
-    believed = refits.method == "posterior"
-    verdict = judge(
-        certificate, gaps(data, problem, best.theta, believed=believed), max(problem.n - problem.p, int(believed))
-    )
-    if refits.noise is not None or problem.n <= problem.p:
+    believed, spare = refits.method == "posterior", spare_settings(data, problem.p)
+    undetermined = gaps(data, problem, best.theta, believed=believed)
+    verdict = judge(certificate, undetermined, max(spare, int(believed)))
+    if refits.noise is not None or spare < 1:
         noise = np.nan if refits.noise is None else refits.noise
         by_loss = by_loss[0], (noise,) * len(by_loss[1])
     notes = data.notes

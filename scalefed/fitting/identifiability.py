@@ -9,6 +9,7 @@ from scalefed.fitting.status import listed
 from scalefed.laws.law import Law
 from scalefed.laws.terms import Term
 from scalefed.seeds import quasi_random
+from scalefed.units import grouped
 
 _PROBES = 24  # points of the parameter space: a rank that is full at one of them is full nearly everywhere
 _SINGULAR = 1e-6  # share of the largest singular value: far above rounding, far below what 1% noise resolves
@@ -66,6 +67,11 @@ def distinct_settings(data: FitData) -> int:
     return len(np.unique(table[:: max(1, data.n // _ENOUGH)], axis=0))
 
 
+def spare_settings(data: FitData, free: int) -> int:
+    """How many different settings there are besides those that the free parameters use up."""
+    return distinct_settings(data) - free
+
+
 def _constant_columns(law: Law, data: FitData) -> list[str]:
     gaps = []
     for column in law.columns:
@@ -74,7 +80,7 @@ def _constant_columns(law: Law, data: FitData) -> list[str]:
         users = [p for p in users if _only_with(law, p, column)] or users
         if len(levels) == 1 and users:
             gaps.append(
-                f"{column} is {levels[0]:.4g} in every run, so {listed(users)} cannot be determined: "
+                f"{column} is {grouped(levels[0])} in every run, so {listed(users)} cannot be determined: "
                 f"add runs with another {column}"
             )
     return gaps
@@ -132,7 +138,7 @@ def _proportional(law: Law, data: FitData) -> list[str]:
             if np.std(y - slope * x) > _PROPORTIONAL * np.std(y):
                 continue
             ratio = float(np.exp(np.median(atoms[second] - atoms[first])))
-            how = f"about {ratio:.3g} times {first}" if abs(slope - 1) < 0.05 else f"a fixed power of {first}"
+            how = f"about {grouped(ratio, 3)} times {first}" if abs(slope - 1) < 0.05 else f"a fixed power of {first}"
             users = listed(dict.fromkeys(exponents_of(law, first) + exponents_of(law, second)))
             gaps.append(
                 f"{second} is {how} in every run, so the effects of {first} and {second} ({users} and the amplitudes) "
@@ -155,7 +161,7 @@ def _rank(law: Law, data: FitData, best: np.ndarray) -> list[str]:
     thin = [c for c in law.columns if len(np.unique(data.columns[c])) < 3]
     if thin:
         column = thin[0]
-        levels = ", ".join(f"{x:.4g}" for x in np.unique(data.columns[column])[:_SHOWN_LEVELS])
+        levels = ", ".join(grouped(x) for x in np.unique(data.columns[column])[:_SHOWN_LEVELS])
         return [
             f"{column} has only the levels {levels}, so the combination of {listed(loose)} is loose: "
             f"add runs at a third {column}, well apart from these"

@@ -11,6 +11,7 @@ from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.fitting.data import positive_columns, read_frame
 from scalefed.laws import Law
 from scalefed.laws.parser import COLUMNS
+from scalefed.units import grouped
 
 
 def columns_for(
@@ -42,7 +43,7 @@ def columns_for(
     arrays = {c: _numbers(c, given[c]) for c in law.columns}
     for column in positive_columns(law) & set(arrays):
         if np.any(arrays[column] <= 0):
-            raise DataError(f"{column} must be positive for {law.name!r}, got {arrays[column].min():g}")
+            raise DataError(f"{column} must be positive for {law.name!r}, got {grouped(arrays[column].min(), 6)}")
     if runs is not None:
         return arrays, given.index
     try:

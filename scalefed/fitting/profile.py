@@ -14,6 +14,7 @@ from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import Certificate
 from scalefed.fitting.weights import problem_of
+from scalefed.units import grouped
 
 _BANDWIDTH = 0.5  # standard deviation of the smoothing, in units of the noise
 
@@ -71,10 +72,8 @@ class Profile:
     level: float
 
     def __repr__(self) -> str:
-        ends = f"[{self.low:.4g}, {self.high:.4g}]"
-        return (
-            f"<Profile of {self.parameter}: {self.estimate:.4g} {ends} at {self.level:.0%}, {len(self.table)} values>"
-        )
+        found = f"{grouped(self.estimate)} [{grouped(self.low)}, {grouped(self.high)}]"
+        return f"<Profile of {self.parameter}: {found} at {self.level:.0%}, {len(self.table)} values>"
 
 
 def profile(

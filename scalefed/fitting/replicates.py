@@ -8,10 +8,11 @@ from scalefed.errors import ConfigError
 from scalefed.fitting import bootstrap, posterior
 from scalefed.fitting.bootstrap import Replicates, noise_scale
 from scalefed.fitting.candidates import Trial
+from scalefed.fitting.identifiability import spare_settings
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import LOOSE, loosest
 
-_FEW = 2  # times as many runs as free parameters: below, refits tell too little of what the runs leave open
+_FEW = 2  # times as many runs at different settings as free parameters: below, refits tell too little
 _SMALL = 6  # times as many: above, a law that is left loose is so for another reason than few runs
 _EXACT = 1e-6  # noise at which runs are a law's own numbers
 
@@ -37,11 +38,12 @@ def with_replicates(trial: Trial, resamples: int, seed: int, method: str) -> tup
     if method in posterior.METHODS:
         return _drawn(trial, resamples, seed, borrowed=method == "posterior-borrowed")
     may_draw = method == "auto" and resamples > 0 and problem.p > 0 and posterior.has_posterior(problem)
-    each = (int(trial.data.clusters.max()) + 1) / max(problem.p, 1)
-    if may_draw and each < _FEW and not _exact(trial):
+    spare = spare_settings(trial.data, problem.p)
+    each = min(int(trial.data.clusters.max()) + 1, problem.p + spare) / max(problem.p, 1)
+    if may_draw and each < _FEW and not (spare > 0 and _exact(trial)):
         return _drawn(trial, resamples, seed)
-    if problem.n <= problem.p:
-        resamples = 0  # without a spare run nothing tells how far off the parameters are
+    if spare < 1:
+        resamples = 0  # without a spare setting nothing tells how far off the parameters are
     way = "bootstrap" if method == "auto" else method
     refits = bootstrap.bootstrap(
         problem, trial.best, trial.data.clusters, resamples=resamples, delta=trial.delta, seed=seed, method=way
@@ -52,9 +54,9 @@ def with_replicates(trial: Trial, resamples: int, seed: int, method: str) -> tup
 
 
 def _exact(trial: Trial) -> bool:
-    """Whether the runs are a law's own numbers, more of them than parameters: then there is nothing to draw."""
+    """Whether the runs are a law's own numbers: then there is nothing to draw."""
     residuals = Solver(trial.problem).residuals(trial.best.theta[None])[0][0]
-    return trial.problem.n > trial.problem.p and noise_scale(residuals, trial.problem.p) < _EXACT
+    return noise_scale(residuals, trial.problem.p) < _EXACT
 
 
 def _drawn(trial: Trial, resamples: int, seed: int, *, borrowed: bool = False) -> tuple[Trial, Replicates]:

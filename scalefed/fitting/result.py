@@ -117,7 +117,9 @@ class Fit(Typeset):
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
         """Every parameter with ``estimate, std_error, low, high``.
 
-        Fixed parameters have no error; without replicates all but the estimates is NaN.
+        Fixed parameters have no error; without replicates all but the estimates is NaN. The error of a parameter that
+        only is positive, such as an amplitude, is that of its logarithm times the estimate (the delta method): a few
+        replicates that are larger by powers of ten do not decide it.
 
         Args:
             level: coverage of the intervals.
@@ -128,12 +130,18 @@ class Fit(Typeset):
             if name in self.replicates.columns and len(self.replicates) > 1:
                 sample = self.replicates[name].to_numpy()
                 low, high = np.quantile(sample, [(1 - level) / 2, (1 + level) / 2])
-                rows[name] = (value, float(sample.std(ddof=1)), min(low, value), max(high, value))
+                error = self._std_error(name, value, sample)
+                rows[name] = (value, error, min(low, value), max(high, value))
             elif name in self.law.fixed:
                 rows[name] = (value, 0.0, value, value)
             else:
                 rows[name] = (value, np.nan, np.nan, np.nan)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["estimate", "std_error", "low", "high"])
+
+    def _std_error(self, name: str, value: float, sample: np.ndarray) -> float:
+        if name in self.law.positive and value > 0 and (sample > 0).all():
+            return float(value * np.log(sample).std(ddof=1))
+        return float(sample.std(ddof=1))
 
     def predict(
         self, runs: Any = None, *, level: float = 0.9, parts: bool = False, **columns: ArrayLike

@@ -7,6 +7,7 @@ import numpy as np
 
 from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import VANISHED, Problem
+from scalefed.units import grouped
 
 _FEW_AGREE = 0.02  # of the starts: one in fifty by itself may be luck
 _NOT_CONVERGED_SHARE = 0.01  # of replicates: fewer move no end of a 95% interval
@@ -22,7 +23,7 @@ class FitStatus(Enum):
     STARTS_DISAGREE = "Very few starts reached the best optimum, so a better one may exist."
     BOUND_HIT = "A parameter sits on its bound, so its interval is one-sided and its value is a limit, not an estimate."
     LOOSE = "Some parameters are loose, so only what does not hang on them is answered."
-    NO_SPARE_RUN = "There is no run more than free parameters, so no error can be estimated."
+    NO_SPARE_RUN = "There are no more different settings than free parameters, so no error can be estimated."
     NOT_CONVERGED = "The solver stopped before it reached an optimum."
     NOT_IDENTIFIED = "These runs cannot determine the law."
 
@@ -106,20 +107,21 @@ def judge(certificate: Certificate, gaps: tuple[str, ...], spare: int) -> Verdic
     Args:
         certificate: the evidence.
         gaps: what the design leaves undetermined, in sentences.
-        spare: runs more than free parameters.
+        spare: different settings of the runs more than free parameters.
     """
     found: dict[FitStatus, str] = {}
     if gaps:
         found[FitStatus.NOT_IDENTIFIED] = "; ".join(gaps)
     elif spare < 1:
-        found[FitStatus.NO_SPARE_RUN] = "add at least 1 run, better 3 or more, or fix parameters"
+        found[FitStatus.NO_SPARE_RUN] = "add runs at 1 other setting at least, better 3 or more, or fix parameters"
     elif certificate.loose_error > LOOSE:
+        error = grouped(certificate.loose_error, 2)
         found[FitStatus.LOOSE] = (
-            f"the losses leave the combination of {certificate.loose} loose, standard error "
-            f"{certificate.loose_error:.2g} where 1 is a factor of e: vary the runs further, or repeat with more seeds"
+            f"the losses leave the combination of {certificate.loose} loose, standard error {error} "
+            "where 1 is a factor of e: vary the runs further, or repeat with more seeds"
         )
     if not certificate.converged and certificate.decrement > _DECREMENT * certificate.objective:
-        found[FitStatus.NOT_CONVERGED] = f"the objective could still fall by about {certificate.decrement:.1g}"
+        found[FitStatus.NOT_CONVERGED] = f"the objective could still fall by about {grouped(certificate.decrement, 1)}"
     if certificate.bounds_hit:
         found[FitStatus.BOUND_HIT] = "; ".join(f"{n} is {w}" for n, w in certificate.bounds_hit.items())
     if certificate.agreeing < _FEW_AGREE and certificate.starts > 1:
@@ -147,7 +149,7 @@ def bounds_hit(problem: Problem, best: GlobalFit) -> dict[str, str]:
         elif problem.lower[i] == -VANISHED and side == "lower":
             why = "the runs show no such term"
         else:
-            why = f"{values[i]:.4g}"
+            why = grouped(values[i])
         words[name] = f"at its {side} bound: {why}"
     return words
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from scalefed.errors import ConfigError, nearest
+from scalefed.units import grouped
 
 Bounds = dict[str, tuple[float | None, float | None]]
 
@@ -41,7 +42,9 @@ def constraints(
     for parameter, value in numbers.items():
         low, high = intervals.get(parameter, (None, None))
         if (low is not None and value < low) or (high is not None and value > high):
-            raise ConfigError(f"{parameter} is fixed at {value:g}, outside its bounds ({low}, {high}); change one")
+            raise ConfigError(
+                f"{parameter} is fixed at {grouped(value, 6)}, outside its bounds ({low}, {high}); change one"
+            )
     _check_ties(given["ties"], positive, {**numbers, **intervals})
     return numbers, intervals, given["ties"]
 
@@ -77,7 +80,9 @@ def _interval(parameter: str, value: Any) -> tuple[float | None, float | None]:
         raise ConfigError(f"bounds of {parameter} must be (low, high), None for an open side, got {value!r}")
     low, high = ends
     if low is not None and high is not None and low >= high:
-        raise ConfigError(f"bounds of {parameter} must be (low, high) with low < high, got ({low:g}, {high:g})")
+        raise ConfigError(
+            f"bounds of {parameter} must be (low, high) with low < high, got ({grouped(low, 6)}, {grouped(high, 6)})"
+        )
     return low, high
 
 

@@ -23,6 +23,7 @@ from scalefed.laws.terms import (
     substitute_term,
 )
 from scalefed.typeset import Sheet, Typeset
+from scalefed.units import grouped
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ class Law(Typeset):
 
     def _held(self, name: str) -> str:
         if name in self.fixed:
-            return f"at {self.fixed[name]:.4g}"
+            return f"at {grouped(self.fixed[name])}"
         low, high = self.bounds.get(name, (None, None))
         return "" if low is None and high is None else f"{'' if low is None else low} to {'' if high is None else high}"
 

@@ -52,6 +52,15 @@ _CAPACITY_MEANINGS = {
     "c": "coupling of the size and token terms: 1 separable, above 1 the smaller one counts too",
 }
 _CAPACITY_BOUNDS = {"c": (0.05, 12.0), "s": (-40.0, 40.0), "h": (-2.0, 2.0), "r": (-8.0, 8.0)}
+_STEPS_MEANINGS = {
+    "G": "size of the steps term",
+    "t": "how the log of the steps term rises from iid (skew 0) to disjoint clients (skew 1)",
+    "k": "exponent of the population in the steps term: what clients cost that are seldom drawn",
+    "f": "exponent of clients per round in the steps term at one local step",
+    "l": "how much that exponent rises when local steps grow by a factor e",
+    "d": "exponent of tokens in the steps term",
+}
+_FRESH = "measured: federated-data-constrained without repeats and overfitting, for runs that see no text twice"
 _FINITE = (
     "measured: runs/grid, runs/steps, runs/population, runs/repeats and runs/slices, where text comes round again and "
     "local steps, population and cohort vary; repeats by Muennighoff et al. 2023 (arXiv 2305.16264), equation 5"
@@ -221,13 +230,8 @@ _ENTRIES = (
         source=_FINITE,
         meanings={
             **_CAPACITY_MEANINGS,
+            **_STEPS_MEANINGS,
             "R": "passes after which one more pass over the text is worth 1/e of a fresh one",
-            "G": "size of the steps term",
-            "t": "how the log of the steps term rises from iid (skew 0) to disjoint clients (skew 1)",
-            "k": "exponent of the population in the steps term: what clients cost that are seldom drawn",
-            "f": "exponent of clients per round in the steps term at one local step",
-            "l": "how much that exponent rises when local steps grow by a factor e",
-            "d": "exponent of tokens in the steps term",
             "O": "size of the overfitting term",
             "w": "exponent of params in the overfitting term",
             "x": "exponent of passes over the text in the overfitting term",
@@ -243,6 +247,15 @@ _ENTRIES = (
             **dict.fromkeys("dfhklrtvwxyz", "none"),
         },
         bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0), "R": (0.05, 1e4)},
+    ),
+    _named(
+        "federated-population",
+        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2) + B/tokens^b"
+        " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d)^c",
+        source=_FRESH,
+        meanings={**_CAPACITY_MEANINGS, **_STEPS_MEANINGS},
+        units={**_COUPLED_UNITS, "G": "nats^(1/c) at one token", **dict.fromkeys("dfhklrt", "none")},
+        bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0)},
     ),
     _named(
         "federated-drift",

@@ -14,6 +14,7 @@ from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.result import Fit
 from scalefed.report.controls import own_columns
 from scalefed.report.numbers import largest_compute
+from scalefed.units import grouped
 
 _LARGER = 10.0
 """The budget of a page that was asked nothing, over that of the largest run: near enough to be told."""
@@ -108,7 +109,7 @@ def answer_of(best: Optimum, target: str, unit: str) -> Answer:
         facts.append((f"{value:.3g}", f"predicted pass@{k} ({low:.3g} to {high:.3g})"))
     notes = [sentence(note) for note in best.notes]
     if math.isfinite(best.regret):
-        cost = f"at most {best.regret:.2g} {unit} more than the truly best one"
+        cost = f"at most {grouped(best.regret, 2)} {unit} more than the truly best one"
         notes.insert(0, f"If the law holds, this size costs {cost}, with {best.level:.0%} probability.")
     return Answer(f"Train {si(best.params)} parameters", f"{sure}; non-embedding", tuple(facts), tuple(notes))
 

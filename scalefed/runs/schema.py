@@ -137,7 +137,7 @@ lora_rank|int|-|rank of the LoRA adapters; 0 trains all weights
 problems|str|-|problem set of pass@k
 problem_count|int|problems|problems that pass@k is measured on
 samples|int|samples|programs sampled for each problem
-temperature|float|-|sampling temperature
+temperature|float|-|sampling temperature; 0 takes the likeliest token
 top_p|float|-|share of probability kept when sampling
 validation_tokens|int|tokens|held-out text that loss is measured on
 evaluate_every|int|rounds|rounds between evaluations; 0 for the last only

@@ -129,7 +129,7 @@ def test_order_and_runs_without_counts_do_not_matter():
     ("change", "words", "match"),
     [
         ({}, {"columns": ("parms",)}, "no column 'parms'.*params"),
-        ({"tokens": 1e6}, {}, "tokens is 1e\\+06 in every run"),
+        ({"tokens": 1e6}, {}, "tokens is 1,000,000 in every run"),
         ({"tokens": 0.0}, {}, "tokens must be positive"),
         ({}, {"floor": 5.0}, "runs have no loss above the floor 5"),
         ({"run_id": "other"}, {}, "none of the runs has success counts"),

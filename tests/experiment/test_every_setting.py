@@ -108,3 +108,15 @@ def test_a_thousand_clients_have_text_by_default():
     assert all(task.data.batches(client, visit=0, steps=1).shape == (1, 4, 129) for client in range(0, 1_000, 50))
     with pytest.raises(DataError, match="less than one block"):
         prepare(config.replace(unique_tokens=2**17))
+
+
+def test_a_temperature_of_zero_writes_the_likeliest_program(tmp_path):
+    writer = prepare_writer(BASE)
+    problems, weights = micro.problems(2, seed=0), writer.model.initial(0) * 3
+    config = BASE.replace(temperature=0)
+    texts = [text for seed in (0, 1) for _, text in
+             write_programs(writer, weights, problems, config, samples=2, seed=seed, max_new_tokens=8)]  # fmt: skip
+    assert texts[:2] == [texts[0]] * 2
+    assert texts[:4] == texts[4:]
+    with pytest.raises(ConfigError, match="temperature must be zero or positive"):
+        BASE.replace(temperature=-0.1)

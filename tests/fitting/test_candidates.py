@@ -41,6 +41,37 @@ def test_the_columns_that_vary_choose_the_laws(runs: pd.DataFrame, expected: set
     assert {law.name for law in candidates(runs)} == expected
 
 
+def federation(**columns: object) -> pd.DataFrame:
+    """Seventy runs of one and four clients of sixteen, all of whose text is new, with these columns in place."""
+    known = {"params": 1e6, "tokens": np.arange(1, 71) * 1e6, "clients_per_round": [1, 4] * 35, "clients": 16,
+             "skew": 0.0, "local_steps": 25, "unique_tokens": 1e8}  # fmt: skip
+    return pd.DataFrame(known | columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "law", "fixed"),
+    [
+        ({"unique_tokens": 1e7}, "federated-data-constrained", {"k", "l", "y"}),
+        ({"unique_tokens": 1e7, "local_steps": [1, 25] * 35}, "federated-data-constrained", {"k"}),
+        ({"unique_tokens": 1e7, "clients": [16, 16, 64, 64, 16] * 14}, "federated-data-constrained", {"l", "y"}),
+        ({"clients": [16, 16, 64, 64, 16] * 14}, "federated-population", {"l"}),
+        ({"clients": [4, 16] * 35}, None, set()),  # always a quarter of them: the cohort again
+        ({"local_steps": [1, 25] * 35}, None, set()),
+        ({"unique_tokens": 1e7, "clients_per_round": 4}, None, set()),
+        ({"unique_tokens": 1e7, "local_steps": [np.nan, 25] * 35}, None, set()),
+    ],
+)
+def test_repeats_and_population_beside_cohorts_bring_laws_of_them(
+    columns: dict[str, object], law: str | None, fixed: set[str]
+) -> None:
+    found = {one.name: one for one in candidates(federation(**columns))}
+    finite = [found[name] for name in found if name in ("federated-data-constrained", "federated-population")]
+    assert [one.name for one in finite] == ([law] if law else [])
+    assert all(set(one.fixed) == fixed for one in finite)
+    few = federation(**columns).iloc[:30]
+    assert not {"federated-data-constrained", "federated-population"} & {one.name for one in candidates(few)}
+
+
 def test_without_tokens_there_is_nothing_to_choose() -> None:
     with pytest.raises(sf.DataError, match="no tokens"):
         sf.fit({"params": [1e6, 2e6, 3e6], "loss": [3.0, 2.5, 2.2]})
@@ -230,3 +261,17 @@ def test_a_law_chosen_for_missing_least_is_taken_to_miss_as_those_beside_it(chos
     assert both.discrepancy == pytest.approx(5 * first.discrepancy) and both.drift == first.drift
     assert both.aside == pytest.approx([5 * one for one in first.aside])
     assert of_several([first]) == first
+
+
+def test_runs_of_several_populations_choose_the_law_that_knows_them() -> None:
+    truth = {"E": 0.2, "A": 22.0, "a": 0.42, "B": 900.0, "b": 0.6, "G": 360.0, "d": 0.59, "k": 0.2, "f": 0.45, "c": 2.2}
+    still = dict.fromkeys(("s", "r", "h", "t", "l"), 0.0)
+    axes = {"params": [3e3, 1e4, 3e4, 1e5], "tokens": [1e6, 4e6, 1.6e7, 6.4e7], "clients": [16, 128],
+            "clients_per_round": [1, 4, 16], "skew": [0.0], "local_steps": [25], "unique_tokens": [1e9]}  # fmt: skip
+    runs = sf.simulate_runs("federated-population", truth | still, axes, noise=0.01, seed=3)
+    with pytest.warns(sf.FitWarning, match="s and r and h and t cannot be fitted"):
+        found = sf.fit(runs.assign(unique_tokens=1e9), fixed={"E": 0.2}, resamples=0)
+    assert found.law.name == "federated-population" and found.params["k"] == pytest.approx(0.2, abs=0.02)
+    assert {"skew", "local_steps"} <= set(found.ranges.bound)
+    few, many = (found.optimal_size(compute=1e13, clients_per_round=4, clients=clients).loss for clients in (16, 128))
+    assert many > 1.05 * few

@@ -220,9 +220,9 @@ def test_a_million_rows_are_fitted() -> None:
         ({"params": np.geomspace(1e7, 1e10, 12), "ratio": 20.0}, "chinchilla", "tokens is about 20 times params"),
         ({"params": [1e8, 1e9], "tokens": [1e9, 1e10]}, "chinchilla", "add at least 1 run at other settings"),
         ({"params": [1e8, 1e9], "tokens": [1e9, 4e9, 1e10, 1e11]}, "chinchilla", "a third params"),
-        ({"params": [1e7, 1e8, 1e9], "tokens": [1e10]}, "chinchilla", "tokens is 1e\\+10 in every run"),
+        ({"params": [1e7, 1e8, 1e9], "tokens": [1e10]}, "chinchilla", "tokens is 1e10 in every run"),
         ({**FEDERATED, "clients_per_round": [4]}, "federated", "clients_per_round is 4 in every run, so g"),
-        ({"params": [1e8], "tokens": [1e9, 1e10, 1e11, 1e12]}, "chinchilla", "params is 1e\\+08 in every run"),
+        ({"params": [1e8], "tokens": [1e9, 1e10, 1e11, 1e12]}, "chinchilla", "params is 100,000,000 in every run"),
     ],
 )
 def test_a_design_that_cannot_tell_is_named_and_refused(frame: dict[str, object], law: str, words: str) -> None:
@@ -295,7 +295,7 @@ def test_without_a_spare_run_there_is_no_interval() -> None:
     runs = simulate_runs(
         "E + A/params^a", {"E": 1.8, "A": 30.0, "a": 0.3}, {"params": [1e7, 1e8, 1e9, 1e10]}, noise=0.01
     )
-    with pytest.warns(FitWarning, match="no run more than free parameters"):
+    with pytest.warns(FitWarning, match="no more different settings than free parameters"):
         found = fit(runs[:3], "E + A/params^a", resamples=20)
     assert found.status is FitStatus.NO_SPARE_RUN and not len(found.replicates) and np.isnan(found.noise)
     assert found.summary()["low"].isna().all()
@@ -303,6 +303,26 @@ def test_without_a_spare_run_there_is_no_interval() -> None:
     assert "noise unknown" in str(found)
     full = fit(runs, "E + A/params^a", intervals="bootstrap", resamples=20)
     assert full.status is not FitStatus.NO_SPARE_RUN and len(full.replicates) == 20
+
+
+@pytest.mark.filterwarnings("ignore:Some parameters are loose")
+def test_settings_that_are_repeated_are_no_spare_runs() -> None:
+    law = "E + A/params^a"
+    runs = simulate_runs(law, {"E": 1.8, "A": 30.0, "a": 0.3}, {"params": [1e7, 1e8, 1e9]}, noise=0.01)
+    again = pd.concat([runs, runs, runs], ignore_index=True)
+    again["run_id"] = [f"run {i}" for i in range(len(again))]
+    again["loss"] *= np.exp(1e-9 * np.arange(len(again)))
+    with pytest.warns(FitWarning, match="no more different settings than free parameters"):
+        found = fit(again, law, resamples=20)
+    assert found.status is FitStatus.NO_SPARE_RUN and found.summary()["low"].isna().all()
+
+
+def test_a_few_wild_amplitudes_do_not_decide_their_standard_error(runs: pd.DataFrame) -> None:
+    found = fit(runs, "chinchilla", resamples=20)
+    wild = found.replicates.copy()
+    wild.loc[0, "A"] = 1e30 * found.params["A"]
+    error = dataclasses.replace(found, replicates=wild).summary().loc["A", "std_error"]
+    assert error < 100 * found.params["A"]
 
 
 def test_exact_copies_count_once(runs: pd.DataFrame) -> None:

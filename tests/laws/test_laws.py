@@ -55,11 +55,14 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
     if name == "federated-coupled":
         rise = np.exp(p["s"] * s) / m ** (p["r"] * s)
         return e + rise * (a + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
-    if name == "federated-data-constrained":
-        own, passes, q = unique / x["clients"], d / unique, s**2
-        fresh = unique * (1 - p["R"] * np.expm1(-(passes - 1) / p["R"]))
+    if name in ("federated-data-constrained", "federated-population"):
+        q = s**2
         size = p["A"] * np.exp(p["s"] * q) * n ** (p["h"] * q - p["a"]) / m ** (p["r"] * q)
         late = p["G"] * np.exp(p["t"] * q) * x["clients"] ** p["k"] * m ** (p["f"] + p["l"] * np.log(local))
+        if name == "federated-population":
+            return e + (size + p["B"] / d ** p["b"] + late / d ** p["d"]) ** p["c"]
+        own, passes = unique / x["clients"], d / unique
+        fresh = unique * (1 - p["R"] * np.expm1(-(passes - 1) / p["R"]))
         over = p["O"] * (n / 1e4) ** p["w"] * passes ** p["x"] * local ** p["y"] / (m ** p["z"] * (own / 1e4) ** p["v"])
         return e + (size + p["B"] / fresh ** p["b"] + late / d ** p["d"] + over) ** p["c"]
     if name.startswith("federated-capacity"):

@@ -70,6 +70,44 @@ def test_a_column_that_only_looks_like_states_is_left_alone():
     assert len(found.runs) == 12 and not found.notes
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("_state", "finished", "crashed"),
+        ("summary.State", "FINISHED", "oom"),
+        ("attributes.status", "success", "preempted"),
+        ("exit_code", 0, 137),
+        ("exit_code", 0.0, 1.0),
+        ("ExitCode", "0:0", "0:9"),
+        ("finished", True, False),
+        ("is_finished", "yes", "No"),
+        ("done", 1, 0),
+        ("diverged", False, True),
+        ("OOM", "false", "true"),
+    ],
+)
+def test_a_run_that_ended_badly_in_any_column_is_left_out(name, good, bad):
+    frame = table(**{name: [good] * 8 + [bad, bad, good, None]})
+    frame.loc[8:9, "loss"] *= 1.5
+    with pytest.warns(FitWarning):
+        found = fit(frame, "chinchilla", resamples=0, backtest=False)
+    (note,) = found.notes
+    assert len(found.runs) == 10 and note.lower().startswith(f"2 of 12 rows left out: {name} ".lower())
+
+
+def test_every_column_that_tells_of_an_end_is_read():
+    frame = table(state=["finished"] * 11 + ["failed"], exit_code=[0] * 9 + [1, 0, 1], finished=[True] * 11 + [False])
+    with pytest.warns(FitWarning):
+        found = fit(frame, "chinchilla", resamples=0, backtest=False)
+    assert found.notes == ("1 of 12 rows left out: state failed", "1 of 12 rows left out: exit_code 1")
+
+
+@pytest.mark.parametrize(("name", "values"), [("finished", "2026-01-01"), ("failed", 7), ("exit_code", "none of it")])
+def test_a_column_that_only_looks_like_an_end_is_left_alone(name, values):
+    found = fit(table(**{name: [values] * 12}), "chinchilla", resamples=0, backtest=False)
+    assert len(found.runs) == 12 and not found.notes
+
+
 @pytest.mark.parametrize("state", [True, "baseline", [1], 3])
 def test_a_state_that_nobody_knows_does_not_count(state):
     with pytest.warns(FitWarning, match="4 of 12 rows left out: status .*no state that is known to be final"):
