@@ -120,16 +120,18 @@ def law_error(fit: Fitted, params: Array, tokens: Array) -> Array:
     if error is None or len(params) < 2:
         return np.ones_like(params)
     with np.errstate(all="ignore"):
-        spread = np.broadcast_to(error(params[0].ravel(), tokens[0].ravel()), params[0].size)
-        return spread_further(np.log(params), spread.reshape(params.shape[1:]), least=_ALIKE)
+        spread = np.broadcast_to(error(params[0].ravel(), tokens[0].ravel()), (2, params[0].size))
+        down, up = spread.reshape(2, *params.shape[1:])
+        return spread_further(np.log(params), down, up, least=_ALIKE)
 
 
-def spread_further(logs: Array, error: Array, *, least: float) -> Array:
+def spread_further(logs: Array, down: Array, up: Array, *, least: float) -> Array:
     """Factors by which replicates move so that their ends hold a further error too, (1 + b, ...): 1 for the estimate.
 
     Args:
         logs: (1 + b, ...) logarithms of the estimate, then of the replicates.
-        error: (...) standard deviation of the further error, in logarithms.
+        down: (...) standard deviation of the further error below the middle, in logarithms.
+        up: the same above it.
         least: replicates that span no more than this stay.
     """
     from scipy.special import ndtri
@@ -138,6 +140,6 @@ def spread_further(logs: Array, error: Array, *, least: float) -> Array:
         moved = logs[1:] - logs[:1]
         ranks = np.argsort(np.argsort(moved, axis=0, kind="stable"), axis=0, kind="stable")
         normal = ndtri((ranks + 0.5) / len(moved))
-        further = np.hypot(moved, normal * error) - np.abs(moved)
+        further = np.hypot(moved, normal * np.where(normal < 0, down, up)) - np.abs(moved)
         further = np.where((np.ptp(moved, axis=0) > least) & np.isfinite(further), np.sign(normal) * further, 0.0)
     return np.concatenate([np.ones_like(logs[:1]), np.exp(further)])

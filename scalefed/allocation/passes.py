@@ -58,7 +58,7 @@ def with_loss_error(fit: Any, losses: Array, here: Mapping[str, float]) -> Array
     if predicted is None or len(losses) < 2:
         return losses
     error = predicted(parts=True, **here)["model"].to_numpy()
-    return losses * spread_further(np.log(losses), error, least=0.0)
+    return losses * spread_further(np.log(losses), error, error, least=0.0)
 
 
 def with_passes(link: Link, losses: Array, here: Mapping[str, float], best: Optimum) -> Optimum:

@@ -22,11 +22,12 @@ from scalefed.fitting.problem import Problem, subset
 from scalefed.fitting.solver import Solver
 
 _CUTS = (0.5, 1.0)  # decades below the largest run, where a cut holds out what is above
-DRIFTS, NEAR = 0.5, 0.4  # of the drift in half a decade; calibrated by bench_optima_coverage.py minima
+DRIFTS, NEAR = 0.5, 0.4  # of the drift in a decade, and decades; calibrated by bench_optima_coverage.py minima
 SPARE = 2  # runs more than parameters that a hold-out leaves
 _LARGE = 5_000  # runs; above, every so manieth is fitted
 _SHORTEST_SPAN = 0.25  # decades; a shorter range says nothing about how errors grow with distance
 _NAN = float("nan")
+_UNKNOWN = (_NAN, _NAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,9 @@ class BackTest:
         ranges: the same of each of the scale's columns; empty where there is only one.
         aside: the law's own error one span beyond each column's range, at a scale that was measured; where no runs can
             be held out for it, as large a decade as that of the scale.
-        drift: how far, in log size a decade, the best size at the largest compute moved when the largest runs were held
-            out; NaN where nothing was held out, or the law has no best size.
+        drift: how far, in log size a decade, the best size at the largest compute fell, and how far it rose, as the
+            largest runs by scale came in; NaN where nothing was held out, or the law has no best size.
+        drift_aside: how far it moved, either way, as the runs with the most params, or the most tokens, came in.
     """
 
     folds: int
@@ -58,7 +60,8 @@ class BackTest:
     high: float
     ranges: tuple[tuple[float, float], ...] = ()
     aside: tuple[float, ...] = ()
-    drift: float = _NAN
+    drift: tuple[float, float] = _UNKNOWN
+    drift_aside: float = _NAN
 
     @property
     def errors(self) -> tuple[float, ...]:
@@ -143,17 +146,25 @@ Folds = tuple[tuple[Fold, ...], ...]
 """The hold-outs of the largest runs by scale, then by each of its columns."""
 
 
-def size_error(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
-    """Standard deviation of the log of best sizes that no fit can show: of the law itself, as the back-test found it.
+def aside_of(backtest: BackTest) -> float:
+    """The drift with params and tokens; where no runs could be held out for it, the whole of that with scale."""
+    return backtest.drift_aside if np.isfinite(backtest.drift_aside) else float(np.hypot(*backtest.drift))
 
-    It grows with the distance beyond the runs, in the direction where the best run is farthest; it is there near the
-    ends of the runs already, and gone a decade inside all of them.
+
+def size_error(backtest: BackTest, columns: Mapping[str, np.ndarray] | pd.DataFrame) -> np.ndarray:
+    """Standard deviations of the log of best sizes that no fit can show, of the law itself: (2, n), below and above.
+
+    They grow with the distance beyond the runs, in the direction where the best run is farthest; they are there near
+    the ends of the runs already, and gone a decade inside all of them. Beyond the measured scale the best size goes on
+    as it went with scale; inside it, it may move either way, as far as it did with params and tokens.
     """
-    if not backtest.scale or not np.isfinite(backtest.drift):
-        return np.zeros(1)
+    if not backtest.scale or not np.isfinite(backtest.drift).all():
+        return np.zeros((2, 1))
     high = np.array([backtest.high, *(end for _, end in backtest.ranges)])[:, None]
-    beyond = (axes(columns, backtest.scale)[: len(high)] - high).max(axis=0)
-    return np.asarray(DRIFTS * backtest.drift * np.maximum(beyond, NEAR * np.clip(1.0 + beyond, 0.0, 1.0)))
+    away = axes(columns, backtest.scale)[: len(high)] - high
+    beyond, inside = away.max(axis=0), np.clip(-away[0] / NEAR, 0.0, 1.0)
+    drift = (1.0 - inside) * np.array(backtest.drift)[:, None] + inside * aside_of(backtest)
+    return np.asarray(DRIFTS * drift * np.maximum(beyond, NEAR * np.clip(1.0 + beyond, 0.0, 1.0)))
 
 
 def cuts(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], least: int) -> tuple[tuple[np.ndarray, ...], ...]:
@@ -240,7 +251,7 @@ def of_several(tests: Sequence[BackTest]) -> BackTest:
 
 
 def _discrepancy(folds: tuple[Fold, ...]) -> float:
-    return float(np.sqrt(max(f.excess for f in folds)))
+    return float(np.sqrt(np.mean([f.excess for f in folds])))
 
 
 def _still_varies(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], keep: np.ndarray) -> bool:

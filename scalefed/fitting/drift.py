@@ -8,30 +8,46 @@ import numpy as np
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.optimum import minimise
 from scalefed.errors import ScalefedError
+from scalefed.fitting.backtest import Folds
 from scalefed.fitting.candidates import Trial
 from scalefed.laws.parser import MAY_BE_ZERO
 from scalefed.units import train_flops
 
 _SHORT = 0.9  # decades: the hold-outs that are looked at
+_ENOUGH = 2  # times as many runs as free parameters in what a hold-out keeps: fewer tell their own noise
+_OTHER_SIDE = 0.5  # of the whole drift is kept where best sizes did not go: they may turn
 _OF_A_SETTING = ("clients", "clients_per_round", "skew", "local_steps", "batch_tokens", "unique_tokens")
 
 
-def size_drift(trials: Sequence[Trial]) -> float:
-    """Root mean square, over fits and their short hold-outs, of the change of log best size for a decade held out.
+def size_drift(trials: Sequence[Trial]) -> tuple[tuple[float, float], float]:
+    """How far log best size fell, and rose, a decade of scale that came in; and how far it moved with its columns.
 
-    It is taken at the largest compute of the runs, for few, usual and many clients a round; NaN where nothing was held
-    out, or the laws have no best size.
+    Root mean squares over fits and their short hold-outs. It is taken at the largest compute of the runs, for few,
+    usual and many clients a round; NaN where nothing was held out, or the laws have no best size.
 
     Args:
         trials: fits of one or several laws, with their hold-outs.
     """
-    found = [change for trial in trials for change in _changes(trial)]
-    return float(np.sqrt(np.mean(np.square(found)))) if found else float("nan")
+    by_scale = [change for trial in trials for change in _changes(trial, trial.folds[:1])]
+    by_columns = [change for trial in trials for change in _changes(trial, trial.folds[1:])]
+    return _sides(by_scale), float(np.sqrt(np.mean(np.square(by_columns)))) if by_columns else float("nan")
 
 
-def _changes(trial: Trial) -> list[float]:
+def _sides(changes: list[float]) -> tuple[float, float]:
+    """Root mean squares of what went down and of what went up; neither is less than a share of both together."""
+    if not changes:
+        return float("nan"), float("nan")
+    size = np.array([np.maximum(changes, 0.0), np.maximum(np.negative(changes), 0.0)])
+    down, up = np.sqrt(np.mean(size**2, axis=1))
+    least = _OTHER_SIDE * np.hypot(down, up)
+    return float(max(down, least)), float(max(up, least))
+
+
+def _changes(trial: Trial, ways: Folds) -> list[float]:
+    """Log best size without the runs that are held out, less that with them, a decade."""
     columns, names = trial.problem.columns, trial.problem.names
-    folds = [fold for way in trial.folds for fold in way if fold.below < _SHORT]
+    fewest = _ENOUGH * trial.problem.p
+    folds = [f for way in ways for f in way if f.below < _SHORT and trial.problem.n - f.size >= fewest]
     if not folds or not {"params", "tokens"} <= set(columns):
         return []
     full = dict(zip(names, trial.problem.to_values(trial.best.theta[None])[0], strict=True))

@@ -67,6 +67,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         replicates=replicates,
         target=content["target"],
         huber_delta=content["huber_delta"],
+        huber_above=content.get("huber_above", 1.0),
         scale_weight=content["scale_weight"],
         noise=content["noise"],
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
@@ -110,7 +111,7 @@ def _check(fit: Fit) -> None:
     for name in ("source", "cluster"):
         if not isinstance(getattr(fit, name), (str, type(None))):
             raise ValueError(f"{name} must be a text, got {getattr(fit, name)!r:.40}")
-    for name in ("noise", "huber_delta", "scale_weight"):
+    for name in ("noise", "huber_delta", "huber_above", "scale_weight"):
         number = getattr(fit, name)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 or number != number):
             raise ValueError(f"{name} must be a number from 0 up, got {number!r:.40}")
@@ -162,8 +163,24 @@ def _ranges(stored: Mapping[str, Any], bound: Sequence[str]) -> Ranges:
 def _backtest(stored: Mapping[str, Any]) -> BackTest:
     ranges = tuple((low, high) for low, high in stored.get("ranges", ()))
     return BackTest(
-        **{**stored, "scale": tuple(stored["scale"]), "ranges": ranges, "aside": tuple(stored.get("aside", ()))}
+        **{
+            **stored,
+            "scale": tuple(stored["scale"]),
+            "ranges": ranges,
+            "aside": tuple(stored.get("aside", ())),
+            **_drift(stored),
+        }
     )
+
+
+def _drift(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The drift of best sizes, down and up and aside; older fits hold one number for all of it."""
+    if "drift" not in stored:
+        return {}
+    drift = stored["drift"]
+    if isinstance(drift, (int, float)):
+        return {"drift": (float(drift), float(drift)), "drift_aside": float(drift)}
+    return {"drift": (float(drift[0]), float(drift[1]))}
 
 
 def _link(stored: Mapping[str, Any] | None) -> Any:

@@ -23,7 +23,7 @@ from scalefed.allocation.program import ROUND_COLUMNS
 from scalefed.downstream.link import Link
 from scalefed.errors import FitError
 from scalefed.fitting.alternative import EDGE
-from scalefed.fitting.backtest import DRIFTS, NEAR
+from scalefed.fitting.backtest import DRIFTS, NEAR, BackTest, aside_of
 from scalefed.fitting.result import Fit
 from scalefed.laws import Law
 from scalefed.units import train_flops
@@ -71,7 +71,7 @@ def planner_numbers(fit: Fit, asked: Mapping[str, Any]) -> dict[str, Any]:
             "scale": list(fit.backtest.scale),
             "ends": [[fit.backtest.low, fit.backtest.high], *map(list, fit.backtest.ranges)],
             "errors": list(fit.backtest.errors),
-            "drift": DRIFTS * fit.backtest.drift if np.isfinite(fit.backtest.drift) else 0.0,
+            "drift": _drift(fit.backtest),
             "near": NEAR,
         },
         "scores": _short(ndtri((np.arange(count) + 0.5) / count)) if (count := len(fit.replicates)) else [],
@@ -160,6 +160,13 @@ def _alternatives(fit: Fit) -> list[dict[str, Any]]:
         for one in fit.alternatives
         if one.widens
     ]
+
+
+def _drift(test: BackTest) -> list[list[float]]:
+    """Of the best size, down and up: as the scale of the runs grew, and as params and tokens did."""
+    if not np.isfinite(test.drift).all():
+        return [[0.0, 0.0], [0.0, 0.0]]
+    return [[DRIFTS * one for one in sides] for sides in (test.drift, (aside_of(test),) * 2)]
 
 
 def _tails(level: float, degrees: float) -> dict[str, float]:

@@ -30,9 +30,9 @@ function factsOf(answer) {
 
 function sentences(answer) {
   const found = [];
-  const held = answer.binding.map((name) => `${LIMIT_WORDS[name]} (1% more saves ${words.g(answer.shadow_prices[name], 2)} ${data.short_unit})`);
+  const held = answer.binding.map((name) => `${LIMIT_WORDS[name]} (1% more saves ${words.grouped(answer.shadow_prices[name], 2)} ${data.short_unit})`);
   if (held.length) found.push(`Held back by ${held.join(" and ")}.`);
-  if (Number.isFinite(answer.regret)) found.push(`If the law holds, this size costs at most ${words.g(answer.regret, 2)} ${data.target_unit} more than the truly best one, with ${words.share(answer.level)} probability.`);
+  if (Number.isFinite(answer.regret)) found.push(`If the law holds, this size costs at most ${words.grouped(answer.regret, 2)} ${data.target_unit} more than the truly best one, with ${words.share(answer.level)} probability.`);
   for (const note of answer.notes) found.push(`${note[0].toUpperCase()}${note.slice(1)}${/[.!?]$/.test(note) ? "" : "."}`);
   return found;
 }
@@ -176,6 +176,7 @@ function drawAll() {
 let printing = false;
 addEventListener("beforeprint", () => {
   printing = true;
+  begin();
   drawAll();
   document.querySelectorAll("details.unfold").forEach((one) => (one.open = true));
 });
@@ -211,9 +212,24 @@ function answerTable() {
   return { columns: ["quantity", "estimate", "low", "high"], rows };
 }
 
+// The page is written with its answer, so that it is read and the sliders stand before the law of every replicate is
+// compiled; an address with a question of its own is answered at once.
+let begun = false, settle;
+const settled = new Promise((resolve) => (settle = resolve));
+
+function begin() {
+  if (begun) return;
+  begun = true;
+  if (!data.refused) changed();
+  buildCharts();
+  performance.mark("answered");
+  settle(true);
+}
+
 function start() {
   if (!data.refused) {
     buildControls();
+    shown.forEach((refresh) => refresh());
     for (const name of ["python", "shell"]) byId(`copy-${name}`).addEventListener("click", (event) => copy(name, event.target));
     byId("answer-csv").addEventListener("click", () => last && save(new Blob([csvText(answerTable())], { type: "text/csv" }), "answer.csv"));
     addEventListener("hashchange", () => {
@@ -221,10 +237,10 @@ function start() {
       buildControls();
       changed();
     });
-    changed();
   }
-  buildCharts();
   new IntersectionObserver(([entry]) => (byId("bar").hidden = entry.isIntersecting || data.refused !== null)).observe(byId("answer"));
+  if (location.hash || document.hidden) begin();
+  else addEventListener("load", () => requestAnimationFrame(() => setTimeout(begin)));
 }
 
 start();

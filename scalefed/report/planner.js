@@ -96,7 +96,7 @@ function goalOf(ask) {
 
 function unreachable(goal, best) {
   if (goal.name !== "loss") return `no compute solves ${words.share(goal.value)} of the problems; ask for less`;
-  return `no compute reaches this loss: the fitted law ends at ${words.four(best.constant)}; ask for a higher loss`;
+  return `no compute reaches this loss: the fitted law ends at ${words.grouped(best.constant)}; ask for a higher loss`;
 }
 
 function report(data, ask, setting, rows, found, limits) {
@@ -126,7 +126,8 @@ function report(data, ask, setting, rows, found, limits) {
     .filter((name) => answer.shadow_prices[name] > 1e-8 * excess)
     .sort((a, b) => answer.shadow_prices[b] - answer.shadow_prices[a]);
   const costs = found.slice(1).map((one, i) => losses[i + 1] - one.constant - Math.exp(one.log_excess));
-  answer.regret = costs.length ? Math.max(quantile(costs, level), 0) : NaN;
+  const lost = costs.length ? quantile(costs, level) : NaN;
+  answer.regret = lost <= 1e-12 * answer.loss ? 0 : lost; // rounding is no loss
   answer.notes = notesOf(data, ask, setting, found, answer);
   if (data.link) Object.assign(answer, passesAt(data.link, rows.columns, n, d, spreadFurther(data, losses, band.model), level));
   return answer;
@@ -141,19 +142,19 @@ function notesOf(data, ask, setting, found, answer) {
     if (!said && data.assumed[name]) notes.push(data.assumed[name]);
   }
   const inRounds = data.law.in_rounds || IN_ROUNDS.some((name) => ask[name]);
-  const usual = (name) => notes.push(`${name} = ${words.g(data.setting.given[name])}, as in the runs`);
+  const usual = (name) => notes.push(`${name} = ${words.grouped(data.setting.given[name], 6)}, as in the runs`);
   if (ask.local_steps === undefined && inRounds && data.setting.given.local_steps) usual("local_steps");
   notes.push(...data.notes);
   if (ask.batch_tokens === undefined && (inRounds || ask.memory) && data.setting.given.batch_tokens) usual("batch_tokens");
   if (data.exact) {
     const ratio = powerSum(data.exact, found[0].n) / powerSum(setting.cost, found[0].n);
-    const told = `with output layer and attention counted (compute_exact) this run takes ${words.g(ratio, 2)} times its compute`;
+    const told = `with output layer and attention counted (compute_exact) this run takes ${words.grouped(ratio, 2)} times its compute`;
     if (Math.abs(ratio - 1) >= data.exact.alike) notes.push(told);
   }
   for (const name of ["params", "tokens"]) {
     if (!data.measured[name]) continue;
     const [low, high] = data.measured[name], value = answer[name];
-    const times = words.g(value / high, 2);
+    const times = words.grouped(value / high, 2);
     if (value > 1.001 * high) notes.push(`${name} ${words.grouped(value)} is ${times} times the largest of the runs (${words.grouped(high)})`);
     else if (value < 0.999 * low) notes.push(`${name} ${words.grouped(value)} is below the smallest of the runs (${words.grouped(low)})`);
   }
@@ -336,17 +337,20 @@ function spreadFurther(data, losses, error) {
 function withLawError(data, rows, found) {
   const best = found[0], others = found.slice(1), reach = data.reach;
   const sizes = others.map((one) => one.n), lengths = others.map((one) => one.d);
-  if (!reach.drift || !others.length || Math.max(...sizes) - Math.min(...sizes) <= ALIKE) return found;
+  if (!others.length || Math.max(...sizes) - Math.min(...sizes) <= ALIKE) return found;
   const each = reach.scale.map((name) => columnAt(rows.columns[name], best.n, best.d) / Math.LN10);
   const x = [each.reduce((a, b) => a + b, 0), ...(each.length > 1 ? each : [])];
-  const beyond = Math.max(...reach.ends.map(([, high], i) => x[i] - high));
-  const spread = reach.drift * Math.max(beyond, reach.near * Math.min(Math.max(1 + beyond, 0), 1));
+  const away = reach.ends.map(([, high], i) => x[i] - high);
+  const beyond = Math.max(...away);
+  const inside = Math.min(Math.max(-away[0] / reach.near, 0), 1);
+  const far = Math.max(beyond, reach.near * Math.min(Math.max(1 + beyond, 0), 1));
+  const spread = [0, 1].map((side) => far * ((1 - inside) * reach.drift[0][side] + inside * reach.drift[1][side]));
   const trades = Math.max(...lengths) - Math.min(...lengths) > ALIKE;
   const order = sizes.map((_, i) => i).sort((a, b) => sizes[a] - sizes[b]);
   const moved = [best];
   order.forEach((i, rank) => {
-    const z = data.scores[rank], away = others[i].n - best.n;
-    const further = Math.sign(z) * (Math.hypot(away, z * spread) - Math.abs(away)) || 0;
+    const z = data.scores[rank], apart = others[i].n - best.n;
+    const further = Math.sign(z) * (Math.hypot(apart, z * spread[z < 0 ? 0 : 1]) - Math.abs(apart)) || 0;
     moved[i + 1] = { ...others[i], n: others[i].n + further, d: others[i].d - (trades ? further : 0) };
   });
   return moved;

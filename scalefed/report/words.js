@@ -18,11 +18,11 @@ const words = {
   four(value) {
     return words.g(value, 4);
   },
-  // Four digits, with thousands set apart below a billion; as scalefed.units.grouped.
-  grouped(value) {
+  // So many digits, with thousands set apart below a billion; as scalefed.units.grouped.
+  grouped(value, digits = 4) {
     if (value === 0 || (Math.abs(value) >= 1e-4 && Math.abs(value) < 1e9))
-      return Number(value.toPrecision(4)).toLocaleString("en-US", { maximumFractionDigits: 10 });
-    return words.g(value, 4).replace(/e([+-])0*(\d)/, (_, sign, digit) => `e${sign === "-" ? "-" : ""}${digit}`);
+      return Number(value.toPrecision(digits)).toLocaleString("en-US", { maximumFractionDigits: 10 });
+    return words.g(value, digits).replace(/e([+-])0*(\d)/, (_, sign, digit) => `e${sign === "-" ? "-" : ""}${digit}`);
   },
   // A count in at most three digits: 24.6k, 2M, 7B.
   count(value) {

@@ -296,18 +296,39 @@ def _wrong_rows(counts: "pa.Table") -> Array:
         return np.zeros(0, dtype=bool)
     tasks, correct = counts["task_ids"], counts["correct"]
     samples = np.nan_to_num(_values(counts["samples"]).astype(float), nan=0.0)
-    lengths = _lengths(tasks)
+    lengths, solved = _lengths(tasks), _values(_flat(correct))
     wrong = (samples < 1) | (_lengths(correct) != lengths) | ~_all(tasks.is_valid()) | ~_all(correct.is_valid())
-    row = np.repeat(np.arange(rows), _lengths(correct))
-    solved = _values(_flat(correct)).astype(float)
-    wrong[row[~((solved >= 0) & (solved <= samples[row]))]] = True
+    if len(solved):
+        some = _lengths(correct) > 0
+        starts = (np.cumsum(_lengths(correct)) - _lengths(correct))[some]
+        least, most = np.minimum.reduceat(solved, starts), np.maximum.reduceat(solved, starts)
+        wrong[some] |= ~((least >= 0) & (most <= samples[some]))
     names = _flat(tasks).dictionary_encode().unify_dictionaries().combine_chunks()
-    if names.null_count or rows * max(len(names.dictionary), 1) > _MOST_BINS:
+    if names.null_count:
         return np.ones(rows, dtype=bool)
-    one = np.repeat(np.arange(rows), lengths) * len(names.dictionary) + names.indices.to_numpy(zero_copy_only=False)
-    wrong[np.flatnonzero(np.bincount(one) > 1) // max(len(names.dictionary), 1)] = True
+    codes = names.indices.to_numpy(zero_copy_only=False)
+    first = _unlike_the_row_before(codes, lengths)
+    if int(first.sum()) * len(names.dictionary) > _MOST_BINS:
+        return np.ones(rows, dtype=bool)
+    wrong |= _repeat_a_name(codes[np.repeat(first, lengths)], lengths[first])[np.cumsum(first) - 1]
     if "gold_losses" in counts.column_names:
         measured = present(counts).has("gold_losses")
         wrong |= measured & (_lengths(counts["gold_losses"]) != lengths)
         wrong |= measured & ~_all(counts["gold_losses"].is_valid())
     return np.asarray(wrong)
+
+
+def _unlike_the_row_before(codes: Array, lengths: Array) -> Array:
+    """(rows,) whether a row names other problems, or in another order; every row where the numbers of them differ."""
+    found = np.ones(len(lengths), dtype=bool)
+    if lengths.min() == lengths.max():
+        table = codes.reshape(len(lengths), -1)
+        found[1:] = (table[1:] != table[:-1]).any(axis=1)
+    return found
+
+
+def _repeat_a_name(codes: Array, lengths: Array) -> Array:
+    """(rows,) whether a row names a problem twice."""
+    rows, kinds = len(lengths), int(codes.max(initial=0)) + 1
+    seen = np.bincount(np.repeat(np.arange(rows), lengths) * kinds + codes, minlength=rows * kinds)
+    return np.asarray((seen.reshape(rows, kinds) > 1).any(axis=1))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 
 LAYOUT = "layout"
+_SAME = "same_as"
+"""Key of a table's metadata: which column leaves its numbers out where another has them."""
 _LARGEST = 2**63  # of Parquet's whole numbers
 
 
@@ -78,6 +80,45 @@ def column_encodings(table: "pa.Table") -> dict[str, Any]:
     }
 
 
+def without_repeats(table: "pa.Table") -> "pa.Table":
+    """The table without numbers that a row has twice; its metadata says in which other column each still stands.
+
+    With one client a round, its loss is the round's and its norm that of the update: an eighth of runs/grid.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    same: dict[str, str] = {}
+    lists = [field.name for field in table.schema if field.type == pa.list_(pa.float64())]
+    sources = {name: _single(table[name]) for name in lists}
+    for name in [field.name for field in table.schema if field.type == pa.float64()]:
+        hits = {other: _repeats(table[name], source) for other, source in sources.items()}
+        best = max(hits, key=lambda other: hits[other].sum(), default=None)
+        if best is None or not hits[best].any():
+            sources[name] = table[name]
+            continue
+        same[name] = best
+        thin = pc.if_else(pa.array(hits[best]), None, table[name])
+        table = table.set_column(table.column_names.index(name), name, thin)
+    return table.replace_schema_metadata({_SAME: json.dumps(same)}) if same else table
+
+
+def with_repeats(table: "pa.Table") -> "pa.Table":
+    """The table again from which :func:`without_repeats` was made.
+
+    >>> import pyarrow as pa
+    >>> whole = pa.table({"train_loss": [2.0, 1.5], "client_losses": [[2.0], [1.0, 2.0]]})
+    >>> without_repeats(whole)["train_loss"].to_pylist(), with_repeats(without_repeats(whole)).equals(whole)
+    ([None, 1.5], True)
+    """
+    import pyarrow.compute as pc
+
+    for name, other in json.loads((table.schema.metadata or {}).get(_SAME.encode(), b"{}")).items():
+        whole = pc.coalesce(table[name], _single(table[other]))
+        table = table.set_column(table.column_names.index(name), name, whole)
+    return table
+
+
 def decode(table: "pa.Table") -> Iterator[dict[str, Any]]:
     """The records of a table that :func:`encode` made, equal to those it was given.
 
@@ -127,6 +168,29 @@ def present(table: "pa.Table") -> Presence:
     layouts = pa.chunked_array(table.column(LAYOUT)).unify_dictionaries().combine_chunks()
     kinds = layouts.indices.to_numpy(zero_copy_only=False)
     return Presence([frozenset(_names(json.loads(text))) for text in layouts.dictionary.to_pylist()], kinds)
+
+
+# ---------------------------------------------------------------------- numbers that stand twice
+def _single(column: "pa.ChunkedArray") -> "pa.ChunkedArray":
+    """The numbers of a column; of lists those that stand alone."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_list(column.type):
+        return column
+    alone = pc.equal(pc.list_value_length(column), 1)
+    return pc.list_element(pc.if_else(alone, column, pa.scalar([None], type=column.type)), 0)
+
+
+def _repeats(column: "pa.ChunkedArray", source: "pa.ChunkedArray") -> Any:
+    """(rows,) where the source has the very same number; nowhere if it has one where the column has none."""
+    import numpy as np
+
+    there, given = (np.asarray(values.is_valid().to_numpy()) for values in (column, source))
+    if (given & ~there).any():
+        return np.zeros(len(column), dtype=bool)
+    bits, others = (values.to_numpy().view(np.int64) for values in (column, source))  # -0.0 is not 0.0
+    return there & given & (bits == others)
 
 
 # ---------------------------------------------------------------------- keys

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from scalefed.errors import DataError, RunLogWarning
 from scalefed.runs.bulk import PlainRuns
 from scalefed.runs.derived import follow, follow_columns
 from scalefed.runs.files import RUN, read_evaluation, read_rounds, read_run, status_of
-from scalefed.runs.packed import PACK, Pack, counts_lost, is_packed_run, open_pack, packed_folders
+from scalefed.runs.packed import PACK, Pack, counts_lost, is_packed_run, open_pack
 from scalefed.runs.reading import is_folder
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, Column
 from scalefed.units import train_flops
@@ -46,13 +46,25 @@ class Place:
 
     Attributes:
         folder: the run's folder, or the sweep's.
-        folders: the runs' folders; of packed ones, those that they had.
-        packed: whether the runs are all those of the sweep's pack.
+        names: of the packed runs, in order; None of one that is not.
     """
 
     folder: Path
-    folders: list[Path]
-    packed: bool = False
+    names: Sequence[str] | None = None
+
+    @property
+    def packed(self) -> bool:
+        """Whether the runs are all those of the sweep's pack."""
+        return self.names is not None
+
+    @property
+    def folders(self) -> list[Path]:
+        """The runs' folders; of packed ones, those that they had."""
+        return [self.folder] if self.names is None else [self.folder / name for name in self.names]
+
+    def without(self, read: "np.ndarray[Any, Any]") -> list[Path]:
+        """The folders of the packed runs that were not read; ``read`` (runs,) says which were."""
+        return [self.folder / name for name, done in zip(self.names or (), read, strict=True) if not done]
 
     @property
     def sweep(self) -> str:
@@ -66,15 +78,15 @@ def places(root: str | os.PathLike[str]) -> Iterator[Place]:
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         if RUN in files or "rounds.jsonl" in files:
             folders.clear()
-            yield Place(Path(path), [Path(path)])
+            yield Place(Path(path))
         elif PACK in files:
             with skip_damaged(Path(path) / PACK):
-                packed = packed_folders(Path(path))
-                yield Place(Path(path), packed, packed=True)
-                known = {folder.name for folder in packed}
+                packed = open_pack(path).run_ids
+                yield Place(Path(path), packed)
+                known = set(packed)
                 folders[:] = [name for name in folders if name not in known]
     if is_packed_run(Path(root)):
-        yield Place(Path(root), [Path(root)])
+        yield Place(Path(root))
 
 
 def is_log(source: Any) -> bool:
@@ -136,9 +148,7 @@ def table_of(found: "list[Place]", root: Path, *, rounds: bool) -> "pd.DataFrame
     frames: list[pd.DataFrame] = []
     seen = _Seen()
     for place in found:
-        alone, table = place.folders, None
-        with skip_damaged(place.folder):
-            alone, table = by_columns(place, partial(_plain_runs, rounds=rounds))
+        alone, table = by_columns(place, partial(_plain_runs, rounds=rounds))
         frames += [] if table is None else [table]
         if table is not None:
             seen.names.setdefault(place.folder, {}).update(dict.fromkeys(table["run_id"], "one in the pack"))
@@ -192,7 +202,7 @@ def _plain_runs(place: Place, plain: PlainRuns, *, rounds: bool) -> "tuple[list[
 
     if rounds:
         plain = plain.with_plain_rounds()
-    alone = [folder for folder, is_plain in zip(place.folders, plain.plain, strict=True) if not is_plain]
+    alone = place.without(plain.plain)
     if not plain.plain.any() or (rounds and "rounds" in plain.pack.faults):
         return alone, None
     rows = plain.rows(_defaults())
@@ -223,12 +233,12 @@ def by_columns(
     """
     if not place.packed:
         return place.folders, None
-    packed = open_pack(place.folder)
-    _tell_lost(packed)
-    try:
-        return read(place, PlainRuns.of(packed))
-    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError):  # pyarrow's errors are among them
-        return place.folders, None
+    with skip_damaged(place.folder):
+        packed = open_pack(place.folder)
+        _tell_lost(packed)
+        with contextlib.suppress(ValueError, LookupError, TypeError, ArithmeticError, AttributeError):  # pyarrow's too
+            return read(place, PlainRuns.of(packed))
+    return place.folders, None
 
 
 def plain_counts(place: Place, plain: PlainRuns, *, file: str) -> "tuple[list[Path], pd.DataFrame | None]":
@@ -236,7 +246,7 @@ def plain_counts(place: Place, plain: PlainRuns, *, file: str) -> "tuple[list[Pa
     import pandas as pd
 
     plain = plain.with_plain_counts(file)
-    alone = [folder for folder, is_plain in zip(place.folders, plain.plain, strict=True) if not is_plain]
+    alone = place.without(plain.plain)
     columns = plain.counts(file)
     return alone, pd.DataFrame(columns) if len(columns["run_id"]) else None
 

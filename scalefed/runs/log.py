@@ -196,9 +196,7 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
         file = f"eval-{evaluation}.json" if evaluation else EVALUATION
         parts = []
         for place in places(source):
-            alone, found = place.folders, None
-            with skip_damaged(place.folder):
-                alone, found = by_columns(place, partial(plain_counts, file=file))
+            alone, found = by_columns(place, partial(plain_counts, file=file))
             parts += [] if found is None else [found]
             for folder in alone:
                 with skip_damaged(folder):

@@ -1,11 +1,13 @@
 """How does a finished sweep become three Parquet files, and its run folders again, byte for byte?
 
 ``runs.parquet`` has a row a run, ``rounds.parquet`` a row a round, ``counts.parquet`` a row an evaluation; each is a
-plain table that pandas reads. A run's own files are made again from them exactly: every run is decoded and compared
+plain table that pandas reads, but that a number which stands in another column of its row too is left out, as the
+file's metadata say. A run's own files are made again from them exactly: every run is decoded and compared
 with its files before a folder goes, and one that the columns cannot hold is kept as text in ``raw``. Each run carries a
 hash of its files, each Parquet page a checksum. Packed runs and folders may lie side by side; a run in both is one run.
 """
 
+import inspect
 import json
 import os
 import shutil
@@ -15,12 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError
-from scalefed.runs.columnar import column_encodings, encode, misfits
+from scalefed.runs.columnar import column_encodings, encode, misfits, without_repeats
 from scalefed.runs.jsontext import loads
 from scalefed.runs.packed import ROUNDS, RUN, TABLES, Pack, files_hash, is_evaluation, is_packed, stored_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_PAGE = 2**28
+"""Bytes, and rows, of a Parquet page: a column is one page, so that zstd finds what runs have in common."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +159,6 @@ def _parse(files: Mapping[str, str]) -> _Parsed:
 
 def _write(root: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
     """The three files, complete on disk before the first takes its place; the one that names the runs goes last."""
-    import pyarrow.parquet as pq
-
     raw = _odd(runs)
     while True:
         tables = _tables(runs, raw)
@@ -166,14 +169,7 @@ def _write(root: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
         raw |= wrong
     for part, name in TABLES.items():
         temporary = root / f".{name}.tmp"
-        pq.write_table(
-            tables[part],
-            temporary,
-            compression="zstd",
-            compression_level=19,
-            write_page_checksum=True,
-            **column_encodings(tables[part]),
-        )
+        _write_table(without_repeats(tables[part]), temporary)
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
     for name in TABLES.values():
@@ -181,6 +177,23 @@ def _write(root: Path, runs: Mapping[str, Mapping[str, str]]) -> None:
     written_back = stored_files(root)
     if written_back != runs:
         raise DataError(f"the pack in {root} does not read back as written; the run folders stay, check the disk")
+
+
+def _write_table(table: "pa.Table", path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    by_rows = "max_rows_per_page" in inspect.signature(pq.write_table).parameters  # older ones have no such limit
+    pq.write_table(
+        table,
+        path,
+        compression="zstd",
+        compression_level=19,
+        write_page_checksum=True,
+        write_statistics=False,  # columns are read whole
+        data_page_size=_PAGE,
+        **({"max_rows_per_page": _PAGE} if by_rows else {}),
+        **column_encodings(table),
+    )
 
 
 def _tables(runs: Mapping[str, Mapping[str, str]], raw: set[str]) -> dict[str, "pa.Table"]:

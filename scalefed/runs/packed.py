@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalefed.errors import DataError
-from scalefed.runs.columnar import decode
+from scalefed.runs.columnar import decode, with_repeats
 from scalefed.runs.jsontext import dumps, loads
 from scalefed.runs.reading import opened, understanding
 
@@ -42,7 +42,7 @@ class Pack:
     counts: "pa.Table"
     faults: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def run_ids(self) -> list[str]:
         """The packed runs, in order."""
         with self._understanding():
@@ -187,11 +187,6 @@ def evaluations_of(folder: Path) -> list[str]:
     return open_pack(folder.parent).evaluations(folder.name) if is_packed_run(folder) else []
 
 
-def packed_folders(sweep: Path) -> list[Path]:
-    """The folders that the packed runs of a sweep had."""
-    return [sweep / run_id for run_id in open_pack(sweep).run_ids] if is_packed(sweep) else []
-
-
 def stored_files(root: Path) -> dict[str, dict[str, str]]:
     """Every run of a pack as files, each checked against its hash.
 
@@ -279,9 +274,11 @@ def _read_table(path: Path) -> "pa.Table":
 
     try:
         with opened(path) as stream:
-            return pq.ParquetFile(stream, page_checksum_verification=True).read()
+            table = pq.ParquetFile(stream, page_checksum_verification=True).read()
     except (ValueError, OSError, KeyError) as error:  # pyarrow's errors are these
         raise DataError(f"{path} cannot be read ({error}); restore it, from git for example") from error
+    with understanding(path, "restore it, from git for example"):
+        return with_repeats(table)
 
 
 def _blocks(table: "pa.Table") -> dict[str, tuple[int, int]]:

@@ -1,8 +1,9 @@
 """How are many samples spread over workers, so that no verdict is lost and memory stays flat?
 
-Samples are taken from an iterator only as workers need them, a few in flight per worker. A worker that dies is
-replaced and its samples are given out again; one that dies or hangs on the same sample repeatedly costs that sample
-only.
+Samples are taken from an iterator only as workers need them, a few in flight per worker. What waits behind a slow
+sample when there are no others left is given to idle workers too, and the first verdict counts: so time-outs side by
+side in the input are waited for by all cores. A worker that dies is replaced and its samples are given out again; one
+that dies or hangs on the same sample repeatedly costs that sample only.
 """
 
 import json
@@ -22,6 +23,7 @@ from scalefed.sandbox.launcher import command
 from scalefed.sandbox.messages import Link, Outcome, Usage
 
 _IN_FLIGHT = 32  # jobs sent ahead to a worker, so that it never waits for the next
+_SLOW = 0.1  # seconds without a verdict, after which others help a worker
 _ATTEMPTS = 3  # times that a sample, alone with a tester, ends it, before that is its verdict
 _TESTS_CPU, _TESTS_WALL = 8, 32  # times its limit that a sample may keep its tester computing, and busy at all
 _GRACE = 30.0  # seconds more, for tests that have much to do themselves
@@ -38,6 +40,7 @@ class _Job:
     key: str
     completion: str
     alone: bool = False  # its tester died once: it is given out with no other
+    twice: bool = False  # two workers have it
     deaths: int = 0
 
 
@@ -119,8 +122,8 @@ class Pool:
         """Judge (key, completion) pairs: their positions and outcomes, in the order in which they are done."""
         source = (_Job(ticket, key, completion) for ticket, (key, completion) in enumerate(samples))
         while True:
-            for worker in self._workers:
-                self._fill(worker, source)
+            while any([self._feed(worker, source) for worker in self._workers]):
+                pass
             busy = [worker for worker in self._workers if worker.jobs]
             if not busy:
                 return
@@ -130,20 +133,33 @@ class Pool:
                     yield from self._bury(worker)
             self._end_overdue()
 
-    def _fill(self, worker: _Worker, source: Iterator[_Job]) -> None:
-        """Keep a worker busy; samples that may have ended another one go out singly, when no other is in flight."""
-        while len(worker.jobs) < _IN_FLIGHT and not worker.link.closed:
-            if any(job.alone for job in worker.jobs.values()):
-                return
-            if self._again:
-                if worker.jobs:
-                    return
-                self._give(worker, self._again.popleft())
-                continue
-            job = next(source, None)
-            if job is None:
-                return
-            self._give(worker, job)
+    def _feed(self, worker: _Worker, source: Iterator[_Job]) -> bool:
+        """Give one more sample to a worker that has room for it; False if there was none to give.
+
+        Samples that may have ended another worker go out singly, when no other is in flight.
+        """
+        if len(worker.jobs) >= _IN_FLIGHT or worker.link.closed or any(job.alone for job in worker.jobs.values()):
+            return False
+        if self._again:
+            if worker.jobs:
+                return False
+            job: _Job | None = self._again.popleft()
+        else:
+            job = next(source, None) or (None if worker.jobs else self._waiting())
+        if job is None:
+            return False
+        self._give(worker, job)
+        return True
+
+    def _waiting(self) -> _Job | None:
+        """The last sample that waits behind a slow one, if there is any."""
+        since = time.monotonic() - _SLOW
+        for worker in self._workers:
+            for job in list(worker.jobs.values())[:0:-1] if worker.moved < since else ():
+                if not job.twice:
+                    job.twice = True
+                    return job
+        return None
 
     def _give(self, worker: _Worker, job: _Job) -> None:
         """Send one sample, and its problem first if the worker has not met it."""
@@ -159,7 +175,8 @@ class Pool:
             worker.move()
 
     def _ready(self, busy: list[_Worker]) -> list[_Worker]:
-        readable = select.select(busy_links := [worker.link for worker in busy], [], [], 0.5)[0]
+        pause = 0.5 if len(busy) == len(self._workers) else _SLOW
+        readable = select.select(busy_links := [worker.link for worker in busy], [], [], pause)[0]
         return [worker for worker, link in zip(busy, busy_links, strict=True) if link in readable]
 
     def _hear(self, worker: _Worker) -> list[tuple[int, Outcome]]:
@@ -173,11 +190,17 @@ class Pool:
                 raise SandboxError(_refusal(self._isolation, message[1]))
             else:
                 for ticket, verdict, reason, cpu_s, peak_mb, tier in message[1]:
-                    del worker.jobs[ticket]
-                    done.append((ticket, Outcome(verdict, reason, Usage(cpu_s, peak_mb), tier)))
+                    if ticket in worker.jobs:  # else another was faster
+                        self._forget(ticket)
+                        done.append((ticket, Outcome(verdict, reason, Usage(cpu_s, peak_mb), tier)))
         if worker.link.closed and worker.facts is None:
             raise SandboxError(f"a tester ended with status {worker.process.wait()} before it was ready")
         return done
+
+    def _forget(self, ticket: int) -> None:
+        """A sample is judged: nobody is waited for on its account."""
+        for worker in self._workers:
+            worker.jobs.pop(ticket, None)
 
     def _bury(self, worker: _Worker) -> list[tuple[int, Outcome]]:
         """Replace a dead worker. Its samples are given out again one by one; one that ends each of them is the cause.
@@ -185,8 +208,8 @@ class Pool:
         One that ended a worker alone is tried next in the new one, which has judged nothing yet.
         """
         _end(worker)
-        jobs = list(worker.jobs.values())
         fresh = self._workers[self._workers.index(worker)] = self._start()
+        jobs = [job for job in worker.jobs.values() if not any(job.ticket in other.jobs for other in self._workers)]
         for job in jobs:
             job.deaths += job.alone
             job.alone = True

@@ -9,10 +9,10 @@ fused, foreach   over a bare loop with torch.optim.AdamW's own fast ways, one cl
 compiled   over torch.compile of the loss; compiling takes minutes and is not counted
 
 Everything of a cell is taken in turn, in processor time; a ratio is the median of those of neighbours. The machine may
-be busy: that slows both sides of a ratio. A share is the best time over the best, then quartiles of neighbours. The
-library makes the products of all tokens of a step at once, float32, one thread, in memory that is there already, and
-nothing else: no norm, softmax, gate or optimizer. Attention sees half of the scores, so half the time of full squares
-counts. A level is fixed when a process starts, so that the library has one for each.
+be busy: that slows both sides of a ratio. A share is the library's best over our best, then over quartiles of ours. The
+library makes each product of all tokens of a step, float32, one thread, again and again, warm, and nothing else: no
+norm, softmax, gate or optimizer. Attention sees half of the scores, so half the time of full squares counts. A level
+is fixed when a process starts, so that the library has one for each.
 """
 
 import argparse
@@ -59,16 +59,17 @@ class Cell:
         self.tasks = [ClientTask(k, torch.randint(512, shape, generator=draw)) for k in range(16 if batched else 1)]
         self.steps = STEPS * len(self.tasks)
 
-    def ours(self, level: str, clients: int | None = None) -> Callable[[], object]:
+    def ours(self, level: str, tasks: list[ClientTask] | None = None) -> Callable[[], object]:
         def train() -> None:
             os.environ[LEVEL_VARIABLE] = level
-            self.train("native", clients)
+            self.train("native", tasks)
 
         return train
 
-    def train(self, kernels: str, clients: int | None = None) -> None:
+    def train(self, kernels: str, tasks: list[ClientTask] | None = None) -> None:
+        tasks = tasks or self.tasks
         config = RunConfig(kernels=kernels, client_batching="loop" if kernels == "compiled" else "auto")
-        local_updates(self.model, self.start, self.tasks[:clients], config, learning_rates=[1e-3] * STEPS)
+        local_updates(self.model, self.start, tasks, config, learning_rates=[1e-3] * len(tasks[0].batches))
 
     def bare(self, **way: bool) -> None:
         for task in self.tasks:
@@ -96,9 +97,9 @@ class Library:
         limit = {"MKL_ENABLE_INSTRUCTIONS": named, "ONEDNN_MAX_CPU_ISA": named.replace("512", "512_CORE")}
         self.process = subprocess.Popen(call, env=os.environ | (limit if named else {}), stdin=-1, stdout=-1, text=True)
 
-    def seconds(self, steps: int) -> float:
-        """Processor seconds of the products of so many steps."""
-        print(steps, file=self.process.stdin, flush=True)
+    def seconds(self) -> float:
+        """Processor seconds of a step's products: the sum of the best time of each so far."""
+        print(file=self.process.stdin, flush=True)
         return float(self.process.stdout.readline())
 
     def close(self) -> None:
@@ -119,47 +120,51 @@ def answer_products(params: int, tokens: int) -> None:
     heads = torch.randn(tokens // LENGTH * shape.heads, LENGTH, HEAD)
     scores, mixed = torch.randn(len(heads), LENGTH, LENGTH), torch.empty_like(heads)
 
-    def linear() -> None:
-        for x, dy, weight, y, dx, d_weight in made:
-            torch.mm(x, weight.t(), out=y)
-            torch.mm(dy, weight, out=dx)
-            torch.mm(dy.t(), x, out=d_weight)
-
-    def attention() -> None:
-        for _ in range(shape.layers):
-            for _ in "forward", "backward":  # scores and their gradient
-                torch.bmm(heads, heads.transpose(1, 2), out=scores)
-            for left in scores, scores, scores.transpose(1, 2), scores.transpose(1, 2):  # mixed; dq; dk, dv
-                torch.bmm(left, heads, out=mixed)
-
-    for line in sys.stdin:
-        linear()  # into the caches
-        begin = time.process_time()
-        for _ in range(int(line)):
-            linear()
-        middle = time.process_time()
-        for _ in range(int(line)):
-            attention()
-        print(middle - begin + (time.process_time() - middle) / 2, flush=True)
+    calls = [
+        call
+        for x, dy, weight, y, dx, d_weight in made
+        for call in (
+            lambda x=x, weight=weight, y=y: torch.mm(x, weight.t(), out=y),
+            lambda dy=dy, weight=weight, dx=dx: torch.mm(dy, weight, out=dx),
+            lambda dy=dy, x=x, d_weight=d_weight: torch.mm(dy.t(), x, out=d_weight),
+        )
+    ]
+    attention = [
+        lambda: torch.bmm(heads, heads.transpose(1, 2), out=scores),
+        lambda: torch.bmm(scores, heads, out=mixed),
+        lambda: torch.bmm(scores.transpose(1, 2), heads, out=mixed),
+    ]  # each twice a layer: scores and their gradient; what is mixed, and that of queries; that of keys and values
+    best = dict.fromkeys([*calls, *attention], float("inf"))
+    for _ in sys.stdin:
+        for call in best:
+            call()
+            begin = time.process_time()
+            for _ in range(5):
+                call()
+            best[call] = min(best[call], (time.process_time() - begin) / 5)
+        print(sum(best[call] for call in calls) + shape.layers * sum(best[call] for call in attention), flush=True)
 
 
 def ceiling_shares(cell: Cell, params: int, tokens: int, seconds: float) -> dict[str, tuple[float, float, float]]:
-    """For each level the best time of the library's products over our best step, and quartiles of neighbours; percent.
+    """For each level the best time of the library's products over our best step, and over quartiles of ours; percent.
 
-    Turns are short, of one client's steps, so that some of each are undisturbed on a busy machine.
+    Turns are visits of one client, 25 steps or a few hundredths of a second, so that some of each are undisturbed on a
+    busy machine.
     """
+    steps = max(2, min(25, 2_000_000 // params))
+    visit = [ClientTask(0, cell.tasks[0].batches[:1].expand(steps, -1, -1).contiguous())]
     libraries = {level: Library(params, tokens, level) for level in LEVELS}
     products: dict[str, list[float]] = {level: [] for level in LEVELS}
     ways: dict[str, Callable[[], object]] = {}
     for level, library in libraries.items():
-        ways[f"products {level}"] = lambda level=level, library=library: products[level].append(library.seconds(STEPS))
-        ways[level] = cell.ours(level, 1)
+        ways[f"products {level}"] = lambda level=level, library=library: products[level].append(library.seconds())
+        ways[level] = cell.ours(level, visit)
     times = interleaved(ways, seconds)
     found = {}
     for level, library in libraries.items():
         library.close()
-        low, high = np.quantile(np.divide(products[level][1:], times[level]), [0.25, 0.75])
-        found[level] = (100 * min(products[level]) / min(times[level]), 100 * low, 100 * high)
+        shares = 100 * products[level][-1] * steps / np.array(times[level])
+        found[level] = (float(max(shares)), *map(float, np.quantile(shares, [0.25, 0.75])))
     return found
 
 

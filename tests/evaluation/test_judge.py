@@ -113,6 +113,14 @@ def test_identical_completions_are_judged_once(monkeypatch: pytest.MonkeyPatch) 
     assert (tally.samples, tally.correct, tally.missing) == ((100, 50), (50, 0), ())
 
 
+def test_what_waits_behind_a_time_out_is_judged_by_an_idle_worker() -> None:
+    long = "    for i in range(10**12):\n        x += i * y\n    return x\n"
+    samples = [("t/add", long)] + [("t/add", f"{RIGHT}# {i}\n") for i in range(8)]
+    found = dict(judge_stream([ADD], samples, workers=2, timeout=0.7))
+    assert list(found)[-1] == 0
+    assert [found[i].verdict for i in range(9)] == ["timeout"] + ["pass"] * 8
+
+
 # ---------------------------------------------------------------------- levels
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_is_named_in_the_verdict_and_weak_ones_only_by_name(level: str) -> None:

@@ -1,8 +1,10 @@
 """``law="auto"``: which laws are tried, how they are weighed, and that answers carry their disagreement."""
 
 import itertools
+import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -163,7 +165,7 @@ def test_the_weight_of_runs_is_chosen_by_what_is_held_out() -> None:
     truth = {"E": 1.7, "A": 400.0, "a": 0.34, "B": 2000.0, "b": 0.37}
     straight = simulate_runs("chinchilla", truth, many, noise=0.003)
     scale = np.log10(straight["params"] * straight["tokens"] / 5e15)
-    bent = straight.assign(loss=straight["loss"] * (1 + np.exp(-3 * scale)))  # small runs lie above the law
+    bent = straight.assign(loss=straight["loss"] * (1 + 2 * np.exp(-2.1 * scale)))  # small runs lie above the law
     found = sf.fit(bent, "chinchilla", resamples=0)
     assert found.scale_weight == 1.0
     assert "runs weigh by scale^1, as good as" in str(found)
@@ -180,16 +182,16 @@ def test_best_sizes_carry_the_drift_of_the_back_test(chosen: sf.Fit) -> None:
             np.array([found.params, found.params_low, found.params_high, found.tokens_low, found.tokens_high])
         )
 
-    alone = replace(chosen, alternatives=(), backtest=replace(chosen.backtest, drift=0.0))
-    moved = replace(alone, backtest=replace(chosen.backtest, drift=0.4))
+    alone = replace(chosen, alternatives=(), backtest=replace(chosen.backtest, drift=(0.0, 0.0)))
+    moved = replace(alone, backtest=replace(chosen.backtest, drift=(0.2, 0.4)))
     far = 3e23
     best, low, high, *_ = ends(alone, far)
     beyond = np.log10(far / 6 / (3e9 * 1e11))
     wide = ends(moved, far)
-    spread = 1.96 * 0.5 * 0.4 * max(beyond, np.log10(np.exp(best) / 3e9))
+    down, up = 1.96 * 0.5 * np.array([0.2, 0.4]) * max(beyond, np.log10(np.exp(best) / 3e9))
     assert wide[0] == best
-    assert best - wide[1] == pytest.approx(np.hypot(best - low, spread), rel=0.05)
-    assert wide[2] - best == pytest.approx(np.hypot(high - best, spread), rel=0.05)
+    assert best - wide[1] == pytest.approx(np.hypot(best - low, down), rel=0.05)
+    assert wide[2] - best == pytest.approx(np.hypot(high - best, up), rel=0.05)
     assert wide[4] - wide[3] == pytest.approx(wide[2] - wide[1], rel=1e-2)  # what size gains, tokens lose
     assert np.ptp(ends(moved, 1e19)[1:3]) == pytest.approx(np.ptp(ends(alone, 1e19)[1:3]))  # deep inside the runs
     held = moved.plan(compute=far, params=1e9)
@@ -200,8 +202,21 @@ def test_best_sizes_carry_the_drift_of_the_back_test(chosen: sf.Fit) -> None:
 
 def test_a_law_that_moves_when_the_largest_runs_go_says_so() -> None:
     runs = simulate_runs("coupled", COUPLED, SIZES, noise=0.003, seed=2)
-    right, wrong = (sf.fit(runs, law, resamples=20).backtest.drift for law in ("coupled", "chinchilla"))
-    assert 0 < right < wrong
+    right, wrong = (sf.fit(runs, law, resamples=20).backtest for law in ("coupled", "chinchilla"))
+    assert 0 < right.drift_aside < wrong.drift_aside
+    down, up = wrong.drift
+    assert max(down, up) == pytest.approx(2 * min(down, up), rel=0.25)  # it moves one way, and may turn
+
+
+def test_an_older_fit_has_one_drift_for_all(chosen: sf.Fit, tmp_path: Path) -> None:
+    path = chosen.save(tmp_path / "fit.json")
+    assert sf.load_fit(path).backtest == chosen.backtest
+    content = json.loads(path.read_text())
+    del content["backtest"]["drift_aside"]
+    content["backtest"]["drift"] = 0.4
+    path.write_text(json.dumps(content))
+    older = sf.load_fit(path).backtest
+    assert older.drift == (0.4, 0.4) and older.drift_aside == 0.4
 
 
 def test_a_law_of_the_population_has_a_drift_too() -> None:
@@ -211,7 +226,7 @@ def test_a_law_of_the_population_has_a_drift_too() -> None:
     grid = {"params": [3e3, 1e4, 3e4, 1e5, 3e5], "tokens": [1e6, 4e6, 1.6e7, 6.4e7], "clients": [16, 64],
             "clients_per_round": [1, 4, 16]}  # fmt: skip
     runs = sf.simulate_runs(law, values, grid, noise=0.01, seed=3)
-    assert np.isfinite(sf.fit(runs, law, resamples=5).backtest.drift)
+    assert np.isfinite(sf.fit(runs, law, resamples=5).backtest.drift).all()
 
 
 @pytest.mark.parametrize("bend", [0.0, 0.03])
@@ -256,7 +271,9 @@ def test_an_answer_of_a_chosen_law_is_bound_to_a_column_of_one_value(
 
 def test_a_law_chosen_for_missing_least_is_taken_to_miss_as_those_beside_it(chosen: sf.Fit) -> None:
     first = chosen.backtest
-    other = replace(first, discrepancy=7 * first.discrepancy, aside=tuple(7 * one for one in first.aside), drift=0.0)
+    other = replace(
+        first, discrepancy=7 * first.discrepancy, aside=tuple(7 * one for one in first.aside), drift=(0.0, 0.0)
+    )
     both = of_several([first, other])
     assert both.discrepancy == pytest.approx(5 * first.discrepancy) and both.drift == first.drift
     assert both.aside == pytest.approx([5 * one for one in first.aside])

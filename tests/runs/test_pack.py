@@ -1,6 +1,7 @@
 """A packed sweep is the same log in less space: byte for byte back, read alike, nothing lost on the way."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -13,14 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from scalefed.cli import main
 from scalefed.errors import DataError, RunLogWarning
 from scalefed.runs import packed
 from scalefed.runs.bulk import PlainRuns
-from scalefed.runs.columnar import decode, encode, misfits
+from scalefed.runs.columnar import decode, encode, misfits, with_repeats, without_repeats
 from scalefed.runs.files import add_evaluation, read_evaluation, write_run
 from scalefed.runs.folders import places
 from scalefed.runs.log import Run, load_counts, load_runs, log_differences
@@ -189,7 +190,7 @@ def test_what_the_columns_cannot_hold_is_kept_as_text(sweep, tmp_path):
 @pytest.mark.parametrize("name", ["../away", "/tmp/away", ".hidden", ""])
 def test_a_pack_that_names_another_place_writes_nothing(sweep, tmp_path, monkeypatch, name):
     pack(sweep)
-    monkeypatch.setattr(packed.Pack, "run_ids", [name])
+    monkeypatch.setattr(packed.Pack, "run_ids", property(lambda self: [name]))
     monkeypatch.setattr(packed.Pack, "files", lambda self, run_id: {"run.json": "{}"})
     with pytest.raises(DataError, match="is no name of a run or its file"):
         unpack(sweep, into=tmp_path / "into")
@@ -380,3 +381,31 @@ def test_records_that_fit_come_back_equal(records):
     kept = [record for position, record in enumerate(records) if position not in odd]
     again = list(decode(encode(kept)))
     assert repr(again) == repr(kept)
+
+
+doubles = st.none() | st.sampled_from([0.0, -0.0, 1.0, math.nan])
+repeating_rows = st.fixed_dictionaries(
+    {"a": doubles, "b": doubles, "c": doubles, "each": st.none() | st.lists(doubles, max_size=2)}
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(repeating_rows, max_size=4))
+@example([{"a": 0.0, "b": -0.0, "c": None, "each": [0.0]}])
+@example([{"a": 1.0, "b": 1.0, "c": 1.0, "each": [1.0]}, {"a": None, "b": 0.0, "c": 1.0, "each": None}])
+def test_numbers_left_out_come_back_bit_for_bit(rows):
+    types = [(name, pa.float64()) for name in "abc"] + [("each", pa.list_(pa.float64()))]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(types))
+    again = with_repeats(without_repeats(table))
+    assert repr(again.to_pylist()) == repr(table.to_pylist())
+
+
+def test_a_number_that_stands_twice_is_written_once(tmp_path):
+    losses = [[3.0], [2.0, 1.0], [1.0]]
+    rounds = [{"round": r, "train_loss": sum(each) / len(each), "client_losses": each} for r, each in enumerate(losses)]
+    write_run(tmp_path / "sweep", run_id="run", config={}, result={"loss": 1.0}, rounds=rounds)
+    pack(tmp_path / "sweep")
+    written = pq.ParquetFile(tmp_path / "sweep" / "rounds.parquet").read()
+    assert json.loads(written.schema.metadata[b"same_as"]) == {"train_loss": "client_losses"}
+    assert written["train_loss"].to_pylist() == [None, 1.5, None]
+    assert open_pack(tmp_path / "sweep").rounds["train_loss"].to_pylist() == [3.0, 1.5, 1.0]
