@@ -1,11 +1,14 @@
 """Where does making runs stand against its goals? One command, one table.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_goals.py [step] [whole] [memory] [compiling] [peers]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_goals.py [step whole memory ...]
 
 step       a client's step, torch's (several clients at once where that is chosen) over ours, at every level
+ceiling    the time of a step's products alone, by torch's library at the same level, over our step (bench_step.py)
 whole      pilot runs with pass@k an hour, by our kernels over by torch's: the same seeds in turn in one process
+clients    a round of 16 of 10,000 clients over one of 16 of 16, and its memory, by ``sf.train``
 memory     the most that ``sf.train`` takes, with text, evaluation and judge
 compiling  seconds of the first use of our kernels, and what a user without a compiler reads
+questions  seconds of what a user asks: load, fit, optimal sizes, link, page, compare, judge (bench_questions.py)
 peers      a dozen rounds in pfl-research (give the Python of an environment that has it by --pfl-python) and in Flower,
            over the same in ours
 
@@ -31,7 +34,9 @@ STEPS = {  # parameters and tokens a step: how many times torch's speed
     (14_000, 128): 2.5, (14_000, 512): 2.5, (23_000, 128): 2.0, (55_000, 512): 2.0, (152_000, 512): 2.0,
     (1_000_000, 512): 1.4,
 }  # fmt: skip
+CEILING = {3_500: 60, 14_000: 75, 55_000: 75, 152_000: 75, 1_000_000: 80}  # percent, at 512 tokens a step
 MEMORY_MB = 450
+PARTS = ("step", "ceiling", "whole", "clients", "memory", "compiling", "questions", "peers")
 Row = tuple[str, str, str, str]  # what, found, goal, whether it is met and by how many measurements
 
 
@@ -62,6 +67,18 @@ def step(seconds: float) -> Iterator[Row]:
             yield row(f"step, {cell.model.params:,} parameters, {tokens} tokens, {level}", ratios, goal)
 
 
+def ceiling(seconds: float) -> Iterator[Row]:
+    from bench_step import Cell, ceiling_shares
+
+    for params, goal in CEILING.items():
+        cell = Cell(params, 512)
+        for level, (share, low, high) in ceiling_shares(cell, params, 512, seconds).items():
+            what, found, asked, met = row(
+                f"share of the ceiling, {cell.model.params:,} parameters, {level}", [share], goal, "%"
+            )
+            yield what, found, asked, f"{met}  quartiles {low:.0f} to {high:.0f}"
+
+
 def whole(repeats: int) -> Iterator[Row]:
     from scalefed.config import RunConfig
     from scalefed.experiment import train
@@ -76,6 +93,25 @@ def whole(repeats: int) -> Iterator[Row]:
     ratios = [a / b for a, b in zip(spent["eager"][1:], spent["native"][1:], strict=True)]
     an_hour = 3600 / statistics.median(spent["native"][1:])
     yield row(f"whole pilot run, 14k, 400k tokens, pass@k ({an_hour:.0f} a core-hour)", ratios, 2.0)
+
+
+def clients() -> Iterator[Row]:
+    few, many = (_job("clients", CLIENTS=str(count)) for count in (16, 10_000))
+    yield row(
+        "a round of 16 of 10,000 clients over 16 of 16, 14k parameters",
+        [many["cpu_s"] / few["cpu_s"]],
+        1.2,
+        least=False,
+    )
+    yield row("peak memory of sf.train, 10,000 clients", [many["mb"]], MEMORY_MB, "MB", least=False)
+
+
+def questions(repeats: int) -> Iterator[Row]:
+    from bench_questions import measured
+
+    for what, cpu, wall, goal in measured(repeats):
+        what, found, asked, met = row(what, cpu, goal, "s", least=False)
+        yield what, found, asked if goal else "", f"{met if goal else ''}  {statistics.median(wall):.1f} s by the clock"
 
 
 def memory() -> Iterator[Row]:
@@ -119,6 +155,7 @@ def _job(name: str, params: int = 0, **environment: str) -> dict[str, float]:
 
 
 def do(job: str, params: int) -> dict[str, object]:
+    import scalefed as sf
     from scalefed.config import RunConfig
     from scalefed.errors import ScalefedError
     from scalefed.experiment import train
@@ -128,6 +165,13 @@ def do(job: str, params: int) -> dict[str, object]:
     if job == "memory":
         with tempfile.TemporaryDirectory() as folder:
             return {"mb": train(RunConfig(params=params, tokens=200_000), runs=folder).peak_memory_mb}
+    if job == "clients":
+        with tempfile.TemporaryDirectory() as folder:
+            config = RunConfig(
+                params=14_000, clients=int(os.environ["CLIENTS"]), clients_per_round=16, tokens=16 * 12_800 * 6
+            )
+            mb = train(config, runs=folder).peak_memory_mb
+            return {"cpu_s": sf.load_runs(folder, rounds=True)["cpu_s"].median(), "mb": mb}
     model, said, cpu, clock = Decoder(shape_for(3_500, 512)), "", _cpu(), time.monotonic()
     try:
         choose(model, RunConfig(kernels="native"))
@@ -143,7 +187,7 @@ def _cpu() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["step", "whole", "memory", "compiling", "peers"])
+    parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--seconds", type=float, default=15.0, help="by the clock, for each size of step")
     parser.add_argument("--repeats", type=int, default=3, help="of whole runs and peers")
     parser.add_argument("--pfl-python", default="", help="the Python of an environment that has pfl 0.6")
@@ -156,8 +200,9 @@ def main() -> None:
         print(json.dumps(do(chosen.job, chosen.params)))
         return
     made = {
-        "step": lambda: step(chosen.seconds), "whole": lambda: whole(chosen.repeats), "memory": memory,
-        "compiling": compiling, "peers": lambda: peers(chosen.repeats, chosen.pfl_python),
+        "step": lambda: step(chosen.seconds), "ceiling": lambda: ceiling(chosen.seconds),
+        "whole": lambda: whole(chosen.repeats), "clients": clients, "memory": memory, "compiling": compiling,
+        "questions": lambda: questions(chosen.repeats), "peers": lambda: peers(chosen.repeats, chosen.pfl_python),
     }  # fmt: skip
     for part in chosen.parts:
         for what, found, goal, met in made[part]():

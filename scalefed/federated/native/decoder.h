@@ -5,7 +5,7 @@
 #include "products.h"
 
 enum { GROUP_ROWS = 128, WIDE = 128 }; /* rows of a group, about, and twice as many from which width on */
-enum { LOSS_ROWS = 64, QUERIES = 64 };  /* rows whose logits, queries whose scores are at hand at once */
+enum { LOSS_ROWS = 64, QUERIES = 16 };  /* rows whose logits, queries whose scores are at hand at once */
 static const float NORM_EPSILON = 1e-5f;
 
 typedef struct {
@@ -43,7 +43,7 @@ typedef struct {
     float *embedding, *d_embedding;
     long words;                      /* length of a row of logits, padded off powers of two */
     float *logits, *normed, *d_normed, *dx, *d_wide, *d_qkv, *d_mixed;
-    float *keys_t, *values_t, *scores, *d_scores;
+    float *keys_t, *values_t, *d_keys_t, *d_values_t, *scores, *d_scores;
     long used;
 } Room;
 
@@ -81,9 +81,10 @@ static Room lay_out(const Shape *s, long batch, long length, float *base) {
     room.normed = take(&room, base, GROUP_ROWS * d), room.d_normed = take(&room, base, rows * d);
     room.dx = take(&room, base, rows * d), room.d_wide = take(&room, base, rows * 2 * hidden);
     room.d_qkv = take(&room, base, rows * 3 * inner), room.d_mixed = take(&room, base, rows * most_of(inner, hidden));
-    room.keys_t = take(&room, base, HEAD * (span + VECTOR)), room.values_t = take(&room, base, HEAD * (span + VECTOR));
-    room.scores = take(&room, base, QUERIES * (span + VECTOR));
-    room.d_scores = take(&room, base, QUERIES * (span + VECTOR));
+    long wider = span + QUERIES; /* of a row of scores, and off powers of two */
+    room.keys_t = take(&room, base, HEAD * wider), room.values_t = take(&room, base, HEAD * wider);
+    room.d_keys_t = take(&room, base, HEAD * wider), room.d_values_t = take(&room, base, HEAD * wider);
+    room.scores = take(&room, base, QUERIES * wider), room.d_scores = take(&room, base, QUERIES * wider);
     return room;
 }
 
@@ -121,40 +122,42 @@ static void rotate(const Shape *s, const Room *room, const float *cosine, const 
     }
 }
 
-/* Of eight queries in a row, query r sees the first r + 1 of the last eight keys. */
-static const eight_int SEEN[8] = {
-    {-1}, {-1, -1}, {-1, -1, -1}, {-1, -1, -1, -1}, {-1, -1, -1, -1, -1}, {-1, -1, -1, -1, -1, -1},
-    {-1, -1, -1, -1, -1, -1, -1}, {-1, -1, -1, -1, -1, -1, -1, -1},
-};
-
-/* One head of one sequence: what its queries mix together of its values. */
+/* One head of one sequence: what its queries mix together of its values. Some queries at a time, a lane each, so that
+   a query's scores are added up without crossing lanes. Beyond the sequence's end the queries are zeros. */
 static void attend(const Shape *s, const Room *room, const float *q, float *mixed, float *most, float *share) {
-    long inner = s->heads * HEAD, ld = 3 * inner, span = room->span, lds = span + VECTOR;
+    long inner = s->heads * HEAD, ld = 3 * inner, span = room->span, lds = span + QUERIES;
     const float *keys = q + inner, *values = keys + inner, scale = 1.0f / sqrtf(HEAD);
-    transpose(span, HEAD, keys, ld, room->keys_t, lds);
-    for (long i = 0; i < span; i += 8) {
-        long width = i + 8;
-        product(8, width, HEAD, q + i * ld, ld, 1, room->keys_t, lds, room->scores, lds, 0);
-        for (long r = 0; r < 8; r++) {
-            float *row = room->scores + r * lds;
-            store(row + i, pick(SEEN[r], load(row + i), all(row[i])));
-            float peak = most[i + r] = largest(row, width) * scale;
-            eight total = {0};
-            for (long k = 0; k < i; k += 8) {
-                eight chance = exponential(load(row + k) * scale - peak);
-                store(row + k, chance);
+    float *queries_t = room->keys_t, *mixed_t = room->values_t, *scores = room->scores;
+    transpose(span, HEAD, q, ld, queries_t, lds);
+    for (long c = 0; c < HEAD; c++) memset(queries_t + c * lds + span, 0, QUERIES * sizeof(float));
+    for (long i = 0; i < span; i += QUERIES) {
+        long here = span - i < QUERIES ? span - i : QUERIES, end = i + here; /* keys that the last query sees */
+        float peaks[QUERIES], shares[QUERIES];
+        product(end, QUERIES, HEAD, keys, ld, 1, queries_t + i, lds, scores, QUERIES, 0);
+        for (long j = 0; j < QUERIES; j += BROAD) {
+            float *column = scores + j;
+            broad peak = load_broad(column), total = {0};
+            for (long k = 1; k < end; k++) {
+                broad score = load_broad(column + k * QUERIES);
+                peak = larger(k > i + j ? split(k - i - j, peak, score) : score, peak);
+            }
+            peak *= scale;
+            for (long k = 0; k < end; k++) {
+                broad chance = exponential_broad(load_broad(column + k * QUERIES) * scale - peak);
+                if (k > i + j) chance = split(k - i - j, (broad){0}, chance);
+                store_broad(column + k * QUERIES, chance);
                 total += chance;
             }
-            eight last = pick(SEEN[r], exponential(load(row + i) * scale - peak), all(0.0f));
-            store(row + i, last);
-            share[i + r] = 1.0f / sum(total + last);
+            store_broad(peaks + j, peak), store_broad(shares + j, 1.0f / total);
         }
-        product(8, HEAD, width, room->scores, lds, 1, values, ld, mixed + i * inner, inner, 0);
-        for (long r = 0; r < 8; r++)
-            for (long j = 0; j < HEAD; j += 8) {
-                float *one = mixed + (i + r) * inner + j;
-                store(one, load(one) * share[i + r]);
+        product(HEAD, QUERIES, end, values, 1, ld, scores, QUERIES, mixed_t, QUERIES, 0);
+        for (long c = 0; c < HEAD; c++)
+            for (long j = 0; j < QUERIES; j += BROAD) {
+                float *one = mixed_t + c * QUERIES + j;
+                store_broad(one, load_broad(one) * load_broad(shares + j));
             }
+        transpose(HEAD, here, mixed_t, QUERIES, mixed + i * inner, inner);
+        memcpy(most + i, peaks, here * sizeof(float)), memcpy(share + i, shares, here * sizeof(float));
     }
 }
 
@@ -237,23 +240,15 @@ static void logits_of(const Shape *s, const Room *room, const Pass *pass, long f
 
 /* A row of logits becomes e^(logit - largest), zero beyond the vocabulary; returns the sum, and the largest in `most`. */
 static float chances_of(const Shape *s, float *row, float *most) {
-    long vocab = s->vocab, columns = padded(vocab);
+    long vocab = s->vocab, columns = (vocab + BROAD - 1) / BROAD * BROAD;
     for (long k = vocab; k < columns; k++) row[k] = row[0]; /* no words: must not be the largest */
     *most = largest(row, columns);
-    eight totals = {0};
-    broad sums = {0};
-    long k = 0;
-    for (; k + BROAD <= vocab; k += BROAD) {
-        broad chance = exponential_broad(*(broad *)(row + k) - *most);
-        *(broad *)(row + k) = chance;
-        sums += chance;
-    }
-    for (; k < columns; k += 8) {
-        eight chance = exponential(load(row + k) - *most);
-        if (k + 8 > vocab) chance = pick(SEEN[vocab - k - 1], chance, all(0.0f));
-        store(row + k, chance);
+    broad totals = {0};
+    for (long k = 0; k < columns; k += BROAD) {
+        broad chance = exponential_broad(load_broad(row + k) - *most);
+        if (k + BROAD > vocab) chance = split(vocab - k, chance, (broad){0});
+        store_broad(row + k, chance);
         totals += chance;
     }
-    for (int half = 0; half < BROAD; half += 8) totals += load((float *)&sums + half);
-    return sum(totals);
+    return sum_broad(totals);
 }

@@ -46,20 +46,31 @@ INLINE Mode flush_tiny(void) { return 0; }
 INLINE long padded(long n) { return (n + 7) & ~7L; }
 INLINE eight load(const float *x) { return *(const eight *)x; }
 INLINE void store(float *x, eight value) { *(eight *)x = value; }
-INLINE eight all(float x) { return (eight){x, x, x, x, x, x, x, x}; }
 INLINE float sum(eight x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
-INLINE eight pick(eight_int mask, eight yes, eight no) {
-    return (eight)(((eight_int)yes & mask) | ((eight_int)no & ~mask));
-}
 
 #if LANES == 16
 typedef wide broad; /* the longest vector that is no shorter than eight */
 typedef int broad_int __attribute__((vector_size(64), aligned(4), may_alias));
+static const broad_int LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #else
 typedef eight broad;
 typedef eight_int broad_int;
+static const broad_int LANE = {0, 1, 2, 3, 4, 5, 6, 7};
 #endif
 enum { BROAD = sizeof(broad) / sizeof(float) };
+
+INLINE broad load_broad(const float *x) { return *(const broad *)x; }
+INLINE void store_broad(float *x, broad value) { *(broad *)x = value; }
+INLINE broad choose(broad_int mask, broad yes, broad no) {
+    return (broad)(((broad_int)yes & mask) | ((broad_int)no & ~mask));
+}
+INLINE float sum_broad(broad x) {
+    eight half = {0};
+    for (int i = 0; i < BROAD; i += 8) half += load((float *)&x + i);
+    return sum(half);
+}
+/* `before` in the lanes up to `lane`, `after` from it on. */
+INLINE broad split(long lane, broad before, broad after) { return choose(LANE < (int)lane, before, after); }
 
 /* ------------------------------------------------------------------ matrix products
    C (+)= A B for a tile of C that stays in registers. A is read one number at a time, so any strides do:
@@ -175,10 +186,13 @@ static void transpose(long rows, long columns, const float *in, long ldin, float
 EXPONENTIAL(exponential, eight, eight_int)
 EXPONENTIAL(exponential_broad, broad, broad_int)
 
+INLINE broad larger(broad a, broad b) { return choose(a > b, a, b); }
+
+/* The largest of n numbers, a multiple of BROAD. */
 INLINE float largest(const float *x, long n) {
-    eight most = load(x);
-    for (long k = 8; k < n; k += 8) most = pick(load(x + k) > most, load(x + k), most);
+    broad most = load_broad(x);
+    for (long k = BROAD; k < n; k += BROAD) most = larger(load_broad(x + k), most);
     float one = most[0];
-    for (int k = 1; k < 8; k++) one = most[k] > one ? most[k] : one;
+    for (int k = 1; k < BROAD; k++) one = most[k] > one ? most[k] : one;
     return one;
 }

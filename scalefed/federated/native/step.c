@@ -27,38 +27,36 @@ static void normalize_backward(long rows, long d, const float *x, const float *g
 /* A head of attention (attend) backward, some queries at a time: their chances are made again rather than kept. */
 static void attend_backward(const Shape *s, const Room *room, const float *q, const float *mixed, const float *most,
                             const float *share, const float *d_mixed, float *dq) {
-    long inner = s->heads * HEAD, ld = 3 * inner, span = room->span, lds = span + VECTOR;
+    long inner = s->heads * HEAD, ld = 3 * inner, span = room->span, lds = span + QUERIES;
     const float *keys = q + inner, *values = keys + inner, scale = 1.0f / sqrtf(HEAD);
-    float *d_keys = dq + inner, *d_values = d_keys + inner, *scores = room->scores, *d_scores = room->d_scores;
+    float *scores = room->scores, *d_scores = room->d_scores, *d_keys_t = room->d_keys_t, *d_values_t = room->d_values_t;
     transpose(span, HEAD, keys, ld, room->keys_t, lds);
     transpose(span, HEAD, values, ld, room->values_t, lds);
-    for (long first = 0; first < span; first += QUERIES) {
-        long end = first + QUERIES < span ? first + QUERIES : span;
-        for (long i = first; i < end; i += 8) {
-            long width = i + 8;
-            float *rows = scores + (i - first) * lds, *d_rows = d_scores + (i - first) * lds;
-            product(8, width, HEAD, q + i * ld, ld, 1, room->keys_t, lds, rows, lds, 0);
-            product(8, width, HEAD, d_mixed + i * inner, inner, 1, room->values_t, lds, d_rows, lds, 0);
-            for (long r = 0; r < 8; r++) {
-                float *row = rows + r * lds, *d_row = d_rows + r * lds, own = share[i + r];
-                const float *of = mixed + (i + r) * inner, *d_of = d_mixed + (i + r) * inner;
-                float mean = sum(load(of) * load(d_of) + load(of + 8) * load(d_of + 8) + load(of + 16) * load(d_of + 16));
-                for (long k = 0; k < width; k += 8) {
-                    eight chance = exponential(load(row + k) * scale - most[i + r]) * own;
-                    if (k == i) chance = pick(SEEN[r], chance, all(0.0f));
-                    store(row + k, chance);
-                    store(d_row + k, chance * (load(d_row + k) - mean) * scale);
-                }
+    memset(d_keys_t, 0, HEAD * lds * sizeof(float));
+    memset(d_values_t, 0, HEAD * lds * sizeof(float));
+    for (long i = 0; i < span; i += QUERIES) {
+        long here = span - i < QUERIES ? span - i : QUERIES, end = i + here; /* keys that the last query sees */
+        const float *d_of = d_mixed + i * inner;
+        product(here, end, HEAD, q + i * ld, ld, 1, room->keys_t, lds, scores, lds, 0);
+        product(here, end, HEAD, d_of, inner, 1, room->values_t, lds, d_scores, lds, 0);
+        for (long r = 0; r < here; r++, mixed += inner) {
+            float *row = scores + r * lds, *d_row = d_scores + r * lds, own = share[i + r];
+            eight dots = {0};
+            for (long c = 0; c < HEAD; c += 8) dots += load(mixed + c) * load(d_of + r * inner + c);
+            float mean = sum(dots);
+            for (long k = 0; k < end; k += BROAD) {
+                broad chance = exponential_broad(load_broad(row + k) * scale - most[i + r]) * own;
+                if (k + BROAD > i) chance = split(i + r + 1 - k, chance, (broad){0});
+                store_broad(row + k, chance);
+                store_broad(d_row + k, chance * (load_broad(d_row + k) - mean) * scale);
             }
-            product(8, HEAD, width, d_rows, lds, 1, keys, ld, dq + i * ld, ld, 0);
         }
-        for (long k = 0; k < end; k += 8) { /* keys that these queries see */
-            long from = k > first ? k : first;
-            const float *chance = scores + (from - first) * lds + k, *d_score = d_scores + (from - first) * lds + k;
-            product(8, HEAD, end - from, d_score, 1, lds, q + from * ld, ld, d_keys + k * ld, ld, k < first);
-            product(8, HEAD, end - from, chance, 1, lds, d_mixed + from * inner, inner, d_values + k * ld, ld, k < first);
-        }
+        product(here, HEAD, end, d_scores, lds, 1, keys, ld, dq + i * ld, ld, 0);
+        product(HEAD, end, here, q + i * ld, 1, ld, d_scores, lds, d_keys_t, lds, 1);
+        product(HEAD, end, here, d_of, 1, inner, scores, lds, d_values_t, lds, 1);
     }
+    transpose(HEAD, span, d_keys_t, lds, dq + inner, ld);
+    transpose(HEAD, span, d_values_t, lds, dq + 2 * inner, ld);
 }
 
 #define GATE_BACKWARD(TYPE, EXP, I)                                                                                  \
@@ -102,6 +100,11 @@ static void backward(const Shape *s, const Room *room, const Pass *pass, long la
     normalize_backward(n, d, k->x, w.norm, k->scale, room->d_normed, dx, g.norm);
 }
 
+static void scale_rows(long rows, long d, const float *by, float *x) {
+    for (long r = 0; r < rows; r++, x += d)
+        for (long i = 0; i < d; i += 8) store(x + i, load(x + i) * by[r]);
+}
+
 /* ------------------------------------------------------------------ output layer and loss
    Logits of some rows, their loss, and, in their place, its gradient; nothing of size rows x vocabulary is kept.
    `targets` is -1 for rows of padding. Returns the loss summed over the rows. */
@@ -111,6 +114,7 @@ static double head(const Shape *s, const Room *room, const Pass *pass, const lon
     const float *gain = layer_of(s, pass->weights, s->layers).norm;
     float *d_gain = layer_of(s, pass->gradient, s->layers).norm;
     double loss = 0.0;
+    float parts[LOSS_ROWS]; /* what the rows of the logits' gradient are to be multiplied by */
     memset(room->dx, 0, room->rows * d * sizeof(float));
     for (long from = 0; from < room->rows; from += LOSS_ROWS) {
         long n = room->rows - from < LOSS_ROWS ? room->rows - from : LOSS_ROWS;
@@ -118,16 +122,19 @@ static double head(const Shape *s, const Room *room, const Pass *pass, const lon
         for (long r = 0; r < n; r++) {
             float *row = room->logits + r * ld, most;
             long target = targets[from + r];
+            parts[r] = 0.0f;
             if (target < 0) {
                 memset(row, 0, columns * sizeof(float));
                 continue;
             }
-            float wanted = row[target], total = chances_of(s, row, &most), part = (float)share / total;
+            float wanted = row[target], total = chances_of(s, row, &most);
             loss += (double)logf(total) - (wanted - most);
-            for (long k = 0; k < columns; k += 8) store(row + k, load(row + k) * part);
-            row[target] -= (float)share;
+            row[target] -= total;
+            parts[r] = (float)share / total;
         }
         product(n, d, vocab, room->logits, ld, 1, pass->weights, d, room->d_normed, d, 0);
+        scale_rows(n, d, parts, room->d_normed);
+        scale_rows(n, d, parts, room->normed);
         product(columns, d, n, room->logits, 1, ld, room->normed, d, room->d_embedding, d, 1);
         normalize_backward(n, d, last->x + from * d, gain, last->scale + from, room->d_normed, room->dx + from * d, d_gain);
     }
@@ -222,11 +229,12 @@ static void take_step(const Visit *v, const float *rates) {
     float rate = rates[0], first_rate = rates[1], second_scale = rates[2];
     float *restrict w = v->weights, *restrict first = v->first, *restrict second = v->second;
     const float *restrict g = v->gradient, *restrict decay = v->decay;
+    long params = v->params;
     if (decay)
-        for (long i = 0; i < v->params; i++) w[i] -= rate * w[i] * decay[i];
+        for (long i = 0; i < params; i++) w[i] -= rate * w[i] * decay[i];
     if (v->adam) {
         float new1 = 1.0f - v->beta1, beta2 = v->beta2, new2 = 1.0f - v->beta2, epsilon = v->epsilon;
-        for (long i = 0; i < v->params; i++) {
+        for (long i = 0; i < params; i++) {
             float own = g[i] * shrink;
             first[i] += new1 * (own - first[i]);
             second[i] = beta2 * second[i] + new2 * own * own;
@@ -234,12 +242,12 @@ static void take_step(const Visit *v, const float *rates) {
         }
     } else if (first) {
         float momentum = v->momentum;
-        for (long i = 0; i < v->params; i++) {
+        for (long i = 0; i < params; i++) {
             first[i] = momentum * first[i] + g[i] * shrink;
             w[i] -= rate * first[i];
         }
     } else {
-        for (long i = 0; i < v->params; i++) w[i] -= rate * shrink * g[i];
+        for (long i = 0; i < params; i++) w[i] -= rate * shrink * g[i];
     }
 }
 
