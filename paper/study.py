@@ -20,6 +20,7 @@ from scalefed.charts.theme import si
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "paper"))  # the scripts of the paper are no package
+import freeze  # noqa: E402
 import score  # noqa: E402
 
 COMPUTE = 3e12
@@ -71,7 +72,7 @@ def facts() -> dict[str, Any]:
         "cells": [_cell(row) for row in cells.to_dict("records")],
         "by_axis": _by_axis(frozen, cells),
         "sizes": _sizes(frozen),
-        "mechanisms": mechanisms(fit.runs, cells),
+        "mechanisms": mechanisms(freeze.known_runs(), cells),
         "price": price(fit),
         "given_away": given_away(fit),
         "error": _share(_errors(cells, next(iter(frozen["laws"]))).median()),

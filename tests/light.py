@@ -48,8 +48,9 @@ def main() -> None:
         assert Path(page).stat().st_size > 10_000 and Path(picture).stat().st_size > 10_000
         assert "2 runs" in shell("sweep", "params=3500,14000", "--dry-run")
         assert "Arguments:" in shell("fit", "--help")
-        for making in (("train", "params=3500"), ("demo", "--out", str(Path(folder) / "demo"))):
-            assert "pip install 'scalefed[train]'" in shell(*making, code=2)
+        left = Path(folder) / "left"
+        for making in (("train", "params=3500", "--runs", str(left)), ("demo", "--out", str(left))):
+            assert "pip install 'scalefed[train]'" in shell(*making, code=2) and not left.exists()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(TESTS / name) for name in READERS)]
     sys.exit(subprocess.run(command, cwd=TESTS.parent).returncode)
 

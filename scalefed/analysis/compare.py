@@ -173,14 +173,14 @@ def _negative_log_likelihood(f: Fit, runs: pd.DataFrame) -> float:
     r = np.log(runs[f.target].to_numpy(float)) - np.log(f.law.predict(f.params, runs))
     if not np.isfinite(f.huber_delta):
         return float(0.5 * len(r) * (np.log(2 * np.pi * max(float(np.mean(r**2)), 1e-300)) + 1.0))
-    delta = f.huber_delta
-    total = float(Solver.huber(r, delta).sum())
+    widths = np.array([f.huber_delta, f.huber_delta * f.huber_above])  # below the law and above it
+    total = float(Solver.huber(r, *widths).sum())
 
     def value(log_scale: float) -> float:
         s = np.exp(log_scale)
-        middle = np.sqrt(2 * np.pi * s) * erf(delta / np.sqrt(2 * s))
-        tails = 2 * s / delta * np.exp(-(delta**2) / (2 * s))
-        return float(total / s + len(r) * np.log(middle + tails))
+        middle = np.sqrt(2 * np.pi * s) * erf(widths / np.sqrt(2 * s))
+        tails = 2 * s / widths * np.exp(-(widths**2) / (2 * s))
+        return float(total / s + len(r) * np.log(np.mean(middle + tails)))
 
     centre = np.log(max(total / len(r), 1e-300))
     return float(minimize_scalar(value, bounds=(centre - 10.0, centre + 10.0), method="bounded").fun)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
+from scalefed.downstream.regression import statsmodels
 from scalefed.errors import DataError
 from scalefed.runs.log import require
 from scalefed.runs.schema import COLUMNS
@@ -133,7 +134,8 @@ def at_equal_loss(
     Source: McCullagh and Nelder 1989, chapter 4, by statsmodels; Bell and McCaffrey 2002 for the jackknife.
     """
     import pandas as pd
-    import statsmodels.api as sm
+
+    sm = statsmodels()
 
     require(runs, ["run_id", target, *columns], "the runs")
     solved = counts.groupby("run_id")[["correct", "samples"]].sum()

@@ -15,6 +15,7 @@ from scalefed.allocation.cost import spent
 from scalefed.allocation.defaults import question
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import ends, minimise
+from scalefed.downstream.regression import statsmodels
 from scalefed.errors import ConfigError, DataError
 from scalefed.fitting.data import clusters_of
 from scalefed.fitting.problem import Problem
@@ -59,7 +60,7 @@ def nested_test(fit: Fit, null: Mapping[str, float], *, clusters: Sequence[objec
 
     Source: Liang and Zeger 1986 for the covariance; statsmodels for the test.
     """
-    import statsmodels.api as sm
+    sm = statsmodels()
 
     if not null:
         raise ConfigError("null must name at least one parameter, for example {'s': 0.0}")
@@ -101,7 +102,8 @@ def _labels(fit: Fit, clusters: Sequence[object] | None) -> np.ndarray:
 
 
 def _at_optimum(fit: Fit) -> tuple[Problem, np.ndarray]:
-    problem = problem_of(fit.runs, fit.law, fit.runs[fit.target].to_numpy(), fit.scale_weight)
+    target = fit.runs[fit.target].to_numpy()
+    problem = problem_of(fit.runs, fit.law, target, fit.scale_weight, fit.huber_above)
     return problem, problem.to_coordinates(np.array([[fit.params[p] for p in problem.names]]))[0]
 
 
@@ -180,7 +182,7 @@ def average_compute_test(
     setting = {name: value for name, value in words.items() if value is not None}
     if isinstance(optima, Fit):
         return _from_fit(optima, level, setting)
-    import statsmodels.api as sm
+    sm = statsmodels()
 
     if setting:
         raise ConfigError(f"a table of optima takes no setting, got {', '.join(setting)}; give it with a fit")

@@ -175,7 +175,7 @@ def budget(
         ),
         chosen.mark_rule(strokeWidth=1.5).encode(color=alt.value(MARK)),
         chosen.mark_point(shape="diamond", filled=True, size=120, opacity=1).encode(y=up, color=alt.value(MARK)),
-        chosen.mark_text(fontWeight=600, fontSize=13, align="left", dx=8).encode(y=alt.value(14), text="measure:N"),
+        chosen.mark_text(fontWeight=600, fontSize=13).encode(y=alt.value(-8), text="measure:N"),  # above every curve
         base.transform_filter(alt.datum.part == "run")
         .mark_tick(thickness=2, size=10, yOffset=-5)
         .encode(y=alt.value(cut.height), color=alt.value(QUIET)),

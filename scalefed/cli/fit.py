@@ -128,7 +128,14 @@ def fit(
         list[str] | None, typer.Option(help="Keep a parameter within a=0.1:0.6, or a=0.1: at least; may be repeated.")
     ] = None,
     tie: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
+    huber_above: Annotated[
+        float, typer.Option(help="That width for runs above the law, as a share: 0.1 where some were tuned too little.")
+    ] = 1.0,
     scale_weight: ScaleWeight = None,
+    weights: Annotated[str | None, typer.Option(help="Column of how much a run counts, times its scale's.")] = None,
+    standard_errors: Annotated[
+        str | None, typer.Option(help="Column of the target's standard errors: a run weighs their inverse square.")
+    ] = None,
     passk: Annotated[bool, typer.Option("--passk", help="Link loss to pass@k, from the runs' success counts.")] = False,
     covariates: Covariates = None,
     resamples: Resamples = 1000,
@@ -149,6 +156,7 @@ def fit(
     options: dict[str, Any] = {"law": law, "target": target, "resamples": resamples, "seed": seed}
     options |= {"cluster": cluster, "intervals": intervals}
     options["huber_delta"] = _width(huber_delta)
+    options |= {"huber_above": huber_above, "weights": weights, "standard_errors": standard_errors}
     options |= {"scale_weight": scale_weight, "ties": pairs_from(tie, "--tie b=a"), "bounds": bounds_from(bound)}
     if held := pairs_from(fix, "--fix E=0.2"):
         options["fixed"] = {name: number(value) for name, value in held.items()}
@@ -297,8 +305,8 @@ def _question(path: Path) -> tuple[Path, dict[str, Any], Path]:
     from scalefed.config import read_toml
     from scalefed.errors import ConfigError, nearest
 
-    allowed = ("runs", "law", "target", "huber_delta", "scale_weight", "fixed", "bounds", "ties", "resamples", "seed",
-               "cluster", "passk", "covariates", "where")  # fmt: skip
+    allowed = ("runs", "law", "target", "huber_delta", "huber_above", "scale_weight", "weights", "standard_errors",
+               "fixed", "bounds", "ties", "resamples", "seed", "cluster", "passk", "covariates", "where")  # fmt: skip
     asked = read_toml(path)
     for name in asked:
         if name not in allowed:

@@ -32,9 +32,9 @@ def train(
 ) -> None:
     """Train one federated run; a stored run is not made again."""
     config = config_from(words or [])
-    folder(runs)
     from scalefed.experiment import train as make
 
+    folder(runs)
     meter = Meter(f"{config.run_id}", total=config.rounds)
     run = make(
         config, runs=runs, engine=engine, on_round=lambda record: meter.step(int(record["round"]), _loss(record))

@@ -24,6 +24,7 @@ from scipy.special import expit, logit
 
 from scalefed.downstream.betabinomial import check_counts
 from scalefed.downstream.fit import fit_link
+from scalefed.downstream.regression import statsmodels
 from scalefed.errors import DataError
 from scalefed.passk import pass_at_k
 
@@ -164,7 +165,7 @@ def _gold_power(counts: pd.DataFrame, x: Array, new: Array, observed: Array, k: 
 
 
 def _glm(counts: pd.DataFrame, x: Array, new: Array, observed: Array, k: Array) -> Array:
-    import statsmodels.api as sm
+    sm = statsmodels()
 
     del observed
     total = counts.groupby("run_id")[["samples", "correct"]].sum().sort_index()

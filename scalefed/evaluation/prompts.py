@@ -14,7 +14,11 @@ from scalefed.evaluation.extraction import behind_prompt
 CODEX_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Stop sequences of a completion. Source: Chen et al. 2021 (arXiv 2107.03374), section 3.1."""
 CHAT_STOPS = ("\n```", "\nif __name__", "\ndef main(", "\nprint(")
-"""Stop sequences of a program in a fence. Source: EvalPlus 0.3.1, ``provider/utility.py``."""
+"""Stop sequences of a program in a fence.
+
+Source: EvalPlus 0.3.1, ``provider/utility.py`` and ``provider/hf.py``, where a line break follows the closing fence; at
+the end of an answer there is none.
+"""
 
 PROMPT_RULE = "the problem's prompt without its final line break, no chat template"
 """How a problem is put to a model: the prompt then ends where a token of the training text ends."""

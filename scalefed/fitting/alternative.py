@@ -122,7 +122,8 @@ def fit_rival(
         return None
     rows = np.arange(problem.n)[:: max(1, problem.n // _LARGE)]
     weights = None if problem.weights is None else problem.weights[rows]
-    richer = Problem(law, {c: v[rows] for c, v in problem.columns.items()}, problem.z[rows], weights)
+    columns = {c: v[rows] for c, v in problem.columns.items()}
+    richer = Problem(law, columns, problem.z[rows], weights, problem.above)
     values = dict(zip(problem.names, problem.to_values(theta[None])[0], strict=True))
     starts = [{**values, **extra} for extra in _extras(law, problem)]
     coordinates = richer.to_coordinates(np.array([[s[n] for n in richer.names] for s in starts]))

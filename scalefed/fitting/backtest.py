@@ -251,7 +251,7 @@ def of_several(tests: Sequence[BackTest]) -> BackTest:
 
 
 def _discrepancy(folds: tuple[Fold, ...]) -> float:
-    return float(np.sqrt(max(f.excess for f in folds)))
+    return float(np.sqrt(np.mean([f.excess for f in folds])))
 
 
 def _still_varies(columns: Mapping[str, np.ndarray], needed: tuple[str, ...], keep: np.ndarray) -> bool:

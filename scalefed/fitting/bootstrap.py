@@ -278,7 +278,7 @@ def robust_covariance(solver: Solver, theta: np.ndarray, clusters: np.ndarray) -
     problem = solver.problem
     runs = int(clusters.max()) + 1
     residuals, state = solver.residuals(theta[None])
-    score = np.clip(residuals[0], -solver.delta, solver.delta)
+    score = np.clip(residuals[0], -solver.delta, solver.upper)
     jacobian = solver.jacobian(theta)
     if problem.weights is not None:
         score = score * problem.weights

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.errors import ConfigError, DataError, FitWarning, nearest
+from scalefed.fitting.run_weights import RUN_WEIGHT
 from scalefed.laws.law import Law
 from scalefed.laws.parser import MAY_BE_ZERO
 from scalefed.runs import ranges
@@ -166,7 +167,7 @@ def _possible(frame: pd.DataFrame, law: Law, target: str) -> pd.DataFrame:
     shares = [name for name in (*law.columns, target) if name in SCHEMA and SCHEMA[name].range.high == 1]
     faults: list[str | None] = list(ranges.outside(frame, shares))
     if "clients_per_round" in law.columns:
-        faults.append(ranges.cohort(frame))
+        faults += [*ranges.outside(frame, ["participation"]), ranges.cohort(frame)]
     if {"params", "tokens"} <= set(law.columns):
         faults.append(ranges.counted_in(frame))
     ranges.refuse(faults, "the runs")
@@ -231,6 +232,8 @@ def _clean(frame: pd.DataFrame, law: Law, target: str) -> tuple[pd.DataFrame, tu
     reasons = {f"{target} missing, infinite or not positive": ~usable}
     reasons |= unfinished(frame)
     positive = positive_columns(law)
+    if RUN_WEIGHT in frame.columns:
+        reasons["weight missing"] = ~np.isfinite(frame[RUN_WEIGHT].to_numpy(dtype=float, na_value=np.nan))
     for column in law.columns:
         x = frame[column].to_numpy(dtype=float, na_value=np.nan)
         bad = ~np.isfinite(x) | ((x <= 0) if column in positive else np.zeros(len(x), dtype=bool))

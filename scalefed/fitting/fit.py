@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,11 @@ from scalefed.fitting.drift import size_drift
 from scalefed.fitting.identifiability import gaps, loose_designs, spare_settings
 from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
 from scalefed.fitting.kernels import mixed_kernels
+from scalefed.fitting.lack_of_fit import lack_of_fit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.replicates import check_method, with_replicates
 from scalefed.fitting.result import Fit
+from scalefed.fitting.run_weights import PerRun, with_weights
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import FitStatus, certify, judge
 from scalefed.fitting.store import load_fit
@@ -37,8 +39,18 @@ _SMALLEST_DELTA = 1e-6  # of log loss: noise-free runs have a threshold too
 _HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
 _ENOUGH, _SPARE_TIMES = 30, 2  # runs that tell their own noise; times as many as parameters that weights must leave
 _ROUNDS = 3  # of fits, each with the threshold that the residuals of the last one ask for
+_MISFIT = 0.01  # p-value of the test of neighbours: one false alarm in a hundred fits
 _POWERS = (0.0, 0.5, 1.0)  # of scale, by which runs may weigh
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """The Huber loss that was asked for: its width, whether that is to come from the residuals, and the share above."""
+
+    delta: float
+    from_residuals: bool
+    above: float
 
 
 @refuses_old_words
@@ -48,7 +60,10 @@ def fit(
     *,
     target: str = "loss",
     huber_delta: float | str | None = "auto",
+    huber_above: float = 1.0,
     scale_weight: float | None = None,
+    weights: PerRun = None,
+    standard_errors: PerRun = None,
     resamples: int = 1000,
     seed: int = 0,
     columns: Mapping[str, str] | None = None,
@@ -68,12 +83,17 @@ def fit(
             others are ``fit.alternatives``, and every interval carries their disagreement.
         target: the column that the law explains, positive; ``loss`` in nats per token.
         huber_delta: width of the Huber loss in units of log target; ``"auto"`` takes it from the residuals (1.345
-            robust standard deviations) for a law of loss that has runs enough to tell, 1e-3 otherwise; None is least
-            squares.
+            robust standard deviations) for a law of loss that has runs enough to tell, 1e-3 otherwise, and where
+            ``scale_weight`` is not given either and neighbouring runs are missed alike, so that what is left is the
+            law's lack of fit (:mod:`scalefed.fitting.lack_of_fit`); None is least squares.
+        huber_above: the width for runs above the law, as a share of that below: 0.1 where runs that were tuned too
+            little lie above the frontier more easily than any lies below it.
         scale_weight: a run weighs its scale (params x tokens) to this power: 0 weighs all alike, above 0 predicts
             better beyond the runs where small runs bend away from the law; None takes, for a law of loss that has runs
             enough to spare, 0.5, or 0 or 1 where that misses clearly less of the runs' own largest when they are held
             out; else 0.
+        weights: a column of the runs, or one positive number a run: how much it counts, times its scale's.
+        standard_errors: the same, of the target and in its unit; a run weighs their inverse square.
         resamples: bootstrap replicates.
         seed: of the bootstrap and the starts.
         columns: our name -> the name in ``runs``, for example ``{"params": "N"}``; a formula may use columns of your
@@ -101,22 +121,27 @@ def fit(
     >>> round(fit(simulate_runs("chinchilla", truth, grid), "chinchilla", resamples=10).params["a"], 6)
     0.35
     """
-    delta = _delta(huber_delta)
-    _check(resamples, scale_weight)
+    loss = _Loss(_delta(huber_delta), huber_delta == "auto", huber_above)
+    _check(resamples, scale_weight, loss)
     check_method(intervals)
-    data, laws = _chosen(runs, law, target, columns, cluster, fixed, bounds, ties)
+    if intervals == "auto" and not (weights is None and standard_errors is None and huber_above == 1.0):
+        intervals = "pairs"  # runs of unlike errors cannot exchange them, nor turn their sign
+    frame, source = read_frame(runs, columns)
+    frame = with_weights(frame, weights, standard_errors, target)
+    data, laws = _chosen(frame, law, target, columns, cluster, fixed, bounds, ties)
+    data = replace(data, source=source)
     each = [_data_of(data, one) for one in laws]
     least = max(len(one.law.free) for one in each) + SPARE
     masks = cuts(data.columns, data.law.columns, least) if backtest else ()
     powers = (scale_weight,) if scale_weight is not None else _POWERS if any(masks) else (0.0,)
-    tried = [_fitted(one, powers, masks, huber_delta, delta, seed) for one in each]
+    tried = [_fitted(one, powers, masks, loss, seed) for one in each]
     weighed = weigh([least_missed(trials) for trials in tried])
     (trial, _), others = weighed[0], weighed[1:]
     trial, replicates = with_replicates(trial, resamples, seed, intervals)
     alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)
     if law != "auto" and backtest:
         few = 0 if replicates.method == "posterior" else resamples  # wide as no bootstrap of few runs is
-        alternatives = _of_a_name(trial, powers, masks, huber_delta, delta, few, seed, intervals)
+        alternatives = _of_a_name(trial, powers, masks, loss, few, seed, intervals)
     found = _assemble(trial, replicates, target, seed)
     ahead, aside = size_drift([one for trials in tried for one in trials])
     test = of_several([back_test(one.problem, one.folds) for one, _ in weighed])
@@ -128,7 +153,7 @@ def fit(
 
 
 def _chosen(
-    runs: Any,
+    frame: pd.DataFrame,
     law: "Law | str",
     target: str,
     columns: Mapping[str, str] | None,
@@ -141,13 +166,12 @@ def _chosen(
     own = [name for name in columns or {} if name not in COLUMNS]
     if law != "auto":
         one = as_law(law, columns=own).with_(fixed=fixed, bounds=bounds, ties=ties)
-        data = prepare(runs, one, target=target, columns=columns, cluster=cluster)
+        data = prepare(frame, one, target=target, cluster=cluster)
         return data, (data.law,)
-    frame, source = read_frame(runs, columns)
     frame = with_derived(frame)
     laws = constrained(candidates(frame), fixed=fixed, bounds=bounds, ties=ties)
     data = prepare(frame, max(laws, key=lambda one: len(one.columns)), target=target, cluster=cluster)
-    return replace(data, source=source), laws
+    return data, laws
 
 
 def _data_of(data: FitData, law: Law) -> FitData:
@@ -164,18 +188,20 @@ def _fitted(
     data: FitData,
     powers: tuple[float, ...],
     masks: tuple[tuple[np.ndarray, ...], ...],
-    huber_delta: float | str | None,
-    delta: float,
+    loss: _Loss,
     seed: int,
 ) -> list[Trial]:
     """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
     trials: list[Trial] = []
-    own = huber_delta == "auto" and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
+    own = loss.from_residuals and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
+    misfit = False
     for power in powers if len(powers) == 1 else _affordable(data, powers):
-        problem, width = problem_of(data.columns, data.law, data.target, power), delta
+        problem, width = problem_of(data.frame, data.law, data.target, power, loss.above), loss.delta
         near = trials[0].best if trials else None
         best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
-        for _ in range(_ROUNDS if own else 0):
+        if not trials and len(powers) > 1 and _is_of_loss(data.law) and data.n >= _ENOUGH:
+            misfit = lack_of_fit(_residuals(problem, best), data.columns, data.clusters) < _MISFIT
+        for _ in range(_ROUNDS if own and not misfit else 0):
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
         folds = hold_outs(problem, best, masks, delta=width)
@@ -191,15 +217,14 @@ def _is_of_loss(law: Law) -> bool:
 def _affordable(data: FitData, powers: tuple[float, ...]) -> list[float]:
     """The powers of scale that leave a law of loss as good as twice as many runs as free parameters; 0 always."""
     least = _SPARE_TIMES * len(data.law.free) if _is_of_loss(data.law) else np.inf
-    return [power for power in powers if power == 0 or effective_runs(data.columns, data.law, power) >= least]
+    return [power for power in powers if power == 0 or effective_runs(data.frame, data.law, power) >= least]
 
 
 def _of_a_name(
     trial: Trial,
     powers: tuple[float, ...],
     masks: tuple[tuple[np.ndarray, ...], ...],
-    huber_delta: float | str | None,
-    delta: float,
+    loss: _Loss,
     resamples: int,
     seed: int,
     method: str,
@@ -214,7 +239,7 @@ def _of_a_name(
     other = beside(data.law, data.frame) if any(masks) and resamples else None
     if other is None:
         return ()
-    return (_alternative(least_missed(_fitted(_data_of(data, other), powers, masks, huber_delta, delta, seed)), BESIDE,
+    return (_alternative(least_missed(_fitted(_data_of(data, other), powers, masks, loss, seed)), BESIDE,
                          resamples, seed, method),)  # fmt: skip
 
 
@@ -269,6 +294,7 @@ def _assemble(trial: Trial, refits: Replicates, target: str, seed: int) -> Fit:
         replicates=replicates,
         target=target,
         huber_delta=trial.delta,
+        huber_above=problem.above,
         scale_weight=trial.scale_weight,
         noise=noise,
         noise_by_loss=by_loss,
@@ -298,10 +324,15 @@ def _delta(huber_delta: float | str | None) -> float:
     return float(huber_delta)
 
 
-def _check(resamples: int, scale_weight: float | None) -> None:
+def _check(resamples: int, scale_weight: float | None, loss: _Loss) -> None:
     if isinstance(resamples, bool) or not isinstance(resamples, (int, np.integer)) or resamples < 0:
         raise ConfigError(f"resamples must be an integer of at least 0, got {resamples!r}; 1000 is usual")
     if scale_weight is not None and not 0.0 <= scale_weight <= 3.0:
         raise ConfigError(
             f"scale_weight must be between 0 (all runs alike) and 3, got {scale_weight!r}; 0.5 favours large runs"
+        )
+    if not 0.0 < loss.above <= 1e6 or (loss.above != 1.0 and not np.isfinite(loss.delta)):
+        raise ConfigError(
+            f"huber_above must be a share of huber_delta above 0, got {loss.above!r} of {loss.delta:g}; "
+            "1 is symmetric, 0.1 lets runs above the law pull a tenth as far"
         )

@@ -119,7 +119,7 @@ def prepare_held(frame: pd.DataFrame, columns: tuple[str, ...], target: str) -> 
 def missed(f: Fit, train: pd.DataFrame, held: pd.DataFrame) -> np.ndarray:
     """Log errors on the held-out runs of the law refitted to the training runs, without intervals."""
     data = prepare(train, f.law, target=f.target, warn=False)
-    problem = problem_of(data.columns, data.law, data.target, f.scale_weight)
+    problem = problem_of(data.frame, data.law, data.target, f.scale_weight, f.huber_above)
     best = global_fit(problem, delta=f.huber_delta, seed=f.seed)
     values = dict(zip(problem.names, problem.to_values(best.theta[None])[0], strict=True))
     frame, _ = read_frame(held)
@@ -194,6 +194,7 @@ def predict_held(f: Fit, train: pd.DataFrame, held: pd.DataFrame, *, level: floa
             f.law,
             target=f.target,
             huber_delta=f.huber_delta if np.isfinite(f.huber_delta) else None,
+            huber_above=f.huber_above,
             scale_weight=f.scale_weight,
             resamples=resamples,
             seed=f.seed,

@@ -30,6 +30,7 @@ class Problem:
         columns: every column of the law, each (n,).
         log_loss: (n,) natural logarithm of the target.
         weights: (n,) weights of the runs in the objective, or None for 1 each.
+        above: width of the Huber loss above the law, as a share of that below.
 
     Attributes:
         names: free parameters, one coordinate each, in the law's order.
@@ -46,8 +47,10 @@ class Problem:
         columns: Mapping[str, np.ndarray],
         log_loss: np.ndarray,
         weights: np.ndarray | None = None,
+        above: float = 1.0,
     ) -> None:
         self.law = law
+        self.above = above
         self.weights = None if weights is None else np.asarray(weights, dtype=float)
         self.z = np.ascontiguousarray(log_loss, dtype=float)
         self.n = len(self.z)
@@ -345,4 +348,5 @@ def subset(problem: Problem, rows: Sequence[int] | np.ndarray) -> Problem:
     """The same problem on some of its runs."""
     rows = np.asarray(rows)
     weights = None if problem.weights is None else problem.weights[rows]
-    return Problem(problem.law, {c: v[rows] for c, v in problem.columns.items()}, problem.z[rows], weights)
+    columns = {c: v[rows] for c, v in problem.columns.items()}
+    return Problem(problem.law, columns, problem.z[rows], weights, problem.above)

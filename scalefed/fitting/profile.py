@@ -35,6 +35,10 @@ class Refittable(Fitted, Protocol):
         """Width of the Huber loss in log units."""
 
     @property
+    def huber_above(self) -> float:
+        """The width above the law, as a share of that below."""
+
+    @property
     def scale_weight(self) -> float:
         """Exponent of scale in the runs' weights."""
 
@@ -101,7 +105,8 @@ def profile(
     if parameter not in fit.law.free:
         raise ConfigError(f"{parameter!r} is not free in {fit.law.name!r}; free: {', '.join(fit.law.free)}")
     grid = _values(fit, parameter, values, points)
-    problem = problem_of(fit.runs, fit.law, fit.runs[fit.target].to_numpy(), fit.scale_weight)
+    target = fit.runs[fit.target].to_numpy()
+    problem = problem_of(fit.runs, fit.law, target, fit.scale_weight, fit.huber_above)
     objective = _descend(fit, problem, parameter, grid)
     theta = problem.to_coordinates(np.array([[fit.params[p] for p in problem.names]]))
     residuals = Solver(problem, delta=fit.huber_delta).residuals(theta)[0][0]
@@ -137,7 +142,7 @@ def _descend(fit: Refittable, full: Problem, parameter: str, grid: np.ndarray) -
         values = {p: v for p, v in fit.params.items() if p in fit.law.free and p != parameter}
         for i in order:
             law = fit.law.with_(fixed={parameter: float(grid[i])})
-            problem = Problem(law, full.columns, full.z, full.weights)
+            problem = Problem(law, full.columns, full.z, full.weights, full.above)
             start = problem.to_coordinates(np.array([[values[p] for p in problem.names]]))
             found = Solver(problem, delta=fit.huber_delta).solve(start, cold=True, iterations=300)
             objective[i] = found.objective[0]
@@ -152,8 +157,9 @@ def _ratio(residuals: np.ndarray, fit: Refittable, weights: np.ndarray | None) -
     w = np.ones(len(residuals)) if weights is None else weights
     n, p = len(residuals), len(fit.law.free)
     width = max(_BANDWIDTH * fit.noise, 1e-300)
-    inside = ndtr((fit.huber_delta - residuals) / width) - ndtr((-fit.huber_delta - residuals) / width)
-    psi = np.clip(residuals, -fit.huber_delta, fit.huber_delta)
+    upper = fit.huber_delta * fit.huber_above
+    inside = ndtr((upper - residuals) / width) - ndtr((-fit.huber_delta - residuals) / width)
+    psi = np.clip(residuals, -fit.huber_delta, upper)
     return float(np.average(inside, weights=w) / (np.average(psi**2, weights=w) * n / max(n - p, 1) + 1e-300))
 
 

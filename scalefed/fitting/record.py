@@ -48,6 +48,7 @@ def to_json(fit: "Fit") -> dict[str, Any]:
         "notes": list(fit.notes),
         "certificate": asdict(fit.certificate),
         "huber_delta": fit.huber_delta,
+        **({"huber_above": fit.huber_above} if fit.huber_above != 1.0 else {}),
         "seed": fit.seed,
         "source": fit.source,
         "cluster": fit.cluster,

@@ -24,6 +24,7 @@ from scalefed.fitting.backtest import BackTest, distance, model_error, size_erro
 from scalefed.fitting.data import read_frame
 from scalefed.fitting.inputs import check_level, columns_for
 from scalefed.fitting.record import write_fit
+from scalefed.fitting.run_weights import RUN_WEIGHT
 from scalefed.fitting.seed_noise import SeedNoise, seed_noise_of
 from scalefed.fitting.status import Certificate, FitStatus, listed
 from scalefed.fitting.weights import effective_runs, weights_for
@@ -53,6 +54,7 @@ class Fit(Typeset):
         replicates: bootstrap replicates of the free parameters, one row each.
         target: the column that is explained.
         huber_delta: width of the Huber loss in log units.
+        huber_above: its width for runs above the law, as a share of that.
         scale_weight: exponent of scale in the runs' weights.
         noise: standard deviation of log residuals, corrected for the fitted parameters.
         noise_by_loss: centres (log target) and noise of windows of similar runs.
@@ -97,6 +99,7 @@ class Fit(Typeset):
     columns: Mapping[str, str] = field(default_factory=dict)
     ranges: Ranges = field(default_factory=Ranges)
     column_tests: tuple[ColumnTest, ...] = ()
+    huber_above: float = 1.0
 
     @property
     def holdout_error(self) -> float:
@@ -343,9 +346,13 @@ class Fit(Typeset):
         if np.isnan(self.noise):
             return "noise unknown"
         words = f"noise {self.noise:.2%}"
-        if self.scale_weight:
+        by = [f"scale^{self.scale_weight:g}"] if self.scale_weight else []
+        by += ["weights of their own"] if RUN_WEIGHT in self.runs else []
+        if by:
             alike = effective_runs(self.runs, self.law, self.scale_weight)
-            words += f" (runs weigh by scale^{self.scale_weight:g}, as good as {alike:.0f} alike)"
+            words += f" (runs weigh by {' and '.join(by)}, as good as {alike:.0f} alike)"
+        if self.huber_above != 1.0:
+            words += f"; runs above the law pull as far as {self.huber_above:g} of those below"
         if (found := self.seed_noise) is not None:
             words += f"; seeds of {found.settings} settings {found.seeds:.2%}, lack of fit {found.lack_of_fit:.2%}"
         return words

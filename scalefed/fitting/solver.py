@@ -59,6 +59,7 @@ class Solver:
 
     def __init__(self, problem: Problem, *, delta: float = 1e-3) -> None:
         self.problem, self.delta = problem, float(delta)
+        self.upper = self.delta * problem.above
         self.combine: Flat | Nested = combiner(problem)
         channels = problem.channels
         self.transposed = [np.ascontiguousarray(c.features.T) for c in channels]
@@ -96,13 +97,13 @@ class Solver:
 
     def loss(self, r: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """The objective, (B,)."""
-        v = self.huber(r, self.delta)
+        v = self.huber(r, self.delta, self.upper)
         return np.asarray(v.sum(1) if weights is None else np.einsum("bn,bn->b", v, weights))
 
     @staticmethod
-    def huber(r: np.ndarray, delta: float) -> np.ndarray:
-        """Huber's loss of every residual: r^2/2 up to delta, then delta |r| - delta^2/2."""
-        c = np.clip(r, -delta, delta)
+    def huber(r: np.ndarray, delta: float, upper: float | None = None) -> np.ndarray:
+        """Huber's loss of every residual: r^2/2 up to delta, then delta |r| - delta^2/2; ``upper`` where r > 0."""
+        c = np.clip(r, -delta, delta if upper is None else upper)
         v = c * -0.5
         v += r
         v *= c
@@ -123,10 +124,10 @@ class Solver:
         where most residuals are in the linear zone and the exact Hessian says little.
         """
         problem = self.problem
-        c = np.clip(r, -self.delta, self.delta)
+        c = np.clip(r, -self.delta, self.upper)
         k = (c == r).astype(float)
         if far is not None and far.any():
-            k[far] = np.minimum(1.0, self.delta / np.maximum(np.abs(r[far]), 1e-300))
+            k[far] = np.minimum(1.0, np.where(r[far] > 0, self.upper, self.delta) / np.maximum(np.abs(r[far]), 1e-300))
         if weights is not None:
             c *= weights
             k *= weights

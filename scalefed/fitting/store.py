@@ -67,6 +67,7 @@ def _fit(content: Mapping[str, Any]) -> Fit:
         replicates=replicates,
         target=content["target"],
         huber_delta=content["huber_delta"],
+        huber_above=content.get("huber_above", 1.0),
         scale_weight=content["scale_weight"],
         noise=content["noise"],
         noise_by_loss=(tuple(content["noise_by_loss"][0]), tuple(content["noise_by_loss"][1])),
@@ -110,7 +111,7 @@ def _check(fit: Fit) -> None:
     for name in ("source", "cluster"):
         if not isinstance(getattr(fit, name), (str, type(None))):
             raise ValueError(f"{name} must be a text, got {getattr(fit, name)!r:.40}")
-    for name in ("noise", "huber_delta", "scale_weight"):
+    for name in ("noise", "huber_delta", "huber_above", "scale_weight"):
         number = getattr(fit, name)
         if isinstance(number, bool) or not isinstance(number, (int, float)) or not (number >= 0 or number != number):
             raise ValueError(f"{name} must be a number from 0 up, got {number!r:.40}")

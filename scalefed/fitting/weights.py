@@ -8,6 +8,7 @@ import pandas as pd
 
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.problem import Problem
+from scalefed.fitting.run_weights import RUN_WEIGHT
 from scalefed.laws import Law
 
 _SUM_TO_ONE = 1e3  # weight of the row that makes weights sum to 1, so large that it holds to 1e-6
@@ -17,11 +18,17 @@ Columns: TypeAlias = Mapping[str, np.ndarray] | pd.DataFrame
 
 
 def weights_for(columns: Columns, law: Law, scale_weight: float) -> np.ndarray | None:
-    """Weights of the runs, (n,) with mean 1, that grow as scale to the power ``scale_weight``; None for all alike."""
+    """Weights of the runs, (n,) with mean 1: scale to the power ``scale_weight``, times their own; None for all alike.
+
+    Their own are in the column ``RUN_WEIGHT``, where there is one.
+    """
     names = scale_columns(columns, law.columns)
-    if scale_weight == 0.0 or not names:
+    by_scale = scale_weight != 0.0 and bool(names)
+    if not by_scale and RUN_WEIGHT not in columns:
         return None
-    logs = scale_weight * np.log(10.0) * decades(columns, names)
+    logs = scale_weight * np.log(10.0) * decades(columns, names) if by_scale else np.zeros(1)
+    if RUN_WEIGHT in columns:
+        logs = logs + np.log(np.asarray(columns[RUN_WEIGHT], dtype=float))
     weights = np.exp(logs - logs.max())
     return np.asarray(weights / weights.mean())
 
@@ -37,7 +44,7 @@ def effective_runs(columns: Columns, law: Law, scale_weight: float) -> float:
     return float(weights.sum() ** 2 / np.square(weights).sum())
 
 
-def problem_of(runs: Columns, law: Law, target: np.ndarray, scale_weight: float) -> Problem:
+def problem_of(runs: Columns, law: Law, target: np.ndarray, scale_weight: float, above: float = 1.0) -> Problem:
     """What a fit of this law to these runs minimises.
 
     Args:
@@ -45,9 +52,10 @@ def problem_of(runs: Columns, law: Law, target: np.ndarray, scale_weight: float)
         law: the law.
         target: (n,) positive, what the law explains.
         scale_weight: the power of scale by which a run weighs.
+        above: width of the Huber loss above the law, as a share of that below.
     """
     columns = {c: np.asarray(runs[c], dtype=float) for c in law.columns}
-    return Problem(law, columns, np.log(np.asarray(target, dtype=float)), weights_for(columns, law, scale_weight))
+    return Problem(law, columns, np.log(np.asarray(target, dtype=float)), weights_for(runs, law, scale_weight), above)
 
 
 def stacking_weights(errors: np.ndarray) -> np.ndarray:

@@ -60,10 +60,37 @@ _STEPS_MEANINGS = {
     "l": "how much that exponent rises when local steps grow by a factor e",
     "d": "exponent of tokens in the steps term",
 }
+_FINITE_LAW = (
+    "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2)"
+    " + B/repeats(tokens, unique_tokens, R)^b"
+    " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d"
+    " + O*(params/10000)^w*(tokens/unique_tokens)^x*local_steps^y"
+    "/(clients_per_round^z*(unique_tokens/(10000*clients))^v))^c"
+)
+_FINITE_MEANINGS = {
+    "R": "passes after which one more pass over the text is worth 1/e of a fresh one",
+    "O": "size of the overfitting term",
+    "w": "exponent of params in the overfitting term",
+    "x": "exponent of passes over the text in the overfitting term",
+    "y": "exponent of local steps in the overfitting term",
+    "z": "how much averaging clients takes from overfitting: exponent of clients per round",
+    "v": "how much text a client must hold: exponent of the different tokens of a client",
+}
+_FINITE_UNITS = {
+    **_COUPLED_UNITS,
+    "R": "passes over the unique tokens",
+    "G": "nats^(1/c) at one token",
+    "O": "nats^(1/c) at 10,000 params and one pass over 10,000 tokens of a client",
+}
+_CROSSED = "how much less size is worth to skewed clients of a large population: exponent of the population at skew 1"
 _FRESH = "measured: federated-data-constrained without repeats and overfitting, for runs that see no text twice"
 _FINITE = (
     "measured: runs/grid, runs/steps, runs/population, runs/repeats and runs/slices, where text comes round again and "
     "local steps, population and cohort vary; repeats by Muennighoff et al. 2023 (arXiv 2305.16264), equation 5"
+)
+_CROSS = (
+    "measured: the runs of federated-data-constrained (which is this law with u = 0), runs/holdout and runs/crossed, "
+    "where a large population costs skewed clients more than alike ones"
 )
 _OWN = "this project's own hypothesis; tested against the other laws on held-out larger runs"
 
@@ -222,31 +249,19 @@ _ENTRIES = (
     ),
     _named(
         "federated-data-constrained",
-        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2)"
-        " + B/repeats(tokens, unique_tokens, R)^b"
-        " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d"
-        " + O*(params/10000)^w*(tokens/unique_tokens)^x*local_steps^y"
-        "/(clients_per_round^z*(unique_tokens/(10000*clients))^v))^c",
+        _FINITE_LAW,
         source=_FINITE,
-        meanings={
-            **_CAPACITY_MEANINGS,
-            **_STEPS_MEANINGS,
-            "R": "passes after which one more pass over the text is worth 1/e of a fresh one",
-            "O": "size of the overfitting term",
-            "w": "exponent of params in the overfitting term",
-            "x": "exponent of passes over the text in the overfitting term",
-            "y": "exponent of local steps in the overfitting term",
-            "z": "how much averaging clients takes from overfitting: exponent of clients per round",
-            "v": "how much text a client must hold: exponent of the different tokens of a client",
-        },
-        units={
-            **_COUPLED_UNITS,
-            "R": "passes over the unique tokens",
-            "G": "nats^(1/c) at one token",
-            "O": "nats^(1/c) at 10,000 params and one pass over 10,000 tokens of a client",
-            **dict.fromkeys("dfhklrtvwxyz", "none"),
-        },
+        meanings={**_CAPACITY_MEANINGS, **_STEPS_MEANINGS, **_FINITE_MEANINGS},
+        units={**_FINITE_UNITS, **dict.fromkeys("dfhklrtvwxyz", "none")},
         bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0), "R": (0.05, 1e4)},
+    ),
+    _named(
+        "federated-cross-device",
+        _FINITE_LAW.replace("/params", "*clients^(u*skew^2)/params", 1),
+        source=_CROSS,
+        meanings={**_CAPACITY_MEANINGS, **_STEPS_MEANINGS, **_FINITE_MEANINGS, "u": _CROSSED},
+        units={**_FINITE_UNITS, **dict.fromkeys("dfhklrtuvwxyz", "none")},
+        bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0), "R": (0.05, 1e4), "u": (-4.0, 4.0)},
     ),
     _named(
         "federated-population",

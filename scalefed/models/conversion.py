@@ -41,13 +41,28 @@ def convert(sources: Sequence[Path], folder: Path, *, precision: str = "float32"
     transformers = require_transformers()
     if not transformers.utils.is_gguf_available():
         raise MissingExtraError("reading a .gguf file needs gguf; install it with: pip install 'scalefed[hf]'")
+    config = _convert_weights(sources, folder / "model.safetensors", precision, sha256)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # what is written is no longer quantized
+    config.save_pretrained(folder)
+    # the reader of the weights is gone before the tokenizer, which takes as much memory again
+    tokenizer = transformers.AutoTokenizer.from_pretrained(sources[0].parent, **_where(sources))
+    tokenizer.save_pretrained(folder)
+
+
+def _where(sources: Sequence[Path]) -> dict[str, Any]:
+    """How ``transformers`` is told of a gguf file."""
+    return {"gguf_file": sources[0].name, "local_files_only": True}
+
+
+def _convert_weights(sources: Sequence[Path], target: Path, precision: str, sha256: str) -> Any:
+    """Write the weights; the model's configuration."""
     from gguf import GGUFReader
 
-    where = {"gguf_file": sources[0].name, "local_files_only": True}
+    transformers = require_transformers()
     readers = [GGUFReader(source) for source in sources]
     about = {"format": "pt", "quantization": _quantization(readers[0]), "sha256": sha256}
-    config = transformers.AutoConfig.from_pretrained(sources[0].parent, **where)
-    target = folder / "model.safetensors"
+    config = transformers.AutoConfig.from_pretrained(sources[0].parent, **_where(sources))
     if _architecture(readers[0]) in PLAIN:
         config.tie_word_embeddings = all(tensor.name != "output.weight" for tensor in _tensors(readers))
         config.dtype = precision
@@ -62,14 +77,11 @@ def convert(sources: Sequence[Path], folder: Path, *, precision: str = "float32"
         from safetensors.torch import save_model
 
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            sources[0].parent, dtype=getattr(torch, precision), **where
+            sources[0].parent, dtype=getattr(torch, precision), **_where(sources)
         )
         config = model.config
         save_model(model, str(target), metadata=about)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config  # what is written is no longer quantized
-    config.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(sources[0].parent, **where).save_pretrained(folder)
+    return config
 
 
 def weights_of(folder: Path) -> str:

@@ -176,6 +176,7 @@ function drawAll() {
 let printing = false;
 addEventListener("beforeprint", () => {
   printing = true;
+  begin();
   drawAll();
   document.querySelectorAll("details.unfold").forEach((one) => (one.open = true));
 });
@@ -211,9 +212,24 @@ function answerTable() {
   return { columns: ["quantity", "estimate", "low", "high"], rows };
 }
 
+// The page is written with its answer, so that it is read and the sliders stand before the law of every replicate is
+// compiled; an address with a question of its own is answered at once.
+let begun = false, settle;
+const settled = new Promise((resolve) => (settle = resolve));
+
+function begin() {
+  if (begun) return;
+  begun = true;
+  if (!data.refused) changed();
+  buildCharts();
+  performance.mark("answered");
+  settle(true);
+}
+
 function start() {
   if (!data.refused) {
     buildControls();
+    shown.forEach((refresh) => refresh());
     for (const name of ["python", "shell"]) byId(`copy-${name}`).addEventListener("click", (event) => copy(name, event.target));
     byId("answer-csv").addEventListener("click", () => last && save(new Blob([csvText(answerTable())], { type: "text/csv" }), "answer.csv"));
     addEventListener("hashchange", () => {
@@ -221,10 +237,10 @@ function start() {
       buildControls();
       changed();
     });
-    changed();
   }
-  buildCharts();
   new IntersectionObserver(([entry]) => (byId("bar").hidden = entry.isIntersecting || data.refused !== null)).observe(byId("answer"));
+  if (location.hash || document.hidden) begin();
+  else addEventListener("load", () => requestAnimationFrame(() => setTimeout(begin)));
 }
 
 start();

@@ -281,7 +281,7 @@ def by_monty(python: str, problems: list[Problem], samples: Samples, processes: 
     table = {p.task_id: p for p in problems}
     texts = [f"{table[t].prompt}{text}\n{table[t].test}\ncheck({table[t].entry_point})\n" for t, text in samples]
     done = subprocess.run([python, "-c", MONTY], input=json.dumps(texts), stdout=-1, check=True, text=True)
-    return [bool(passed) for passed in json.loads(done.stdout)]
+    return [bool(passed) for passed in json.loads(done.stdout.splitlines()[-1])]  # samples print too
 
 
 def spin() -> None:

@@ -111,11 +111,12 @@ class Page:
         self.ask("Emulation.setEmulatedMedia", features=scheme)
 
     def go(self, address: str, timeout: float = 60.0) -> None:
-        """Load an address, and keep what its scripts complain about in ``errors``."""
+        """Load an address until it has its first answer; what its scripts complain about is kept in ``errors``."""
         self.ask("Page.navigate", url=address)
         while True:
             event = self.event(timeout)
             if event["method"] == "Page.loadEventFired":
+                self.evaluate("typeof settled === 'undefined' || settled")
                 return
 
     def event(self, timeout: float):

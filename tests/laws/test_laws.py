@@ -55,9 +55,10 @@ def by_hand(name: str, p: dict[str, float], x: dict[str, float]) -> float:
     if name == "federated-coupled":
         rise = np.exp(p["s"] * s) / m ** (p["r"] * s)
         return e + rise * (a + p["B"] / (d / m ** p["g"]) ** p["b"]) ** p["c"]
-    if name in ("federated-data-constrained", "federated-population"):
+    if name in ("federated-data-constrained", "federated-cross-device", "federated-population"):
         q = s**2
         size = p["A"] * np.exp(p["s"] * q) * n ** (p["h"] * q - p["a"]) / m ** (p["r"] * q)
+        size *= x["clients"] ** (p.get("u", 0.0) * q)
         late = p["G"] * np.exp(p["t"] * q) * x["clients"] ** p["k"] * m ** (p["f"] + p["l"] * np.log(local))
         if name == "federated-population":
             return e + (size + p["B"] / d ** p["b"] + late / d ** p["d"]) ** p["c"]
