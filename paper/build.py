@@ -35,6 +35,7 @@ import crossed  # noqa: E402
 import isoflops  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
+import realmodels  # noqa: E402
 import remedies  # noqa: E402
 import study  # noqa: E402
 import unequal  # noqa: E402
@@ -321,6 +322,7 @@ def main(words: list[str]) -> None:
         published.write()
         posthoc.main()
         crossed.main([])
+        realmodels.main()
         remedies.main()
         unequal.main()
     print(page() or "typst is not installed, so there is no PDF: pip install 'scalefed[paper]'")
