@@ -33,7 +33,10 @@ function sentences(answer) {
   const held = answer.binding.map((name) => `${LIMIT_WORDS[name]} (1% more saves ${words.grouped(answer.shadow_prices[name], 2)} ${data.short_unit})`);
   if (held.length) found.push(`Held back by ${held.join(" and ")}.`);
   if (Number.isFinite(answer.regret)) found.push(`If the law holds, this size costs at most ${words.grouped(answer.regret, 2)} ${data.target_unit} more than the truly best one, with ${words.share(answer.level)} probability.`);
-  for (const note of answer.notes) found.push(`${note[0].toUpperCase()}${note.slice(1)}${/[.!?]$/.test(note) ? "" : "."}`);
+  for (const note of answer.notes) { // a column's name is written as it is
+    const first = /^[a-z]+_/.test(note) ? note[0] : note[0].toUpperCase();
+    found.push(`${first}${note.slice(1)}${/[.!?]$/.test(note) ? "" : "."}`);
+  }
   return found;
 }
 

@@ -145,13 +145,14 @@ def in_words(asked: Mapping[str, Any]) -> str:
 def sentence(text: str) -> str:
     """With a capital and a full stop.
 
-    >>> sentence("two runs left out")
-    'Two runs left out.'
+    >>> sentence("two runs left out"), sentence("local_steps = 25")
+    ('Two runs left out.', 'local_steps = 25.')
     """
     text = text.strip()
     if not text:
         return text
-    return text[0].upper() + text[1:] + ("" if text[-1] in ".!?" else ".")
+    named = "_" in text.split(maxsplit=1)[0]  # a column, which is written as it is
+    return (text if named else text[0].upper() + text[1:]) + ("" if text[-1] in ".!?" else ".")
 
 
 def _range(best: Optimum, name: str, form: Callable[[float], str]) -> str:
