@@ -65,7 +65,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
         ({"compute": [6e9, np.nan]}, ConfigError, "compute must be positive FLOPs"),
         ({"level": 95}, ConfigError, "level must be between 0 and 1"),
         ({"target": "los"}, DataError, "no column 'los'"),
-        ({"floor": 1e3}, DataError, "a loss above 1000"),
+        ({"floor": 1e3}, DataError, "a loss above 1,000"),
     ],
 )
 def test_what_cannot_be_done_is_said(words, error, match):
