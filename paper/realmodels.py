@@ -3,12 +3,18 @@
     python paper/realmodels.py       generated/realmodels.json
 
 HumanEval, greedy: pass@1 of each model under each rule (``runs/humaneval``), with its interval over problems like
-these, and the likelihood of the canonical solutions under that rule.
+these, and the likelihood of the canonical solutions under that rule. Then federated adapters of the smaller one
+(``runs/lora``).
 """
 
 import json
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
+
+import scalefed as sf
+from scalefed.charts.theme import si
 
 ROOT = Path(__file__).parent.parent
 MODELS = {
@@ -16,16 +22,30 @@ MODELS = {
     "qwen2.5-coder-0.5b-instruct": ("Qwen2.5-Coder-0.5B-Instruct", "Q4_K_M"),
 }
 """Names and the quantisation of the weights that were to be had."""
+KINDS = {"iid": "alike", "natural": "whole packages each"}
 RULES = ("as it is given", "without its final line break", "chat template")
 
 
 def main() -> None:
     """Write, print."""
     rows = [row for name in MODELS for row in sorted(_rows(name))]
-    told = {"rows": [row[1:] for row in rows]}
+    told = {"rows": [row[1:] for row in rows], **federated(sf.load_runs(ROOT / "runs/lora"))}
     text = json.dumps(told, indent=1, ensure_ascii=False)
     (ROOT / "paper/generated/realmodels.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+
+
+def federated(runs: pd.DataFrame) -> dict[str, Any]:
+    """What adapters gain in federated hands: the pretrained model, then alike and natural clients by cohort."""
+    longest = runs["tokens"].max()
+    rows = []
+    for run in runs.sort_values(["tokens", "partition", "clients_per_round"]).to_dict("records"):
+        trained = run["tokens"] == longest
+        words = f"{run['clients_per_round']:g} a round, {KINDS[run['partition']]}" if trained else "before"
+        wire = f"{run['bytes_per_client'] / 1e6:.0f} MB" if trained else "-"
+        rows.append([words, f"{run['loss']:.3f}", f"{run['gold_loss']:.3f}", f"{run['pass_at_1']:.1%}", wire])
+    return {"federated": rows, "tokens": si(float(longest)), "clients": f"{runs['clients'].iloc[0]:g}",
+            "rank": f"{runs['lora_rank'].iloc[0]:g}"}  # fmt: skip
 
 
 def _rows(checkpoint: str) -> list[list[str]]:
