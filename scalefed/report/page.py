@@ -252,7 +252,7 @@ def _provenance(fit: Fit, frame: pd.DataFrame) -> Any:
     for name, words in (("commit", "Commits of the runs"), ("torch", "torch of the runs"), ("device_name", "Devices")):
         if name in frame and frame[name].notna().any():
             facts[words] = ", ".join(str(value)[:12] for value in sorted(frame[name].dropna().astype(str).unique())[:6])
-    return _table([], [[name, str(value)] for name, value in facts.items()])
+    return _table([], [[name, str(value)] for name, value in facts.items()], ids=(1,))
 
 
 def _cell(name: str, value: Any) -> str:
