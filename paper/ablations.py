@@ -7,7 +7,6 @@ same setting at half the budget and a line through the two longest shorter runs.
 the predicted loss, the measured loss, the loss alone, and from the same setting at half the budget.
 """
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from writing import write_facts
 
 import scalefed as sf
 from scalefed.charts.theme import si
@@ -52,9 +52,7 @@ def main() -> None:
             "samples": f"{runs['samples'].iloc[0]:g}",
             "largest": si(BUDGETS[-1]),
         }
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    (ROOT / "paper/generated/ablations.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("ablations", told)
 
 
 # ---------------------------------------------------------------------- terms

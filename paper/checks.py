@@ -6,7 +6,6 @@ Sensitivity to weights, floor, law and runs; residuals by every variable; sizes,
 counting compute; matched controls; what AdamW does to a centred gradient; runs of unclean trees. All as strings.
 """
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -26,8 +25,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))  # the scripts of the paper are no package
 import study  # noqa: E402
+from writing import write_facts  # noqa: E402
 
-TARGET = HERE / "generated/checks.json"
 COMPUTE = 3e12
 COUNTS = (1, 4, 16)
 SKEW = 0.65
@@ -321,9 +320,7 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         told = facts()
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    TARGET.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("checks", told)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "paper"))  # the scripts of the paper are no packa
 import freeze  # noqa: E402
 import posthoc  # noqa: E402
 import score  # noqa: E402
+from writing import write_facts  # noqa: E402
 
 SWEEP, FROZEN = ROOT / "runs/crossed/sweep.toml", ROOT / "fits/crossed.frozen.json"
 FOLDERS = (*freeze.FOLDERS, "holdout", "isoflop")
@@ -36,9 +37,7 @@ def main(words: list[str]) -> None:
     if words == ["freeze"]:
         _freeze()
         return
-    text = json.dumps(facts(), indent=1, ensure_ascii=False)
-    (ROOT / "paper/generated/crossed.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("crossed", facts())
 
 
 # ---------------------------------------------------------------------- before

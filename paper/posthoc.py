@@ -35,14 +35,13 @@ LARGE = 1000
 def main() -> None:
     """Fit, write, print."""
     import score  # noqa: PLC0415
+    from writing import write_facts  # noqa: PLC0415
 
     frozen = json.loads((HERE.parent / "fits/study.frozen.json").read_text(encoding="utf-8"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FitWarning)
         told = facts(score.cells(frozen, score.measured()))
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    (HERE / "generated/posthoc.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("posthoc", told)
 
 
 def facts(cells: pd.DataFrame) -> dict[str, Any]:

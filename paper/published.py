@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from writing import write_facts
 
 import scalefed as sf
 from scalefed.errors import FitWarning
@@ -85,7 +86,7 @@ def write(contours: Path | None = None) -> dict[str, Any]:
         told = {**stored, "diloco": diloco()}
         if contours:
             told["repeats"] = repeats(pd.read_csv(contours))
-    TARGET.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_facts("published", told, show=False)
     return told
 
 

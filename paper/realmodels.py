@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from writing import write_facts
 
 import scalefed as sf
 from scalefed.charts.theme import si
@@ -30,9 +31,7 @@ def main() -> None:
     """Write, print."""
     rows = [row for name in MODELS for row in sorted(_rows(name))]
     told = {"rows": [row[1:] for row in rows], **federated(sf.load_runs(ROOT / "runs/lora"))}
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    (ROOT / "paper/generated/realmodels.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("realmodels", told)
 
 
 def federated(runs: pd.DataFrame) -> dict[str, Any]:

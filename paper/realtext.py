@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
+from writing import write_facts
 
 import scalefed as sf
 from scalefed.charts.theme import si
@@ -350,7 +351,7 @@ def score() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["facts"]:
-        (ROOT / "paper/generated/realtext.json").write_text(json.dumps(facts(), indent=1) + "\n", encoding="utf-8")
+        write_facts("realtext", facts(), show=False)
     elif sys.argv[1:] == ["freeze"]:
         freeze()
     else:

@@ -6,13 +6,13 @@ A remedy's worth is the mean of log ratios of its loss to that of FedAvg with th
 optimizer (``runs/remedies``); whether it bends the law is a regression of these on the logs of size and cohort.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
+from writing import write_facts
 
 import scalefed as sf
 from scalefed.charts.theme import si
@@ -51,9 +51,7 @@ def main() -> None:
         "concentration": f"{first['concentration']:g}",
         "tokens": si(runs["tokens_asked"].max()),
     }
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    (ROOT / "paper/generated/remedies.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("remedies", told)
 
 
 def with_changes(runs: pd.DataFrame) -> pd.DataFrame:

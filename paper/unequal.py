@@ -7,11 +7,11 @@ over the run, with the tokens that were trained in all. Where that average says 
 inequality itself costs nothing.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from writing import write_facts
 
 import scalefed as sf
 from scalefed.charts.theme import si
@@ -24,9 +24,7 @@ ORDER = ("equal", "sizes by Dirichlet", "stragglers", "dropout", "Bernoulli")
 def main() -> None:
     """Write, print."""
     told = facts(sf.load_runs(ROOT / "runs/unequal"), sf.load_fit(ROOT / "fits/study.json"))
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    (ROOT / "paper/generated/unequal.json").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    write_facts("unequal", told)
 
 
 def facts(runs: pd.DataFrame, fit: sf.Fit) -> dict[str, Any]:
