@@ -18,6 +18,7 @@ from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.weights import stacking_weights
 from scalefed.laws import LAWS, Law
+from scalefed.runs.tables import likely_columns, some_names
 
 _USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
 _DECIDING = ("clients_per_round", "skew")  # the columns that bring laws in which they have a term
@@ -43,9 +44,11 @@ def candidates(frame: pd.DataFrame) -> tuple[Law, ...]:
     """
     missing = [name for name in ("params", "tokens") if name not in frame.columns]
     if missing:
+        guess = likely_columns(frame.columns) or {missing[0]: "its name"}
         raise DataError(
-            f"law='auto' chooses among laws of params and tokens, but the runs have no {' and no '.join(missing)}; "
-            "give their names, columns={'params': 'its name'}, or a law of your own such as 'E + A/params^a'"
+            f"law='auto' chooses among laws of params and tokens, but the runs have no {' and no '.join(missing)}, "
+            f"only {some_names(frame.columns)}; say which it is by columns={guess}, or give a law of your own such as "
+            "'E + A/params^a'"
         )
     finite = _of_finite_text(frame)
     return (*_usual(frame), *([finite] if finite else []))

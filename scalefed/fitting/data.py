@@ -20,7 +20,7 @@ from scalefed.runs import ranges
 from scalefed.runs.derived import as_stored
 from scalefed.runs.schema import COLUMNS as SCHEMA
 from scalefed.runs.states import unfinished
-from scalefed.runs.tables import derived, numbers, rename
+from scalefed.runs.tables import derived, likely_columns, numbers, rename
 from scalefed.units import grouped
 
 
@@ -208,11 +208,12 @@ def _require(frame: pd.DataFrame, law: Law, target: str, cluster: str | None) ->
     for column in (*law.columns, target, *([cluster] if cluster else [])):
         if column not in names:
             what = "to be explained" if column == target else f"needed by the law {law.name!r}"
+            guess = likely_columns(names, [column]).get(column, "its name")
             hint = nearest(column, names) if names else "the runs have no columns at all"
             other = "" if column == target or not {"params", "tokens"} <= set(names) else "; or fit law='chinchilla'"
             raise DataError(
-                f"the runs have no column {column!r}, which is {what}; {hint}. "
-                f"If it has another name, say columns={{{column!r}: 'its name'}}{other}"
+                f"the runs have no column {column!r}, which is {what}; {hint}{'' if hint.endswith('?') else '.'} "
+                f"If it has another name, say columns={{{column!r}: {guess!r}}}{other}"
             )
     for name in law.free:
         if name in names and len(name) > 1:

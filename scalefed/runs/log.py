@@ -38,7 +38,7 @@ from scalefed.runs.folders import (
 from scalefed.runs.importers.tools import of_folder, read_runs
 from scalefed.runs.ranges import check_table
 from scalefed.runs.schema import COLUMNS, ROUND_COLUMNS, SCHEMA, TIMING, Column, unit_of
-from scalefed.runs.tables import derived, numbers, read_table, rename, some_names, source_name
+from scalefed.runs.tables import derived, likely_columns, numbers, read_table, rename, some_names, source_name
 from scalefed.typeset import Sheet, Typeset
 from scalefed.units import grouped
 
@@ -165,9 +165,10 @@ def load_runs(
         )
     frame = rename(frame, columns or {})
     if not any(name in COLUMNS for name in frame.columns):
+        guess = likely_columns(frame.columns) or {"params": "N", "tokens": "D", "loss": "L"}
         raise DataError(
             f"{source_name(source)} has no column of the run log, only {some_names(frame.columns)}; name yours by "
-            'columns={"params": "N", "tokens": "D", "loss": "L"}'
+            f"columns={guess}"
         )
     frame = numbers(frame, source_name(source))
     check_table(frame, source_name(source))

@@ -2,8 +2,9 @@
 
 import math
 import os
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +213,34 @@ def some_names(names: Iterable[Any]) -> str:
     """
     names = [str(name) for name in names]
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+
+
+_OTHER_NAMES = {
+    "params": "n num_params n_params nparams parameters num_parameters n_parameters parameter_count model_size size",
+    "tokens": "d num_tokens n_tokens ntokens train_tokens training_tokens tokens_seen total_tokens consumed_tokens",
+    "loss": "l eval_loss val_loss valid_loss validation_loss test_loss final_loss heldout_loss",
+    "clients_per_round": "m cohort cohort_size clients_sampled sampled_clients active_clients",
+    "clients": "k num_clients n_clients total_clients population",
+    "compute": "c flops train_flops training_flops total_flops flop",
+    "local_steps": "h inner_steps num_local_steps",
+}
+"""What others call our columns, small letters, words joined by underscores."""
+
+
+def likely_columns(names: Iterable[Any], wanted: Sequence[str] = ("params", "tokens", "loss")) -> dict[str, str]:
+    """Which of the names may be ours under another name, by what others call them: a proposal, never acted on.
+
+    Args:
+        names: the columns of a table.
+        wanted: columns of the run log to look for; those that are there are left out.
+
+    >>> likely_columns(["run", "N", "train/tokens", "eval-loss"])
+    {'params': 'N', 'tokens': 'train/tokens', 'loss': 'eval-loss'}
+    """
+    told = [str(name) for name in names]
+    plain = {re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_"): name for name in reversed(told)}
+    found = {ours: [plain[other] for other in _OTHER_NAMES.get(ours, "").split() if other in plain] for ours in wanted}
+    return {ours: theirs[0] for ours, theirs in found.items() if theirs and ours not in told}
 
 
 def _exact(version: str) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def files(tmp_path_factory):
     )
     good.iloc[:0].to_csv(folder / "no-rows.csv", index=False)
     (folder / "other.csv").write_text("a,b\n1,2\n")
+    (folder / "others.csv").write_text("n_params,train/tokens,eval_loss\n1,2,3\n")
+    (folder / "half.csv").write_text("params,train_tokens,eval_loss\n1,2,3\n")
     text = good.to_json(orient="records", lines=True)
     (folder / "cut.jsonl").write_text(text[: len(text) // 2])
     (folder / "runs.xlsx").write_text("x")
@@ -134,6 +136,14 @@ MISTAKES = {
     "truncated JSONL": ("fit {f}/cut.jsonl", ["cut.jsonl, line", "not JSON", "cut off"]),
     "no loss column": ("fit {f}/no-loss.csv --law chinchilla", ["no column 'loss'", "allowed: ", "params"]),
     "no known column": ("fit {f}/other.csv", ["has no column of the run log, only a, b", "--column params=N"]),
+    "columns as others name them": (
+        "fit {f}/others.csv",
+        ["--column params=n_params --column tokens=train/tokens --column loss=eval_loss"],
+    ),
+    "some columns as others name them": (
+        "fit {f}/half.csv",
+        ["have no tokens, only params, train_tokens", "--column tokens=train_tokens --column loss=eval_loss"],
+    ),
     "NaN losses": ("fit {f}/nan.csv --law chinchilla", ["no run is left to fit", "loss missing"]),
     "text losses": ("fit {f}/text.csv --law chinchilla", ["loss must be a number", "got 'low' in row 0"]),
     "no rows": ("fit {f}/no-rows.csv", ["has no rows", "one row a run"]),
