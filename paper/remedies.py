@@ -47,6 +47,7 @@ def main() -> None:
         "cells": [f"{si(size)}, {cohort}" for size in SIZES for cohort in COHORTS],
         "runs": str(len(runs)),
         "seeds": str(runs["seed"].nunique()),
+        "mixed": str((changes["kernels_used"] != changes["kernels_used_plain"]).sum()),
         "clients": f"{first['clients']:g}",
         "concentration": f"{first['concentration']:g}",
         "tokens": si(runs["tokens_asked"].max()),
@@ -55,8 +56,9 @@ def main() -> None:
 
 
 def with_changes(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a remedy, with ``arm``, the log ratio of their loss to FedAvg's, and the ratio of compute."""
-    base = runs[runs["algorithm"] == "fedavg"].set_index(PAIR)[["loss", "compute_exact"]].add_suffix("_plain")
+    """The runs with a remedy, with ``arm``, FedAvg's kernels, the log ratio of the losses, and the ratio of compute."""
+    plain = runs[runs["algorithm"] == "fedavg"].set_index(PAIR)
+    base = plain[["loss", "compute_exact", "kernels_used"]].add_suffix("_plain")
     treated = runs[runs["algorithm"] != "fedavg"].join(base, on=PAIR).dropna(subset=["loss_plain"])
     return treated.assign(
         arm=treated.apply(_arm, axis=1),
