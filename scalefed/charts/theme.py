@@ -163,10 +163,3 @@ def log_axis(
     import altair as alt
 
     return alt.Axis(values=log_ticks(*domain, most=most), title=title, labelExpr=LABELS[style], **options)
-
-
-def ordered_colors(values: Sequence[Any]) -> "alt.Scale":
-    """A colour scale for ordered values, in the order given."""
-    import altair as alt
-
-    return alt.Scale(domain=list(values), range=ramp(len(values)))

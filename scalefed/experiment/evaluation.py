@@ -261,11 +261,3 @@ def _session(task: Writer, weights: Tensor, *, rows: int, length: int) -> Sessio
         return DecoderSession(task.model, weights, rows=rows, length=length)
     session: Session = task.model.session(weights, rows=rows, length=length)
     return session
-
-
-def text_of(task: Writer, weights: Tensor, prompt: str, *, max_new_tokens: int = 128) -> str:
-    """The greedy continuation of one prompt, for looking at."""
-    ids = task.tokenizer.encode(prompt)
-    session = _session(task, weights, rows=1, length=len(ids) + max_new_tokens)
-    (done,) = sample(session, [ids], samples=1, end=task.tokenizer.eos, max_new_tokens=max_new_tokens, temperature=0)
-    return str(task.tokenizer.decode(done.tokens))

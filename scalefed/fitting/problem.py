@@ -336,13 +336,6 @@ class Problem:
             out[:, coordinate] *= np.exp(sign * shift)
         return out
 
-    def jacobian_of_values(self, theta: np.ndarray) -> np.ndarray:
-        """d(parameter on its natural scale) / d(coordinate) at one point, (p, p); amplitudes in logarithms."""
-        step = 1e-6
-        moved, back = (theta[None] + sign * step * np.eye(self.p) for sign in (1.0, -1.0))
-        ends = [self._rescaled(self._shift_amplitudes(x, sign=-1.0), x, sign=-1.0) for x in (moved, back)]
-        return np.asarray((ends[0] - ends[1]) / (2 * step)).T
-
 
 def subset(problem: Problem, rows: Sequence[int] | np.ndarray) -> Problem:
     """The same problem on some of its runs."""

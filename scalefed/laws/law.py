@@ -186,14 +186,6 @@ class Law(Typeset):
         return tuple(names)
 
     @cached_property
-    def is_posynomial(self) -> bool:
-        """Whether the law is a plain sum of power-law products: no powers of sums, no repeats, nothing subtracted."""
-        return not any(
-            t.powers or t.repeats or t.sign < 0 or any(p.factors for p in t.parts) or _has(t, "loglog")
-            for t in self.terms
-        )
-
-    @cached_property
     def floor(self) -> str | None:
         """The parameter that is the irreducible loss: a term of its own without any column; None if there is none.
 
@@ -374,10 +366,6 @@ def _multiple(
     if own is None or any(set(atom.columns) - set(given) for part in rest for atom in part.atoms):
         raise ConfigError(f"an argument of repeats(..., {repeats.decay}) must be a column times what is given")
     return own.atoms[0].columns[0], np.asarray(evaluate(rest, values, given, logged))
-
-
-def _has(term: Term, kind: str) -> bool:
-    return any(atom.kind == kind for part in term.all_parts() for atom in part.atoms)
 
 
 def _without(atoms: tuple[Atom, ...], atom: Atom) -> tuple[Atom, ...]:

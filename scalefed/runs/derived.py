@@ -24,9 +24,6 @@ Array = np.ndarray[Any, Any]
 MICRO_FAMILIES, MICRO_DOCUMENT, MICRO_SPREAD = 16, 44.0, 0.545
 """Of the micro benchmark: families of problems, tokens of a document, and the coefficient of variation of these."""
 
-DERIVED = ("compute_exact", "local_epochs", "participation_realised")
-"""Columns that follow from others in every run, and say nothing that those do not."""
-
 _ARCHITECTURE = ("model_width", "model_layers", "model_heads", "sequence_length")
 _USED = {
     *_ARCHITECTURE, "model_head_width", "model_vocab", "params", "params_trained", "tokens", "vocab_size", "checkpoint",
