@@ -82,11 +82,13 @@ def must_be_narrow(fit: FitLike, sizes: Array, what: str) -> None:
 
 def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ...], level: float) -> Optimum:
     """The best run with intervals, pass@k where there is a link, and what to keep in mind."""
-    here, found = optimum.columns_at(fit.law, found, setting), with_law_error(fit, found)
+    here, own = optimum.columns_at(fit.law, found, setting), found.params
+    found = with_law_error(fit, found)
     losses = mixed(fit, lambda law, values: law.predict(values, here))
     best = optimum.summarise(fit.law, losses, found, level=level, given=given_of(fit))
     must_be_narrow(fit, found.params, f"the best size at {grouped(best.compute)} FLOPs")
-    best = replace(best, target=str(getattr(fit, "target", "loss")))
+    regret = best.regret * _farther(own, found.params, level) ** 2  # near its least a loss is a parabola in log size
+    best = replace(best, target=str(getattr(fit, "target", "loss")), regret=regret)
     far = distance(fit.runs, {"params": best.params, "tokens": best.tokens})
     best = replace(best, notes=(*best.notes, *notes, *_exact(fit.runs, setting, best), *far))
     low, high = _band(fit, here, level)
@@ -94,6 +96,14 @@ def report(fit: FitLike, found: Solution, setting: Setting, notes: tuple[str, ..
         best = replace(best, loss_low=low, loss_high=high)
     link = getattr(fit, "link", None)
     return best if link is None else with_passes(link, with_loss_error(fit, losses, here), here, best)
+
+
+def _farther(own: Array, spread: Array, level: float) -> float:
+    """How many times farther from the estimate (row 0) the replicates lie in log size after the law's own error."""
+    if len(own) < 2:
+        return 1.0
+    before, after = (float(np.quantile(np.abs(np.log(sizes[1:] / sizes[0])), level)) for sizes in (own, spread))
+    return after / before if np.isfinite(after) and after > before > 0 else 1.0
 
 
 def against_runs(fit: FitLike, best: Optimum, setting: Setting, words: Mapping[str, Any]) -> Optimum:

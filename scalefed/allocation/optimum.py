@@ -174,7 +174,8 @@ class Optimum(Typeset):
         compute: FLOPs that the run spends.
         binding: the limits that hold it back, dearest first.
         shadow_prices: limit -> loss saved by 1% more of it.
-        regret: with probability ``level``, training this size costs at most this much more loss than the truly best.
+        regret: with probability ``level``, training this size costs at most this much more loss than the truly best;
+            0 where all replicates have this best size: limits hold it, or the runs are the law's own numbers.
         pass_at_k: k -> (estimate, low, high), where a link is attached.
         level: coverage of the intervals.
         given: the laws that the intervals are conditional on.
@@ -248,8 +249,10 @@ class Optimum(Typeset):
         unit = unit_of(self.target).split(" per ")[0]
         unit = f" {unit}" if unit else ""
         lines = [f"held by {name}: 1% more saves {grouped(self.shadow_prices[name], 2)}{unit}" for name in self.binding]
-        if np.isfinite(self.regret):
+        if self.regret > 0:
             lines.append(f"regret: at most {grouped(self.regret, 2)}{unit} if the best size is another one")
+        elif self.regret == 0 and self.params_high <= self.params_low * (1 + _ROUNDING**0.5):
+            lines.append("regret: not told, as every replicate of the fit has this best size")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def __repr__(self) -> str:

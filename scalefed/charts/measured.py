@@ -271,7 +271,9 @@ def _target(source: Any) -> str:
 
 
 def _key(view: Shown, first: str = "") -> list[str]:
-    lines = "Lines: fitted law with its 90% band. Points: runs" if view.fit is not None else "Points: runs"
+    lines = "Points: runs"
+    if view.fit is not None:
+        lines = f"Lines: fitted law with its 90% band given {view.fit.given}. {lines}"
     return view.note(f"{first}. {lines}" if first else lines)
 
 

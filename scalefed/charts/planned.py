@@ -182,7 +182,8 @@ def budget(
     ]
     words = "Grey ticks: sizes measured"
     if low < high:
-        words = f"Curve: predicted with its 90% band. Shaded: 95% interval of the best size given {best.given}. {words}"
+        ends = "Curve: predicted with its 90% band. Shaded: 95% interval of the best size"
+        words = f"{ends}. Both given {best.given}. {words}"
     return assemble(
         layers,
         frame,
@@ -286,7 +287,7 @@ def _over_compute(
     frame = pd.concat([frame, pd.DataFrame({"part": ["edge"], "compute": [last]})], ignore_index=True)
     words = "Right of the dashed line: more compute than any run had"
     if _with_intervals(frame):
-        words = f"Bands: 95% intervals. {words}"
+        words = f"Bands: 95% intervals given {view.fit.given}. {words}"
     told = [*view.note(words), *outside]
     return assemble(layers, frame, cut, title=title(headline or "Best model size by compute", told, width=width))
 
@@ -309,7 +310,9 @@ def _over_clients(
         base.mark_line(strokeWidth=1.4, opacity=0.6).encode(y=up),
         base.mark_circle(size=80, opacity=1).encode(y=up, tooltip=tooltips(frame, ["clients_per_round", "params"])),
     ]
-    words = f"At {power(budget)} FLOPs in all" + (". Bars: 95% intervals" if _with_intervals(frame) else "")
+    words = f"At {power(budget)} FLOPs in all"
+    if _with_intervals(frame):
+        words = f"{words}. Bars: 95% intervals given {view.fit.given}"
     told = [words, *frame.attrs["outside"]]
     return assemble(
         layers, frame, cut, title=title(headline or "Best model size by clients per round", told, width=width)

@@ -18,13 +18,16 @@ from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.weights import stacking_weights
 from scalefed.laws import LAWS, Law
+from scalefed.laws.parser import MAY_BE_ZERO
 from scalefed.runs.tables import likely_columns, some_names
 
 _USUAL, _CLEARLY = 0.5, 0.5  # the usual weight of runs, and how much less another must miss to be taken
 _DECIDING = ("clients_per_round", "skew")  # the columns that bring laws in which they have a term
 _FINITE = {  # columns of a law of finite text and population, and what cannot be told where they have one value
-    "clients": ("k",), "local_steps": ("l", "y"), "skew": (), "clients_per_round": (), "unique_tokens": (),
+    "clients": ("k", "u"), "local_steps": ("l", "y"), "skew": ("u",), "clients_per_round": (), "unique_tokens": (),
 }  # fmt: skip
+_COHORT = ("clients_per_round", "clients")
+_APART = 0.05  # of what a term varies by that the terms beside it leave over: with less it cannot be told from them
 _RUNS_A_PARAMETER = 3  # that such a law needs: with fewer, nothing could be held out for the others either
 _LEAST_WEIGHT = 0.02  # of a law that is kept beside the best one
 
@@ -69,18 +72,35 @@ def _usual(frame: pd.DataFrame) -> tuple[Law, ...]:
 
 def _of_finite_text(frame: pd.DataFrame) -> Law | None:
     """The law of repeats or population beside cohorts, where they vary and the runs are enough; what is loose is 0."""
-    known = all(name in frame.columns and frame[name].notna().all() for name in _FINITE)
-    if not known or not _varies(frame, "clients_per_round"):
+    if not all(_is_known(frame, name) for name in _FINITE) or not _varies(frame, "clients_per_round"):
         return None
     share = frame["clients_per_round"] / frame["clients"]
     population = _varies(frame, "clients") and float(np.ptp(share)) > 0.0  # else it is the cohort again
     if not population and not _repeats(frame):
         return None
-    law = LAWS["federated-data-constrained" if _repeats(frame) else "federated-population"]
-    same = {"clients": not population, "local_steps": not _varies(frame, "local_steps")}
+    crossed = population and _crossed(frame)
+    repeated = "federated-cross-device" if crossed else "federated-data-constrained"
+    law = LAWS[repeated if _repeats(frame) else "federated-population"]
+    same = {"clients": not population, "local_steps": not _varies(frame, "local_steps"), "skew": not crossed}
     loose = {parameter for name, constant in same.items() if constant for parameter in _FINITE[name]}
     law = law.with_(fixed={name: 0.0 for name in law.parameters if name in loose})
     return law if len(frame) >= _RUNS_A_PARAMETER * len(law.free) else None
+
+
+def _is_known(frame: pd.DataFrame, name: str) -> bool:
+    """Whether every run has a number there, above 0 where a law takes its logarithm."""
+    if name not in frame.columns or not pd.api.types.is_numeric_dtype(frame[name]):
+        return False
+    return bool(np.isfinite(frame[name]).all() and (name in MAY_BE_ZERO or (frame[name] > 0).all()))
+
+
+def _crossed(frame: pd.DataFrame) -> bool:
+    """Whether skewed clients came from populations of several sizes, for which size and cohort do not stand."""
+    skew = np.where(frame["skew"] > frame["skew"].min() + SAME["skew"], frame["skew"], 0.0) ** 2
+    params, cohort, clients = (np.log(frame[name].to_numpy(float)) for name in ("params", *_COHORT))
+    beside, term = skew[:, None] * np.stack([np.ones(len(frame)), params, cohort], axis=1), skew * clients
+    left = term - beside @ np.linalg.lstsq(beside, term, rcond=None)[0]
+    return bool(np.linalg.norm(left) > _APART * np.linalg.norm(skew * np.ptp(clients)))
 
 
 def bound_columns(frame: pd.DataFrame) -> tuple[str, ...]:

@@ -30,11 +30,12 @@ class Flat:
         self.with_one = problem.has_floor
 
     def value(self, v: State) -> tuple[np.ndarray, State]:
-        """The logarithm of the law relative to its floor, (B, n), and the shares."""
+        """The logarithm of the law relative to its floor, (B, n), and the shares; the channels are written over."""
         if len(v) == 1 and not self.with_one:
             return v[0].copy(), [np.ones_like(v[0])]
         first = None if self.with_one else v[0]
-        q = [np.exp(np.minimum(x if first is None else x - first, _LARGEST)) for x in v]
+        v = v if first is None else [x - first for x in v]
+        q = [np.exp(np.minimum(x, _LARGEST, out=x), out=x) for x in v]
         total = q[0] + 1.0 if self.with_one else q[0].copy()
         for x in q[1:]:
             total += x
@@ -62,6 +63,13 @@ class Flat:
         return state, curvature
 
 
+_ONE = np.ones((1, 1))  # the slope of a channel in itself; nothing is multiplied by it
+
+
+def _times(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return y if x is _ONE else x if y is _ONE else x * y
+
+
 class Jet:
     """A value with first and second derivatives in the channels, all (B, n)."""
 
@@ -78,7 +86,8 @@ class Jet:
 
     def __mul__(self, other: "Jet") -> "Jet":
         first = _merge(
-            {i: d * other.value for i, d in self.first.items()}, {i: d * self.value for i, d in other.first.items()}
+            {i: _times(d, other.value) for i, d in self.first.items()},
+            {i: _times(d, self.value) for i, d in other.first.items()},
         )
         second = _merge(
             {i: d * other.value for i, d in self.second.items()}, {i: d * self.value for i, d in other.second.items()}
@@ -86,18 +95,18 @@ class Jet:
         for i, x in self.first.items():
             for j, y in other.first.items():
                 key = (min(i, j), max(i, j))
-                product = x * y * (2.0 if i == j else 1.0)
+                product = 2.0 * _times(x, y) if i == j else _times(x, y)
                 second[key] = second[key] + product if key in second else product
         return Jet(self.value * other.value, first, second)
 
     def apply(self, value: np.ndarray, slope: np.ndarray, bend: np.ndarray) -> "Jet":
         """A scalar function of the jet, given its value and two derivatives."""
-        first = {i: d * slope for i, d in self.first.items()}
+        first = {i: _times(d, slope) for i, d in self.first.items()}
         second = {i: d * slope for i, d in self.second.items()}
         for i, x in self.first.items():
             for j, y in self.first.items():
                 if i <= j:
-                    product = x * y * bend
+                    product = _times(_times(x, y), bend)
                     second[i, j] = second[i, j] + product if (i, j) in second else product
         return Jet(value, first, second)
 
@@ -115,9 +124,10 @@ def log_sum(jets: list[Jet], signs: Sequence[float]) -> Jet:
     first: dict[int, np.ndarray] = {}
     second: dict[tuple[int, int], np.ndarray] = {}
     for share, jet in zip(shares, jets, strict=True):
-        first = _merge(first, {i: share * d for i, d in jet.first.items()})
+        first = _merge(first, {i: _times(share, d) for i, d in jet.first.items()})
         second = _merge(second, {i: share * d for i, d in jet.second.items()})
-        squares = {(i, j): share * x * y for i, x in jet.first.items() for j, y in jet.first.items() if i <= j}
+        own = list(jet.first.items())
+        squares = {(i, j): _times(share, _times(x, y)) for i, x in own for j, y in own if i <= j}
         second = _merge(second, squares)
     products = {(i, j): -x * y for i, x in first.items() for j, y in first.items() if i <= j}
     return Jet(value, first, _merge(second, products))
@@ -127,16 +137,35 @@ def _soft_max(
     values: list[np.ndarray], signs: Sequence[float], *, with_one: bool
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Logarithm of the signed sum of exponentials (plus 1 if asked), NaN where it is not positive; each one's share."""
-    top = values[0]
-    for x in values[1:]:
-        top = np.maximum(top, x)
+    value, q, total = _summed(values, signs, with_one=with_one)
+    for x in q:
+        x /= total
+    return value, q
+
+
+def _summed(
+    values: list[np.ndarray], signs: Sequence[float], *, with_one: bool
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """That logarithm; the exponentials relative to the largest, and their sum."""
     if with_one:
-        top = np.maximum(top, 0.0)
-    q = [sign * np.exp(x - top) for x, sign in zip(values, signs, strict=True)]
-    total = sum(q[1:], q[0]) + (np.exp(-top) if with_one else 0.0)
+        top = np.maximum(values[0], 0.0)
+    else:
+        top = values[0].copy()
+    for x in values[1:]:
+        top = np.maximum(top, x, out=top if top.shape == np.broadcast_shapes(top.shape, x.shape) else None)
+    q = []
+    for x, sign in zip(values, signs, strict=True):
+        one = x - top
+        np.exp(one, out=one)
+        q.append(np.negative(one, out=one) if sign < 0 else one)
+    total = np.exp(-top) if with_one else np.zeros_like(top)
+    for one in q:
+        total += one
     if min(signs) < 0:
         total = np.where(total > 0, total, np.nan)
-    return np.log(total) + top, [x / total for x in q]
+    value = np.log(total)
+    value += top
+    return value, q, total
 
 
 class Nested:
@@ -148,14 +177,14 @@ class Nested:
 
     def value(self, v: State) -> tuple[np.ndarray, State]:
         """The logarithm of the law relative to its floor, (B, n), and the state."""
-        value, _ = _soft_max([log_node(node, v) for node in self.nodes], self.signs, with_one=self.with_one)
+        value, _, _ = _summed([log_node(node, v) for node in self.nodes], self.signs, with_one=self.with_one)
         return value, v
 
     def derivatives(self, state: State) -> tuple[State, Curvature]:
         """Slopes dm/dv of every channel, and a function of (c, k) that yields the weights of the Hessian's blocks."""
         jets = [_jet(node, state) for node in self.nodes]
         _, shares = _soft_max([j.value for j in jets], self.signs, with_one=self.with_one)
-        first = {i: share * u for share, jet in zip(shares, jets, strict=True) for i, u in jet.first.items()}
+        first = {i: _times(share, u) for share, jet in zip(shares, jets, strict=True) for i, u in jet.first.items()}
         term = {i: t for t, jet in enumerate(jets) for i in jet.first}
 
         def curvature(c: np.ndarray, k: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -166,8 +195,9 @@ class Nested:
                     w = wa * first[b]
                     if term[a] == term[b]:
                         jet = jets[term[a]]
-                        bend = jet.first[a] * jet.first[b] + jet.second.get((a, b), 0.0)
-                        w = w - falls[term[a]] * bend
+                        bend = _times(jet.first[a], jet.first[b])
+                        bend = bend + jet.second[a, b] if (a, b) in jet.second else bend
+                        w = w - _times(falls[term[a]], bend)
                     yield a, b, w
 
         return [first[i] for i in range(self.size)], curvature
@@ -180,7 +210,7 @@ def log_node(node: Node, v: State) -> np.ndarray:
     for exponent, decay, tokens, unique in node.repeats:
         total = total + _value(exponent, v) * log_effective(log_node(tokens, v), log_node(unique, v), np.exp(v[decay]))
     for exponent, children in node.groups:
-        inside, _ = _soft_max([log_node(c, v) for c in children], [c.sign for c in children], with_one=False)
+        inside, _, _ = _summed([log_node(c, v) for c in children], [c.sign for c in children], with_one=False)
         total = total + _value(exponent, v) * inside
     return total
 
@@ -215,7 +245,7 @@ def _sum_jet(found: Sum, v: State) -> Jet:
 
 
 def _channel_jet(channel: int, v: State) -> Jet:
-    return Jet(v[channel], {channel: np.ones((1, 1))})
+    return Jet(v[channel], {channel: _ONE})
 
 
 def _effective_jet(tokens: Jet, unique: Jet, decay: Jet) -> Jet:

@@ -18,13 +18,14 @@ import numpy as np
 from scalefed.fitting.derivatives import Flat, Nested, State, combiner
 from scalefed.fitting.problem import Problem
 
-_CACHE_DOUBLES = 262144  # 2 MB: the arrays of one step of a chunk stay in a core's cache
+_CACHE_DOUBLES = 1048576  # 8 MB: a step of fewer members is mostly calls; tests/benchmarks/bench_fitting.py speed
 _LONGEST_STEP = 2.0  # in any coordinate (logarithms and exponents): further out the quadratic model is no guide
 _EXACT = 1e-28  # squared residuals a run: nothing is left but rounding
 _NEAR = 1e-3  # relative gain below which a start counts as near its end
+_COLD, _WARM = 1e-3, 1e-9  # damping of the first step: near the optimum it would only make Newton's method linear
 _LOST = 0.1  # damping above which a start that does not gain is given up
 _FLAT = 1e-16  # relative decrement below what a double can show
-_LENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01)  # of a step that are tried before damping rises
+_LENGTHS = (0.3, 0.1, 0.03, 0.01)  # of a step that are tried after the whole of it, before damping rises
 _STAGES = (12, 30, 80)
 """Steps after which the members still moving are gathered into new chunks: a chunk costs much the same for two members
 as for a hundred, and one replicate in ten needs ten times the steps of the others."""
@@ -86,7 +87,8 @@ class Solver:
             m += theta[:, self.problem.base, None]
         elif self.problem.base_constant:
             m += self.problem.base_constant
-        return np.subtract(self.problem.z if log_loss is None else log_loss, m, out=m), state
+        z = self.problem.z if log_loss is None else log_loss
+        return np.subtract(z, m, out=m if len(m) >= z.size // z.shape[-1] else None), state
 
     def weigh(self, weights: np.ndarray | None, size: int) -> np.ndarray | None:
         """Weights of the batch times the problem's own, (size, n), or None where all are 1."""
@@ -230,13 +232,17 @@ class Solver:
         tolerance: float,
     ) -> None:
         theta, damping, far = done.theta[rows], done.damping[rows], done.far[rows]
-        r, state = self.residuals(theta, z)
+        alike = len(rows) > 1 and bool((theta == theta[0]).all())  # replicates start where the fit ended
+        r, state = self.residuals(theta[:1] if alike else theta, z)
+        r = np.repeat(r, len(rows), axis=0) if len(r) < len(rows) else r
         f = self.loss(r, w)
         for _ in range(iterations):
             g, h = self.derivatives(theta, r, state, w, far)
             step, decrement = self._step(theta, g, h, damping)
+            if alike:
+                state, alike = [np.repeat(x, len(rows), axis=0) for x in state], False
             before = f.copy()
-            better = self._advance(theta, step, f, r, state, w, z)
+            better, r, state = self._advance(theta, step, f, r, state, w, z)
             relative = (before - f) / np.maximum(before, 1e-300)
             lost = ~better & (damping > 1e6)
             far = np.where(far, ~(better & (relative < _NEAR)), ~better & (damping > _LOST))
@@ -262,29 +268,37 @@ class Solver:
         state: State,
         w: np.ndarray | None,
         z: np.ndarray | None,
-    ) -> np.ndarray:
-        """Move in place along the step, shorter where the whole of it climbs; which members moved, (B,).
+    ) -> tuple[np.ndarray, np.ndarray, State]:
+        """Move theta and f in place along the step, shorter where the whole of it climbs.
 
         Close to the optimum few residuals lie in the quadratic zone, and a Newton step overshoots the kinks of the
         others: its direction is good, its length is not.
+
+        Returns:
+            Which members moved, (B,), with the residuals and the state of all.
         """
-        moved = np.zeros(len(theta), dtype=bool)
+        trial = np.clip(theta + step, self.problem.lower, self.problem.upper)
+        r_new, state_new = self.residuals(trial, z)
+        f_new = self.loss(r_new, w)
+        moved = f_new < f
+        left = np.flatnonzero(~moved)
+        for new, old in zip((trial, f_new, r_new, *state_new), (theta, f, r, *state), strict=True):
+            new[left] = old[left]
+        theta[:], f[:], r, state = trial, f_new, r_new, state_new
         for length in _LENGTHS:
-            left = np.flatnonzero(~moved)
             if not len(left):
                 break
-            rows: np.ndarray | slice = slice(None) if len(left) == len(theta) else left
-            w_left, z_left = (None if x is None else x[rows] for x in (w, z))
-            trial = np.clip(theta[rows] + length * step[rows], self.problem.lower, self.problem.upper)
+            w_left, z_left = (None if x is None else x[left] for x in (w, z))
+            trial = np.clip(theta[left] + length * step[left], self.problem.lower, self.problem.upper)
             r_new, state_new = self.residuals(trial, z_left)
             f_new = self.loss(r_new, w_left)
-            better = f_new < f[rows]
+            better = f_new < f[left]
             at = left[better]
-            theta[at], f[at], r[at] = trial[better], f_new[better], r_new[better]
-            for old, new in zip(state, state_new, strict=True):
+            for old, new in zip((theta, f, r, *state), (trial, f_new, r_new, *state_new), strict=True):
                 old[at] = new[better]
             moved[at] = True
-        return moved
+            left = left[~better]
+        return moved, r, state
 
     def _step(
         self, theta: np.ndarray, g: np.ndarray, h: np.ndarray, damping: np.ndarray
@@ -321,7 +335,7 @@ class _Batch:
     def of(cls, theta: np.ndarray, cold: bool) -> "_Batch":
         size = len(theta)
         nothing, no = np.full(size, np.inf), np.zeros(size, dtype=bool)
-        damping, far = np.full(size, 1e-3), np.full(size, cold)
+        damping, far = np.full(size, _COLD if cold else _WARM), np.full(size, cold)
         return cls(theta, nothing, nothing.copy(), np.zeros(size, dtype=int), no, damping, far)
 
     def record(

@@ -83,7 +83,7 @@ _FINITE_UNITS = {
     "O": "nats^(1/c) at 10,000 params and one pass over 10,000 tokens of a client",
 }
 _CROSSED = "how much less size is worth to skewed clients of a large population: exponent of the population at skew 1"
-_FRESH = "measured: federated-data-constrained without repeats and overfitting, for runs that see no text twice"
+_FRESH = "measured: federated-cross-device without repeats and overfitting, for runs that see no text twice"
 _FINITE = (
     "measured: runs/grid, runs/steps, runs/population, runs/repeats and runs/slices, where text comes round again and "
     "local steps, population and cohort vary; repeats by Muennighoff et al. 2023 (arXiv 2305.16264), equation 5"
@@ -265,12 +265,12 @@ _ENTRIES = (
     ),
     _named(
         "federated-population",
-        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)/params^(a - h*skew^2) + B/tokens^b"
+        "E + (A*exp(s*skew^2)*clients_per_round^(-r*skew^2)*clients^(u*skew^2)/params^(a - h*skew^2) + B/tokens^b"
         " + G*exp(t*skew^2)*clients^k*clients_per_round^(f + l*log(local_steps))/tokens^d)^c",
         source=_FRESH,
-        meanings={**_CAPACITY_MEANINGS, **_STEPS_MEANINGS},
-        units={**_COUPLED_UNITS, "G": "nats^(1/c) at one token", **dict.fromkeys("dfhklrt", "none")},
-        bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0)},
+        meanings={**_CAPACITY_MEANINGS, **_STEPS_MEANINGS, "u": _CROSSED},
+        units={**_COUPLED_UNITS, "G": "nats^(1/c) at one token", **dict.fromkeys("dfhklrtu", "none")},
+        bounds={**_CAPACITY_BOUNDS, "d": _SIZE, "t": (-20.0, 20.0), "u": (-4.0, 4.0)},
     ),
     _named(
         "federated-drift",

@@ -64,7 +64,7 @@ function sizeChart(context, look) {
   return {
     name: "What each size reaches within these limits",
     says: `Lowest at ${words.count(answer.params)} parameters${rangeWords(low, high, words.count)}, ${data.target_name} ${words.four(answer.loss)}.`,
-    about: `Curve: predicted, with the ${words.share(level)} band of a run. Shaded: interval of the best size, given ${data.given}. Grey: sizes measured${near.length ? ", and runs of this compute" : ""}.`,
+    about: `Curve: predicted${Number.isFinite(answer.params_low) ? `, with the ${words.share(level)} band of a run. Shaded: ${words.share(level)} interval of the best size. Both given ${data.given}` : ""}. Grey: sizes measured${near.length ? ", and runs of this compute" : ""}.`,
     x: axisOver(curve.map((one) => one.size), { log: true, style: "count", title: "Model size (non-embedding parameters)" }),
     y, marks, told: [...told, ...near, best],
     table: { columns: ["params", "tokens", "estimate", "low", "high"], rows: curve.map((one) => [one.size, one.tokens, one.estimate, one.low, one.high]) },
@@ -144,7 +144,7 @@ function frontierChart(context, look) {
   return {
     name: "The best size for every budget",
     says: `From ${words.count(found[0].params)} at ${words.power(found[0].compute)} to ${words.count(found.at(-1).params)} at ${words.power(found.at(-1).compute)} FLOPs.`,
-    about: `${known ? `Band: interval of the best size, given ${data.given}. ` : ""}Right of the dashed line: more compute than any run had. Other limits of the question hold.`,
+    about: `${known ? `Band: ${words.share(answer.level)} interval of the best size given ${data.given}. ` : ""}Right of the dashed line: more compute than any run had. Other limits of the question hold.`,
     x: axisOver(found.map((one) => one.compute), { log: true, style: "power", title: "Training compute, all clients (FLOPs)" }),
     y: axisOver(found.flatMap((one) => [one.params / 1.3, one.params * 1.3]), { log: true, style: "count", title: "Best model size (non-embedding parameters)" }),
     marks, told: [...told, now], table: { columns: names, rows: found.map((one) => names.map((name) => one[name])) },
@@ -182,7 +182,7 @@ function clientsChart(context, look) {
   return {
     name: "The best size by clients per round",
     says: `${words.count(told[0].y)} with one client a round, ${words.count(told.at(-1).y)} with all ${words.count(all)}.`,
-    about: `At ${words.power(ask.compute || answer.compute)} FLOPs in all. Bars: intervals, given ${data.given}. Dashed: the question.`,
+    about: `At ${words.power(ask.compute || answer.compute)} FLOPs in all. ${Number.isFinite(answer.params_low) ? `Bars: ${words.share(answer.level)} intervals given ${data.given}. ` : ""}Dashed: the question.`,
     x: axisOver(counts, { log: true, style: "count", title: "Clients that train in a round", values: counts }),
     y: axisOver(ends, { log: true, style: "count", title: "Best model size (non-embedding parameters)" }),
     marks: [

@@ -32,7 +32,7 @@ function sentences(answer) {
   const found = [];
   const held = answer.binding.map((name) => `${LIMIT_WORDS[name]} (1% more saves ${words.grouped(answer.shadow_prices[name], 2)} ${data.short_unit})`);
   if (held.length) found.push(`Held back by ${held.join(" and ")}.`);
-  if (Number.isFinite(answer.regret)) found.push(`If the law holds, this size costs at most ${words.grouped(answer.regret, 2)} ${data.target_unit} more than the truly best one, with ${words.share(answer.level)} probability.`);
+  if (answer.regret > 0) found.push(`If the law holds, this size costs at most ${words.grouped(answer.regret, 2)} ${data.target_unit} more than the truly best one, with ${words.share(answer.level)} probability.`);
   for (const note of answer.notes) { // a column's name is written as it is
     const first = /^[a-z]+_/.test(note) ? note[0] : note[0].toUpperCase();
     found.push(`${first}${note.slice(1)}${/[.!?]$/.test(note) ? "" : "."}`);

@@ -127,7 +127,9 @@ function report(data, ask, setting, rows, found, limits) {
     .sort((a, b) => answer.shadow_prices[b] - answer.shadow_prices[a]);
   const costs = found.slice(1).map((one, i) => losses[i + 1] - one.constant - Math.exp(one.log_excess));
   const lost = costs.length ? quantile(costs, level) : NaN;
-  answer.regret = lost <= 1e-12 * answer.loss ? 0 : lost; // rounding is no loss
+  const apart = (name) => quantile(found.slice(1).map((one) => Math.abs((one[name] ?? one.n) - n)), level);
+  const farther = found.length > 1 && apart("own") > 0 ? Math.max(apart("n") / apart("own"), 1) : 1;
+  answer.regret = lost <= 1e-12 * answer.loss ? 0 : lost * farther ** 2; // rounding is no loss
   answer.notes = notesOf(data, ask, setting, found, answer);
   if (data.link) Object.assign(answer, passesAt(data.link, rows.columns, n, d, spreadFurther(data, losses, band.model), level));
   return answer;
@@ -351,7 +353,7 @@ function withLawError(data, rows, found) {
   order.forEach((i, rank) => {
     const z = data.scores[rank], apart = others[i].n - best.n;
     const further = Math.sign(z) * (Math.hypot(apart, z * spread[z < 0 ? 0 : 1]) - Math.abs(apart)) || 0;
-    moved[i + 1] = { ...others[i], n: others[i].n + further, d: others[i].d - (trades ? further : 0) };
+    moved[i + 1] = { ...others[i], own: others[i].n, n: others[i].n + further, d: others[i].d - (trades ? further : 0) };
   });
   return moved;
 }

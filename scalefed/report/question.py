@@ -108,7 +108,7 @@ def answer_of(best: Optimum, target: str, unit: str) -> Answer:
     for k, (value, low, high) in best.pass_at_k.items():
         facts.append((f"{value:.3g}", f"predicted pass@{k} ({low:.3g} to {high:.3g})"))
     notes = [sentence(note) for note in best.notes]
-    if math.isfinite(best.regret):
+    if best.regret > 0:
         cost = f"at most {grouped(best.regret, 2)} {unit} more than the truly best one"
         notes.insert(0, f"If the law holds, this size costs {cost}, with {best.level:.0%} probability.")
     return Answer(f"Train {si(best.params)} parameters", f"{sure}; non-embedding", tuple(facts), tuple(notes))

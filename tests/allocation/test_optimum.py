@@ -31,7 +31,7 @@ SPECIAL = {
     "kaplan": {"A": 100.0, "a": 0.8, "B": 1e9, "c": 0.1},
     "federated-population": {
         **HOFFMANN, "A": 4.0, "B": 4.0, "c": 1.3, "G": 30.0, "d": 0.3, "s": 0.8, "h": 0.2, "r": 0.5, "t": 0.4,
-        "k": 0.1, "f": 0.4, "l": 0.06,
+        "u": 0.2, "k": 0.1, "f": 0.4, "l": 0.06,
     },
     "federated-cross-device": {
         **HOFFMANN, "A": 4.0, "B": 4.0, "c": 1.3, "G": 30.0, "d": 0.3, "s": 0.8, "h": 0.2, "r": 0.5, "t": 0.4, "u": 0.2,
@@ -393,7 +393,7 @@ def test_interval_covers_the_replicates_and_prints():
     assert best.params_low < best.params < best.params_high
     inside = (best.replicates["params"] > best.params_low) & (best.replicates["params"] < best.params_high)
     assert 0.94 <= inside.mean() <= 0.96
-    assert best.regret >= 0
+    assert best.regret > 0 and "regret: at most" in repr(best)
     assert best.binding == ("compute",) and best.compute == pytest.approx(1e20, rel=1e-12)
     text = repr(best)
     assert "held by compute" in text and "params" in text and "95% intervals" in text
@@ -401,6 +401,16 @@ def test_interval_covers_the_replicates_and_prints():
     assert plain["rounds"] is None and plain["params"] == best.params
     alone = repr(interval("chinchilla", HOFFMANN, {}, budget=Budget(compute=1e20)))
     assert "without intervals: there are no replicates" in alone and "nan" not in alone and "644,900,000" in alone
+
+
+def test_a_regret_of_nothing_is_not_told_as_a_number():
+    generator = np.random.default_rng(0)
+    noisy = {name: value * np.exp(0.02 * generator.standard_normal(100)) for name, value in HOFFMANN.items()}
+    exact = {name: np.full(100, value * (1 + 1e-15)) for name, value in HOFFMANN.items()}
+    for replicates, limits in ((exact, {"compute": 1e20}), (noisy, {"params": 1e8, "tokens": 1e9})):
+        best = interval("chinchilla", HOFFMANN, replicates, budget=Budget(**limits))
+        assert best.regret == 0 and best.params_low == pytest.approx(best.params_high, rel=1e-9)
+        assert "at most 0" not in repr(best) and "every replicate of the fit has this best size" in repr(best)
 
 
 def test_evaluate_equals_the_law():

@@ -162,6 +162,17 @@ def test_charts_of_an_advice_say_what_lies_outside_the_runs(fitted):
     assert not any("Outside" in line for line in inside["subtitle"])
 
 
+def test_every_interval_of_a_law_says_which_laws_it_is_given(fitted):
+    setting = {"clients_per_round": 4, "skew": 0.0}
+    drawn = [chart(fitted, "optimum", clients_per_round=[4], skew=0.0),
+             chart(fitted, "optimum", x="clients_per_round", compute=1e13),
+             chart(fitted, "budget", compute=1e13, **setting),
+             *(chart(fitted, kind) for kind in ("loss", "participation"))]  # fmt: skip
+    for one in drawn:
+        words = " ".join(one.to_dict()["title"]["subtitle"])
+        assert f"given {fitted.given}." in words or words.endswith(f"given {fitted.given}"), words
+
+
 def test_residuals_are_percent_off_the_law(runs, fitted):
     rows = pd.DataFrame(data(chart(fitted, "residuals")))
     expected = 100 * (runs["loss"] / fitted.predict(runs)["estimate"] - 1)

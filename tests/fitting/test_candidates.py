@@ -50,13 +50,24 @@ def federation(**columns: object) -> pd.DataFrame:
     return pd.DataFrame(known | columns)
 
 
+CROSSED = {"clients": [16, 16, 64, 64, 16] * 14, "skew": [0.0, 0.5] * 35}
+FINITE = {"federated-data-constrained", "federated-cross-device", "federated-population"}
+
+
 @pytest.mark.parametrize(
     ("columns", "law", "fixed"),
     [
         ({"unique_tokens": 1e7}, "federated-data-constrained", {"k", "l", "y"}),
         ({"unique_tokens": 1e7, "local_steps": [1, 25] * 35}, "federated-data-constrained", {"k"}),
         ({"unique_tokens": 1e7, "clients": [16, 16, 64, 64, 16] * 14}, "federated-data-constrained", {"l", "y"}),
-        ({"clients": [16, 16, 64, 64, 16] * 14}, "federated-population", {"l"}),
+        ({"clients": [16, 16, 64, 64, 16] * 14}, "federated-population", {"l", "u"}),
+        ({**CROSSED, "unique_tokens": 1e7}, "federated-cross-device", {"l", "y"}),
+        ({**CROSSED, "unique_tokens": 1e7, "local_steps": [1, 25] * 35}, "federated-cross-device", set()),
+        (CROSSED, "federated-population", {"l"}),
+        ({**CROSSED, "skew": [0.5, 0.5, 0.0, 0.0, 0.5] * 14}, "federated-population", {"l", "u"}),  # in one
+        ({**CROSSED, "skew": [0.0, 0.01] * 35}, "federated-population", {"l", "u"}),  # iid, as measured
+        ({**CROSSED, "clients": "many"}, None, set()),
+        ({**CROSSED, "clients": 0}, None, set()),
         ({"clients": [4, 16] * 35}, None, set()),  # always a quarter of them: the cohort again
         ({"local_steps": [1, 25] * 35}, None, set()),
         ({"unique_tokens": 1e7, "clients_per_round": 4}, None, set()),
@@ -67,11 +78,11 @@ def test_repeats_and_population_beside_cohorts_bring_laws_of_them(
     columns: dict[str, object], law: str | None, fixed: set[str]
 ) -> None:
     found = {one.name: one for one in candidates(federation(**columns))}
-    finite = [found[name] for name in found if name in ("federated-data-constrained", "federated-population")]
+    finite = [found[name] for name in found if name in FINITE]
     assert [one.name for one in finite] == ([law] if law else [])
     assert all(set(one.fixed) == fixed for one in finite)
     few = federation(**columns).iloc[:30]
-    assert not {"federated-data-constrained", "federated-population"} & {one.name for one in candidates(few)}
+    assert not FINITE & {one.name for one in candidates(few)}
 
 
 def test_without_tokens_there_is_nothing_to_choose() -> None:
@@ -122,6 +133,17 @@ def test_every_answer_carries_the_disagreement_of_the_laws(chosen: sf.Fit) -> No
     assert (
         region.size_high / region.size_low >= alone.region(compute=3e23).size_high / alone.region(compute=3e23).size_low
     )
+
+
+def test_what_widens_a_size_widens_its_regret(chosen: sf.Fit) -> None:
+    answers = []
+    for drift in (0.0, 0.2, 0.4):
+        test = replace(chosen.backtest, drift=(drift, drift), drift_aside=drift)
+        answers.append(replace(chosen, backtest=test).optimal_size(compute=3e23))
+    sure, loose, looser = answers
+    assert sure.regret < loose.regret < looser.regret
+    width = [np.log(one.params_high / one.params_low) for one in answers]
+    assert looser.regret / loose.regret == pytest.approx((width[2] / width[1]) ** 2, rel=0.3)
 
 
 def test_a_mixture_takes_rows_by_weight(chosen: sf.Fit) -> None:
@@ -282,7 +304,7 @@ def test_a_law_chosen_for_missing_least_is_taken_to_miss_as_those_beside_it(chos
 
 def test_runs_of_several_populations_choose_the_law_that_knows_them() -> None:
     truth = {"E": 0.2, "A": 22.0, "a": 0.42, "B": 900.0, "b": 0.6, "G": 360.0, "d": 0.59, "k": 0.2, "f": 0.45, "c": 2.2}
-    still = dict.fromkeys(("s", "r", "h", "t", "l"), 0.0)
+    still = dict.fromkeys(("s", "r", "h", "t", "l", "u"), 0.0)
     axes = {"params": [3e3, 1e4, 3e4, 1e5], "tokens": [1e6, 4e6, 1.6e7, 6.4e7], "clients": [16, 128],
             "clients_per_round": [1, 4, 16], "skew": [0.0], "local_steps": [25], "unique_tokens": [1e9]}  # fmt: skip
     runs = sf.simulate_runs("federated-population", truth | still, axes, noise=0.01, seed=3)
@@ -292,3 +314,19 @@ def test_runs_of_several_populations_choose_the_law_that_knows_them() -> None:
     assert {"skew", "local_steps"} <= set(found.ranges.bound)
     few, many = (found.optimal_size(compute=1e13, clients_per_round=4, clients=clients).loss for clients in (16, 128))
     assert many > 1.05 * few
+
+
+def test_skewed_clients_of_several_populations_choose_the_law_in_which_both_meet() -> None:
+    truth = {"E": 0.2, "A": 22.0, "a": 0.42, "B": 900.0, "b": 0.6, "G": 360.0, "d": 0.59, "k": 0.1, "f": 0.45, "c": 2.2,
+             "s": -1.0, "r": 0.1, "h": 0.1, "t": 0.2, "l": 0.0, "u": 0.12}  # fmt: skip
+    axes = {"params": [3e3, 1e4, 3e4, 1e5], "tokens": [1e6, 4e6, 1.6e7, 6.4e7], "clients": [16, 512],
+            "clients_per_round": [1, 4, 16], "skew": [0.0, 0.8], "local_steps": [25]}  # fmt: skip
+    runs = sf.simulate_runs("federated-population", truth, axes, noise=0.01, seed=3).assign(unique_tokens=1e9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = sf.fit(runs, fixed={"E": 0.2}, resamples=0)
+    assert found.law.name == "federated-population" and found.params["u"] == pytest.approx(0.12, abs=0.03)
+    asked = {"compute": 1e13, "clients_per_round": 4, "skew": 0.8}
+    few, many = (found.optimal_size(**asked, clients=clients).loss for clients in (16, 512))
+    alike = [found.optimal_size(**{**asked, "skew": 0.0}, clients=clients).loss for clients in (16, 512)]
+    assert many / few > 1.02 * alike[1] / alike[0]

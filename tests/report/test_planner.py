@@ -175,6 +175,8 @@ def agree(ask, ours, theirs):
     }, (ask, ours.shadow_prices, theirs["shadow_prices"])
     for limit in ours.binding:
         assert theirs["shadow_prices"].get(limit, 0) == pytest.approx(ours.shadow_prices[limit], rel=0.02, abs=floor)
+    if ours.regret > floor:
+        assert theirs["regret"] == pytest.approx(ours.regret, rel=0.1, abs=floor), ask
     assert [words(note) for note in theirs["notes"]] == [words(note) for note in ours.notes], ask
 
 
