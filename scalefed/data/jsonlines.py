@@ -11,6 +11,7 @@ from scalefed.errors import DataError
 from scalefed.runs.reading import bounded_lines, unpacked
 
 _MAGIC = b"\x1f\x8b"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how a file of it begins
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -22,7 +23,9 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with opened(path) as lines:
-            for number, line in enumerate(bounded_lines(lines, path.name), 1):  # noqa: B007
+            for number, line in enumerate(bounded_lines(lines, path.name), 1):
+                if number == 1 and line.startswith(_UTF_16):
+                    raise DataError(f"{path.name} is UTF-16 text; save it as UTF-8")
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
@@ -88,7 +91,7 @@ def json_object(line: bytes, where: str) -> dict[str, Any]:
 def json_value(text: bytes, where: str) -> Any:
     """The JSON value in a text; raises DataError, which names ``where``."""
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8-sig", "surrogatepass"))  # left alone, json guesses other encodings
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text: byte {error.start} is {text[error.start]:#04x}") from error
     except (ValueError, RecursionError) as error:

@@ -8,7 +8,8 @@ from scalefed.data.problem import Problem
 EXTRACT = ("code",)
 """What can be taken out of a text."""
 
-_FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[ \t]*(\w*)[^\n]*$", re.MULTILINE)
+_FENCE = re.compile(r"^([ \t]*)(?:```+|~~~+)[ \t]*(\w*)[^\n]*$", re.MULTILINE)
+_THOUGHT = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL)
 
 
 def is_fenced(text: str) -> bool:
@@ -24,14 +25,15 @@ def defines(text: str, name: str) -> bool:
 def code_of(text: str, problem: Problem, *, program: bool = False) -> str:
     r"""The code of an answer, as a completion of the problem's prompt or as a program; the text itself without fences.
 
-    Of several fenced blocks it is the first that defines the function, else the first. A fence that is only closed
-    ends code that the prompt has opened.
+    Of several fenced blocks it is the first that defines the function, else the first; what a model thinks aloud
+    (``<think>``) is passed over. A fence that is only closed ends code that the prompt has opened. Code that
+    begins under an indented fence loses that indentation.
 
     >>> problem = Problem("t/0", "def f(x):\n", "", "", "f")
     >>> code_of("Sure:\n```python\ndef f(x):\n    return 1\n```\nDone.", problem, program=True)
     'def f(x):\n    return 1\n'
     """
-    blocks = _blocks(text)
+    blocks = _blocks(_THOUGHT.sub("", text)) or _blocks(text)
     if not blocks:
         return text
     code = next((block for block in blocks if defines(block, problem.entry_point)), blocks[0])
@@ -48,10 +50,20 @@ def behind_prompt(code: str, problem: Problem) -> str:
 
 def _blocks(text: str) -> list[str]:
     fences = list(_FENCE.finditer(text))
-    if len(fences) == 1 and not fences[0].group(1) and text[: fences[0].start()].strip():
+    if len(fences) == 1 and not fences[0].group(2) and text[: fences[0].start()].strip():
         return [text[: fences[0].start()]]
     ends = [*(fence.start() for fence in fences[1::2]), len(text)]
-    return [text[start.end() + 1 : end] for start, end in zip(fences[::2], ends, strict=False)]
+    pairs = zip(fences[::2], ends, strict=False)
+    return [_outdented(text[start.end() + 1 : end], start.group(1)) for start, end in pairs]
+
+
+def _outdented(code: str, indent: str) -> str:
+    """Code in an indented fence, as in an item of a list: where it begins under the fence, indented less by as much."""
+    lines = code.splitlines(keepends=True)
+    first = next((line for line in lines if line.strip()), "")
+    if not indent or first[: len(first) - len(first.lstrip())] != indent:
+        return code
+    return "".join(line.removeprefix(indent) for line in lines)
 
 
 def _joint(prompt: str) -> str:

@@ -23,12 +23,12 @@ COMPACT = 0.75  # the cache shrinks when this share of its rows is left
 class Session(Protocol):
     """A model with a cache of rows, each at its own position."""
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read all prompts into the store; returns the next-token logits ``(n, vocab)``."""
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Take the prompts that rows will be given; they may be read now or when the first row asks for them."""
         ...
 
-    def assign(self, rows: Tensor, prompts: Tensor) -> None:
-        """Copy stored prompts into rows of the cache."""
+    def assign(self, rows: Tensor, prompts: Tensor) -> Tensor:
+        """Let rows of the cache go on from prompts; returns their next-token logits ``(n, vocab)``."""
         ...
 
     def keep(self, rows: Tensor) -> None:
@@ -109,11 +109,11 @@ def sample(
             f"got {temperature=}, {top_p=}, {samples=}, {max_new_tokens=}"
         )
     with torch.inference_mode():
-        first = session.prefill(prompts)
+        session.prefill(prompts)
         jobs = [(number, one) for number in numbers or range(len(prompts)) for one in range(samples)]
         uniforms = np.stack([rng(seed, "sampling", *job).random(max_new_tokens) for job in jobs])
         ends = [end] if isinstance(end, int) else list(end)
-        desk = _Desk(session, prompts, first, samples, ends, temperature, top_p, uniforms, stopped, on_prompt, draw)
+        desk = _Desk(session, prompts, samples, ends, temperature, top_p, uniforms, stopped, on_prompt, draw)
         return desk.run(min(rows, len(prompts) * samples))
 
 
@@ -145,7 +145,6 @@ class _Desk:
         self,
         session: Session,
         prompts: Sequence[Sequence[int]],
-        first: Tensor,
         samples: int,
         ends: Sequence[int],
         temperature: float,
@@ -156,7 +155,7 @@ class _Desk:
         draw: Draw,
     ) -> None:
         self.on_prompt, self.draw = on_prompt, draw
-        self.session, self.first, self.samples, self.ends = session, first, samples, ends
+        self.session, self.samples, self.ends = session, samples, ends
         self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
         jobs, self.limit = uniforms.shape
@@ -177,9 +176,9 @@ class _Desk:
                 fresh = torch.arange(waiting, waiting + len(take))
                 waiting += len(take)
                 prompt = fresh // self.samples
-                self.session.assign(take, prompt)
+                first = self.session.assign(take, prompt)
                 job[take], position[take] = fresh, self.lengths[prompt]
-                token[take] = self._choose(self.first[prompt], fresh, torch.zeros(len(take), dtype=torch.long))
+                token[take] = self._choose(first, fresh, torch.zeros(len(take), dtype=torch.long))
                 self._note(job, token, take)
             active = torch.nonzero(job >= 0).flatten()
             if not active.numel():
@@ -233,10 +232,10 @@ class DecoderSession:
         shape = model.shape
         self.cache = weights.new_zeros(shape.layers, 2, rows, shape.heads, length, HEAD_WIDTH)
         self.cos, self.sin = rotary_tables(torch.arange(length), weights)
-        self.store = weights.new_zeros(0)
+        self.store = self.first = weights.new_zeros(0)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read all prompts into the store; returns the next-token logits ``(n, vocab)``."""
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Read all prompts into the store."""
         longest = max(len(prompt) for prompt in prompts)
         tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -250,12 +249,12 @@ class DecoderSession:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
             kept.append(torch.stack([k, v]))
             x = self._finish(layer, x, mixed)
-        self.store = torch.stack(kept)
-        return self._head(x[torch.arange(len(prompts)), last])
+        self.store, self.first = torch.stack(kept), self._head(x[torch.arange(len(prompts)), last])
 
-    def assign(self, rows: Tensor, prompts: Tensor) -> None:
-        """Copy stored prompts into rows of the cache."""
+    def assign(self, rows: Tensor, prompts: Tensor) -> Tensor:
+        """Copy stored prompts into rows of the cache; returns their next-token logits ``(n, vocab)``."""
         self.cache[:, :, rows, :, : self.store.shape[-2]] = self.store[:, :, prompts]
+        return self.first[prompts]
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows, so that the last samples do not pay for those already done."""

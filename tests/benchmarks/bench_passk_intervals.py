@@ -1,10 +1,12 @@
 """Do the intervals of pass@k cover, and how wide are they?
 
-Run ``python tests/benchmarks/bench_passk_intervals.py [exact] [simulated] [conditional] [--repeats 1000]``.
+Run ``python tests/benchmarks/bench_passk_intervals.py [exact] [decided] [simulated] [conditional] [--repeats 1000]``.
 
 * exact: one sample a problem, so that coverage is a sum over binomial counts: the least and the largest over all rates
   (just beside every end counted in), and the mean width over rates, beside Clopper-Pearson and logit-t.
 * simulated: twenty samples a problem and less, for populations from all problems alike to solved always or never.
+* decided: 164 problems, twenty samples each, and only whether the interval holds the truth, so that there can be
+  repeats enough to tell 0.93 and 0.98 from what is found: a table by rate and population, with the standard error.
 * conditional: the interval for these problems, on fixed rates.
 """
 
@@ -17,6 +19,7 @@ from scipy.stats import beta, binom
 
 from scalefed.passk import beta_pass_at_k, estimate_pass_at_k, pass_at_k
 from scalefed.passk.intervals import mean_interval
+from scalefed.passk.population import holds
 from scalefed.seeds import rng
 
 Array = NDArray[np.float64]
@@ -119,6 +122,26 @@ def simulated(repeats: int) -> None:
                 print(f"{problems:4} x {n:2}, {rate:5.1%} {name:12}: {'; '.join(words)}", flush=True)
 
 
+def decided(repeats: int) -> None:
+    """Coverage at 164 problems and twenty samples each, at pass@1 and pass@10, and what lies outside 0.93 to 0.98."""
+    problems, n, outside, cells = 164, 20, [], 0
+    for rate in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5):
+        for name, (rates, truth) in populations(rate).items():
+            draw = rng(1, f"bench-passk-{problems}-{rate}-{name}")
+            drawn = draw.binomial(n, np.stack([rates(draw, problems) for _ in range(repeats)]))
+            different, times = np.unique(np.sort(drawn, axis=1), axis=0, return_counts=True)
+            for k in (1, 10):
+                held = np.array([holds(pass_at_k(n, correct, k), truth(k), 0.95) for correct in different])
+                share = float(held @ times) / repeats
+                error, cells = float(np.sqrt(share * (1 - share) / repeats)), cells + 1
+                words = f"{rate:5.1%} {name:12} pass@{k:<2} ({truth(k):.4f}): {share:.4f} +- {error:.4f}"
+                print(words, flush=True)
+                if share < 0.93 - 2 * error or share > 0.98 + 2 * error:
+                    outside.append(words)
+    print(f"{repeats} repeats: {len(outside)} of {cells} outside 0.93 to 0.98 by more than two standard errors")
+    print("\n".join(outside))
+
+
 def conditional(repeats: int) -> None:
     """The interval for these problems, whose rates are held fixed."""
     for problems, n in ((164, 20), (164, 2), (40, 10), (10, 5), (2, 20)):
@@ -142,7 +165,7 @@ def conditional(repeats: int) -> None:
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"exact": lambda _: exact(), "simulated": simulated, "conditional": conditional}
+    parts = {"exact": lambda _: exact(), "decided": decided, "simulated": simulated, "conditional": conditional}
     parser.add_argument("parts", nargs="*", default=list(parts), choices=[*parts, []])
     parser.add_argument("--repeats", type=int, default=1000)
     arguments = parser.parse_args()

@@ -19,6 +19,7 @@ from scalefed.cli.output import configs_from
 from scalefed.config import RunConfig
 from scalefed.laws import LAWS, RECOMMENDED
 from scalefed.laws.simulate import simulate_runs
+from scalefed.passk import estimate_pass_at_k
 from scalefed.runs.log import load_runs, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -534,3 +535,25 @@ def test_charts_and_reports_tell_json(files, capsys, tmp_path):
     assert told["answer"]["params"] > 0 and told["refused"] is None
     code, _, err = run(capsys, "report", files / "good.csv", "clients=4")
     assert code == 2 and "give --compute with clients=4" in err
+
+
+def test_counts_are_estimated_and_their_mistakes_answered(tmp_path, capsys):
+    path = tmp_path / "counts.tsv"
+    path.write_text("task_id\tn\tc\na\t20\t0\nb\t20\t7\nc\t20\t20\n")
+    assert main(["evaluate", str(path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    expected = estimate_pass_at_k(20, [0, 7, 20], (1, 10)).to_dict()
+    assert {name: shown[name] for name in expected} == expected and shown["counts"] == "counts.tsv"
+    assert main(["evaluate", str(path), "--k", "1,50"]) == 0
+    said = capsys.readouterr()
+    assert "counts of counts.tsv\n3 problems, 20 samples each" in said.out and "pass@50 left out" in said.err
+    assert main(["evaluate", str(path), "--problems", "humaneval"]) == 2
+    assert "--problems: counts.tsv holds counts" in capsys.readouterr().err
+    path.write_text("run_id\tn\tc\nx\t20\t0\ny\t20\t7\n")
+    assert main(["evaluate", str(path)]) == 2
+    assert "counts of 2 runs (x, y, ...); give a table of one" in capsys.readouterr().err
+    path.write_text("n\tc\n20\t.35\n")
+    assert main(["evaluate", str(path)]) == 2
+    assert "a rate? multiply it by samples" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "none.csv")]) == 2
+    assert "none.csv" in capsys.readouterr().err

@@ -220,6 +220,15 @@ EXTRACTED = {
     "opened in the prompt": ("    return 1\n```\nDone.", "    return 1\n"),
     "tildes": ("~~~\n    return 1\n~~~", "    return 1\n"),
     "indented": ("1. So:\n  ```python\n    return 1\n  ```", "    return 1\n"),
+    "an item of a list": (
+        "1. So:\n   ```python\n   def root(x):\n\n       return 1\n   ```",
+        "def root(x):\n\n    return 1\n",
+    ),
+    "thought of and thrown away": (
+        "<think>\n```\ndef root(x):\n    return 2\n```\nNo.\n</think>\n```\ndef root(x):\n    return 1\n```",
+        "def root(x):\n    return 1\n",
+    ),
+    "only thought of": ("<think>\n```\n    return 1\n```\n</think>\nThat.", "    return 1\n"),
 }
 
 
@@ -260,3 +269,16 @@ def test_the_command_says_what_it_read_and_how_it_measured(tmp_path, capsys):
     assert (told["problems"], told["missing"], told["samples_min"], told["samples_max"]) == (1, 1, 3, 3)
     assert told["timeout_s"] == 2 and told["verdicts"] == {"pass": 2, "fail": 1} and told["left_out"] == 0
     assert Path(tmp_path / "b").is_file()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_other_encodings_are_named_and_never_half_read(tmp_path, encoding):
+    """Lines of UTF-16 look like JSON to a reader that guesses, all but the first and the last."""
+    path = tmp_path / "s.jsonl"
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    path.write_bytes((mark + lines(*[{"task_id": "Set/1", "completion": "    return 2 * x\n"}] * 4)).encode(encoding))
+    if encoding == "utf-8-sig":
+        assert judged(path, tmp_path)[1] == ["pass"] * 4
+    else:
+        with pytest.raises(DataError, match=r"s\.jsonl is UTF-16 text; save it as UTF-8"):
+            judged(path, tmp_path)

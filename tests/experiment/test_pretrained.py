@@ -3,6 +3,10 @@
 import json
 import random
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +18,10 @@ from scalefed.data.problem import Problem
 from scalefed.errors import ConfigError, DataError
 from scalefed.evaluation.prompts import PROMPT_RULES, completion_of, prompt_ids, rules_for, solution_ids, stops_of
 from scalefed.evaluation.sampling import before_stop
-from scalefed.experiment import evaluate_checkpoint
+from scalefed.experiment import evaluate_checkpoint, train
+from scalefed.experiment.checkpoints import checkpoint_path, weights_path
 from scalefed.models.checkpoint import CheckpointTokenizer, load_tokenizer
+from scalefed.runs.log import log_differences, same_log
 
 transformers = pytest.importorskip("transformers")
 
@@ -67,7 +73,7 @@ def test_a_folder_holds_samples_verdicts_and_a_summary(model, problems, tmp_path
     assert told == [(1, 2), (2, 2)]
     assert (counts.task_ids, counts.samples, counts.correct) == (("t/add", "t/twice"), 3, (0, 0))
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["gold.json", "results.jsonl", "samples.jsonl", "settings.json", "summary.json"]
+    assert names == ["gold.json", "results.jsonl", "samples.jsonl", "sampling.json", "settings.json", "summary.json"]
     results, summary = records(tmp_path / "a" / "results.jsonl"), json.loads((tmp_path / "a/summary.json").read_text())
     assert [(row["task_id"], row["sample"]) for row in results] == [(t, i) for t in counts.task_ids for i in range(3)]
     assert len({row["completion"] for row in results}) > 3
@@ -88,6 +94,33 @@ def test_the_same_again_and_resumed_after_a_stop(model, problems, tmp_path) -> N
     texts = [[r["completion"] for r in records(tmp_path / f / "results.jsonl")] for f in ("whole", "part")]
     assert texts[0] == texts[1]
     evaluate(model, problems, tmp_path / "part", on_problem=lambda *_: pytest.fail("nothing was missing"))
+
+
+def test_tokens_and_seconds_are_counted_over_stops(model, problems, tmp_path, capsys) -> None:
+    """A letter is a token of this model: what is counted is what is there, whole or stopped in the middle."""
+    counts = evaluate(model, problems, tmp_path / "whole")
+    summary = json.loads((tmp_path / "whole/summary.json").read_text())
+    assert summary["prompt_tokens"] == sum(len(p.prompt.removesuffix("\n")) for p in (ADD, TWICE))
+    assert 0 < summary["new_tokens"] <= 2 * 3 * 12 and summary["sampling_cpu_s"] > 0
+    rate = summary["new_tokens"] / summary["sampling_cpu_s"]
+    assert summary["new_tokens_per_cpu_s"] == counts.settings["new_tokens_per_cpu_s"] == pytest.approx(rate, rel=0.5)
+    evaluate(model, problems, tmp_path / "part", count=1)
+    one = json.loads((tmp_path / "part/summary.json").read_text())
+    evaluate(model, problems, tmp_path / "part")
+    both = json.loads((tmp_path / "part/summary.json").read_text())
+    for name in ("prompt_tokens", "new_tokens"):
+        assert one[name] < both[name] == summary[name]
+    assert both["sampling_cpu_s"] > one["sampling_cpu_s"]
+    words = ["evaluate", str(model), "--problems", str(problems), "--samples", "3", "--max-new-tokens", "12"]
+    words += ["--seed", "4", "--out", str(tmp_path / "part"), "--k", "1"]
+    assert main(words) == 0
+    assert f"; new tokens {summary['new_tokens']}; CPU seconds of sampling " in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {name: shown[name] for name in both if name.endswith("tokens") and name != "max_new_tokens"} == {
+        "prompt_tokens": summary["prompt_tokens"], "new_tokens": summary["new_tokens"]
+    }  # fmt: skip
+    assert shown["new_tokens_per_cpu_s"] == both["new_tokens_per_cpu_s"]
 
 
 def test_samples_do_not_depend_on_how_many_problems_there_are(model, problems, tmp_path) -> None:
@@ -226,3 +259,43 @@ def test_a_special_token_ends_a_completion(chatty) -> None:
     words = transformers.AutoTokenizer.from_pretrained(chatty)
     words.add_special_tokens({"pad_token": "a"})
     assert set(CheckpointTokenizer(words).ends) == {words.eos_token_id, words.convert_tokens_to_ids("a")}
+
+
+# ---------------------------------------------------------------------- federated adapters
+UNTIL_KILLED = """
+import json, os, signal, sys
+from scalefed.config import RunConfig
+from scalefed.experiment import train
+
+def on_round(record):
+    if record["round"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+train(RunConfig(**json.loads(sys.argv[1])), runs=sys.argv[2], on_round=on_round, checkpoint_seconds=0)
+"""
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
+def test_adapters_of_a_killed_run_end_as_if_it_had_not_been(model, problems, tmp_path, monkeypatch, algorithm) -> None:
+    """SIGKILL after the third of six rounds, before it is kept: the same losses, weights and programs, four rounds."""
+    settings = {
+        "checkpoint": str(model), "lora_rank": 2, "clients": 4, "clients_per_round": 2, "local_steps": 3,
+        "batch_size": 2, "sequence_length": 32, "tokens": 6 * 2 * 3 * 2 * 32, "validation_tokens": 1024,
+        "problems": str(problems), "samples": 2, "algorithm": algorithm, "server_momentum": 0.5,
+    }  # fmt: skip
+    settings = {name: value for name, value in settings.items() if algorithm == "fedavg" or name != "server_momentum"}
+    config, cache = RunConfig(**settings), tmp_path / "cache"
+    monkeypatch.setenv("SCALEFED_CACHE", str(cache))
+    command = [sys.executable, "-c", UNTIL_KILLED, json.dumps(settings), str(tmp_path / "killed")]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert checkpoint_path(config).is_file() and not (tmp_path / "killed" / config.run_id / "run.json").exists()
+    rounds = []
+    again = train(config, runs=tmp_path / "killed", on_round=lambda record: rounds.append(record["round"]))
+    weights = weights_path(config).read_bytes()
+    assert rounds == [3, 4, 5, 6] and not checkpoint_path(config).exists()
+    monkeypatch.setenv("SCALEFED_CACHE", str(tmp_path / "another"))
+    whole = train(config, runs=tmp_path / "whole")
+    assert weights_path(config).read_bytes() == weights
+    assert again.loss == whole.loss and again.gold_loss == whole.gold_loss
+    assert same_log(tmp_path / "whole", tmp_path / "killed"), log_differences(tmp_path / "whole", tmp_path / "killed")

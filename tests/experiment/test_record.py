@@ -17,7 +17,7 @@ import scalefed as sf
 from scalefed.architecture import shape_for
 from scalefed.config import RunConfig
 from scalefed.data import micro
-from scalefed.evaluation.scoring import held_out_loss, mixture_losses, solution_losses
+from scalefed.evaluation.scoring import held_out_loss, mixture_losses, solution_losses, torch_losses
 from scalefed.experiment.evaluation import gold_losses
 from scalefed.experiment.training import KEPT_ROUNDS, is_kept, peak_memory_mb
 from scalefed.federated.preparation import prepare, prepare_writer
@@ -175,6 +175,15 @@ def test_a_batch_changes_no_solutions_loss_and_an_empty_one_has_none():
     at_once = solution_losses(model, model.initial(0), prompts, solutions)
     alone = [solution_losses(model, model.initial(0), [p], [s])[0] for p, s in zip(prompts, solutions, strict=True)]
     assert at_once[:2] == pytest.approx(alone[:2], rel=1e-5) and math.isnan(at_once[2])
+
+
+def test_losses_of_a_few_positions_at_once_are_those_of_all_to_the_bit(monkeypatch):
+    """As where a vocabulary of 150,000 would take gigabytes."""
+    model = prepare_writer(RunConfig(params=3_500)).model
+    weights, rows = 3 * model.initial(0), [np.arange(30), np.arange(7, 20)]
+    whole = torch_losses(model, weights, rows)
+    monkeypatch.setattr("scalefed.evaluation.scoring.LOGITS", 5 * model.shape.vocab + 1)
+    assert torch.equal(torch_losses(model, weights, rows), whole) and float(whole.sum()) > 0
 
 
 def test_gold_loss_falls_as_a_model_learns(run):

@@ -19,6 +19,7 @@ from scalefed.errors import ConfigError, DataError, MissingExtraError  # noqa: E
 from scalefed.federated.preparation import prepare  # noqa: E402
 from scalefed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from scalefed.models import Checkpoint, build_model, files, load_weights, model_flops, save_weights, tokenizer  # noqa: E402
+from scalefed.models.session import affordable_rows, token_bytes  # noqa: E402
 
 VOCAB, WIDTH, HIDDEN, LAYERS, RANK = 300, 48, 96, 2, 3
 NAME = "smollm2-135m-instruct"
@@ -201,10 +202,9 @@ def test_adapters_survive_the_disk(config, tmp_path) -> None:
 # ---------------------------------------------------------------------- writing
 def greedy(session, prompts: list[list[int]], order: list[int], count: int) -> list[list[int]]:
     """Greedy completions of the prompts in ``order``, one a row, by prompt."""
-    first = session.prefill(prompts)
+    session.prefill(prompts)
     rows = torch.arange(len(order))
-    session.assign(rows.flip(0), torch.tensor(order).flip(0))
-    token = first[order].argmax(-1)
+    token = session.assign(rows.flip(0), torch.tensor(order).flip(0)).flip(0).argmax(-1)
     position = torch.tensor([len(prompts[i]) for i in order])
     written = [[int(t)] for t in token]
     for _ in range(count - 1):
@@ -236,10 +236,11 @@ def test_rows_can_be_reused_and_forgotten(config) -> None:
     weights = moved(model, 0.3)
     prompts = [tokens(n, seed=n).tolist() for n in (8, 4)]
     session = model.session(weights, rows=2, length=32)
-    first = session.prefill(prompts)
-    session.assign(torch.tensor([0, 1]), torch.tensor([0, 1]))
+    session.prefill(prompts)
+    first = session.assign(torch.tensor([0, 1]), torch.tensor([0, 1]))
     alone = session.step(first.argmax(-1), torch.tensor([8, 4]))
-    session.assign(torch.tensor([0]), torch.tensor([1]))  # a finished row is given to another prompt
+    again = session.assign(torch.tensor([0]), torch.tensor([1]))  # a finished row is given to another prompt
+    assert torch.equal(again[0], first[1])
     both = session.step(first[[1, 1]].argmax(-1), torch.tensor([4, 4]))
     torch.testing.assert_close(both[0], both[1])
     torch.testing.assert_close(both[1], alone[1], rtol=1e-4, atol=1e-4)
@@ -249,6 +250,35 @@ def test_rows_can_be_reused_and_forgotten(config) -> None:
     with torch.inference_mode():
         text = [*prompts[1], int(first[1].argmax()), int(both[1].argmax())]
         torch.testing.assert_close(model.logits(weights, torch.tensor([text]))[:, -1], last, rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_grows_with_its_rows_and_shrinks_with_them(config) -> None:
+    """A token takes what is said; room that no row has reached takes nothing, nor do prompts that no row asks for."""
+    model = build_model(config)
+    session = model.session(model.initial(0), rows=3, length=120)
+    session.prefill([[1] * 5, [2] * 7, [3] * 90])
+
+    def held() -> int:
+        return sum(layer.numel() * layer.dtype.itemsize for layer in session._cache.layers)
+
+    assert held() == 0
+    session.assign(torch.arange(3), torch.tensor([0, 0, 1]))
+    assert held() == 3 * 64 * token_bytes(session.module)
+    for position in range(63, 66):
+        session.step(torch.zeros(3, dtype=torch.long), torch.tensor([5, 5, position]))
+    assert held() == 3 * 120 * token_bytes(session.module)
+    session.keep(torch.tensor([2]))
+    assert held() == 120 * token_bytes(session.module)
+
+
+def test_rows_are_as_many_as_memory_affords(config, monkeypatch) -> None:
+    module = build_model(config).module
+    weights = sum(weight.numel() * 4 for weight in module.parameters())
+    monkeypatch.setattr("scalefed.models.session.CACHE", 10 * 50 * token_bytes(module))
+    assert affordable_rows(module, 50) == max(10, weights // (50 * token_bytes(module)))
+    monkeypatch.setattr("scalefed.models.session.CACHE", 1)
+    assert affordable_rows(module, 50) == weights // (50 * token_bytes(module))
+    assert affordable_rows(module, 10**9) == 1
 
 
 def test_too_little_room_and_other_attention_are_refused(config) -> None:

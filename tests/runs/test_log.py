@@ -408,6 +408,27 @@ def test_counts_from_a_table_are_checked():
     assert load_counts(frame.assign(correct=20))["correct"].tolist() == [20]
 
 
+@pytest.mark.parametrize("names", [("n", "c"), ("num_samples", "num_correct"), ("samples", "correct")])
+def test_counts_of_one_harness_need_no_run_and_no_names_of_problems(tmp_path, names):
+    path = tmp_path / "some.counts.csv"
+    path.write_text("\n".join([",".join(names), "20,0", "20,3", "10,10"]) + "\n")
+    counts = load_counts(path)
+    assert counts.to_dict("list") == {
+        "run_id": ["some"] * 3, "task_id": ["1", "2", "3"], "samples": [20, 20, 10], "correct": [0, 3, 10]
+    }  # fmt: skip
+    wrong = {"20,.15": "a rate", "20,-1": "got -1", "2,3": "between 0 and samples"}
+    wrong |= {"x,1": "samples must be a number", "20,1%": "correct must be a number"}
+    for bad, answer in wrong.items():
+        path.write_text(",".join(names) + f"\n20,1\n{bad}\n")
+        with pytest.raises(DataError, match=answer):
+            load_counts(path)
+    frame = pd.DataFrame({"problem": ["a", "a"], "n": 20, "c": 1})
+    with pytest.raises(DataError, match="'a' of run 'counts' stands twice"):
+        load_counts(frame)
+    assert load_counts(frame.assign(run_id=["x", "y"]))["run_id"].tolist() == ["x", "y"]
+    assert load_counts(pd.DataFrame({"n": [1], "samples": [20], "correct": [2]}))["samples"].tolist() == [20]
+
+
 # ---------------------------------------------------------------------- other people's logs
 def test_flower_results_become_rounds():
     class Result:

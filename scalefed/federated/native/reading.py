@@ -107,8 +107,8 @@ class NativeSession(Reader):
         self._prompt = np.zeros(rows, dtype=np.int64)  # tokens of each row's prompt
         self._own = np.zeros(rows, dtype=np.int64)  # pages that a row has filled beside its prompt's
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read all prompts; returns the next-token logits ``(n, vocab)``.
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Read all prompts.
 
         Raises:
             ConfigError: a prompt leaves no room for a new token. DataError: a token id that the model does not have.
@@ -121,15 +121,15 @@ class NativeSession(Reader):
         for place, length in enumerate(self._lengths):
             count = -(-int(length) // PAGE)
             self._pages[place, :count] = self._take(count)
-        logits = torch.empty(len(prompts), self.shape.vocab)
-        self._call("read_prompts", len(prompts), tokens, offsets, self._pages, logits)
-        return logits
+        self._first = torch.empty(len(prompts), self.shape.vocab)
+        self._call("read_prompts", len(prompts), tokens, offsets, self._pages, self._first)
 
-    def assign(self, rows: Tensor, prompts: Tensor) -> None:
-        """Let rows go on from prompts: ``(n,)`` rows, ``(n,)`` indices of prompts."""
+    def assign(self, rows: Tensor, prompts: Tensor) -> Tensor:
+        """Let rows go on from prompts: ``(n,)`` rows, ``(n,)`` indices of prompts; their next-token logits."""
         mine, theirs = rows.numpy(), prompts.numpy()
         self._forget(mine)
         self._table[mine], self._prompt[mine] = self._pages[theirs], self._lengths[theirs]
+        return self._first[prompts]
 
     def keep(self, rows: Tensor) -> None:
         """Forget all other rows."""
