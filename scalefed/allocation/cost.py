@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 
 _EQUAL = 0.01  # compute this near to 6 params tokens is that: tables round to three digits
 _NOTED = 0.03  # scatter of the relation that is told
+_OTHER_UNIT = (1e-3, 1e4)  # times 6 params tokens: sparse experts are above, tables of embeddings below
 _NO_RELATION = 0.35  # scatter from which compute says nothing of params and tokens: it mixes a factor of two
 # powers of size that FLOPs a token may be sums of: 6N; layers of width N^(1/3); decoder with attention
 _BASES = ((0.0, 1.0), (1 / 3, 1.0), (0.0, 1 / 3, 1 / 2, 2 / 3, 1.0))
@@ -97,7 +98,7 @@ def cost_of(runs: pd.DataFrame, axis: str = "compute") -> Cost:
         axis: the column, ``compute`` or ``compute_exact``.
 
     Raises:
-        FitError: the column does not follow from params and tokens.
+        FitError: the column is counted in something else than FLOPs, or does not follow from params and tokens.
     """
     if not {"params", "tokens", axis} <= set(runs.columns):
         return SIX_PARAMS
@@ -111,6 +112,11 @@ def cost_of(runs: pd.DataFrame, axis: str = "compute") -> Cost:
     found = power_sum(size[known], (compute / tokens)[known])
     low, high = np.quantile(ratio, [(1 - _MOST) / 2, (1 + _MOST) / 2])
     between = f"{grouped(low, 2)} to {grouped(high, 2)}" if high > (1 + _EQUAL) * low else f"{grouped(low, 2)}"
+    if not _OTHER_UNIT[0] < np.median(ratio) < _OTHER_UNIT[1]:
+        raise FitError(
+            f"the runs' {axis} is {between} times 6 params tokens, so it is not in FLOPs (PF-days, GPU hours?): write "
+            "FLOPs, say how it is counted, flops='6*params*tokens', or leave the column out"
+        )
     if found.scatter > _NO_RELATION:
         raise FitError(
             f"the runs' {axis} is {between} times 6 params tokens and does not follow from params and tokens (scatter "

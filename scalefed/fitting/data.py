@@ -254,8 +254,9 @@ def positive_columns(law: Law) -> set[str]:
 
 
 def _without_copies(frame: pd.DataFrame) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The rows without exact copies of other rows, alike in every column, which tell nothing new."""
-    plain = [c for c in frame.columns if frame[c].dtype.kind in "iufb" or pd.api.types.is_string_dtype(frame[c])]
+    """The rows without exact copies of other rows, alike in every column but a run's name, which tell nothing new."""
+    told = [c for c in frame.columns if c not in RUN_LIKE]
+    plain = [c for c in told if frame[c].dtype.kind in "iufb" or pd.api.types.is_string_dtype(frame[c])]
     copies = frame[plain].duplicated() if plain else pd.Series(False, index=frame.index)
     if not copies.any():
         return frame, ()

@@ -94,6 +94,15 @@ def test_compute_that_follows_from_nothing_is_refused_until_it_is_said():
     assert found.optimal_size(compute=1e18, flops="6*params*tokens").params > 0
 
 
+@pytest.mark.parametrize("unit", [8.64e19, 3.6e17, 1e-12])
+def test_compute_in_another_unit_is_refused_by_name(unit):
+    runs = runs_counted(WAYS["output layer"])
+    found = fit(runs.assign(compute=runs["compute"] / unit), "chinchilla", resamples=0, backtest=False)
+    with pytest.raises(FitError, match="it is not in FLOPs .*flops="):
+        found.optimal_size(compute=1e18)
+    assert found.optimal_size(compute=1e18, flops="6*params*tokens").params > 0
+
+
 def test_one_wrong_cell_is_told_and_does_not_count():
     runs = runs_counted(WAYS["output layer"])
     runs.loc[3, "compute"] *= 1000

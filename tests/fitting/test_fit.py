@@ -333,6 +333,10 @@ def test_exact_copies_count_once(runs: pd.DataFrame) -> None:
         twice = fit(pd.concat([noisy, noisy]), "chinchilla", resamples=50)
     once = fit(noisy, "chinchilla", resamples=50)
     pd.testing.assert_frame_equal(twice.summary(), once.summary())
+    with pytest.warns(FitWarning, match="are exact copies of others: counted once"):
+        named = pd.concat([noisy.assign(run_name="first"), noisy.assign(run_name="second")])
+        renamed = fit(named.assign(run_id=[f"run-{i}" for i in range(len(named))]), "chinchilla", resamples=50)
+    pd.testing.assert_frame_equal(renamed.summary(), once.summary())
     seeds = pd.concat([noisy.assign(seed=1), noisy.assign(seed=2)])
     assert len(fit(seeds, "chinchilla", resamples=0, backtest=False).runs) == 2 * len(runs)
 
