@@ -155,7 +155,7 @@ class _Desk:
         draw: Draw,
     ) -> None:
         self.on_prompt, self.draw = on_prompt, draw
-        self.session, self.samples, self.ends = session, samples, ends
+        self.session, self.samples, self.ends = session, samples, np.asarray(ends)
         self.temperature, self.top_p, self.stopped = temperature, top_p, stopped
         self.lengths = torch.tensor([len(prompt) for prompt in prompts])
         jobs, self.limit = uniforms.shape
@@ -206,7 +206,7 @@ class _Desk:
     def _note(self, job: Tensor, token: Tensor, rows: Tensor) -> None:
         """Record the rows' tokens, and free the rows that ended or ran out of room."""
         jobs, tokens = job[rows].numpy(), token[rows].numpy()
-        over = np.isin(tokens, self.ends)
+        over = (tokens[:, None] == self.ends).any(axis=1)
         self.ended[jobs[over]] = True
         going = jobs[~over]
         self.written[going, self.count[going]] = tokens[~over]

@@ -4,8 +4,8 @@
 
 Loading packed runs, ``sf.fit`` on ``runs/grid`` with and without ``scale_weight``, optimal sizes with their intervals,
 the link to pass@k, the page, the comparison of two fits, and judging where one sample in fifty never ends. Processor
-seconds of this process and of what it started, the median of the repeats, each question in turn; the machine may be
-busy.
+seconds of this process and of what it started, the median of the repeats; a line as soon as a question is answered. The
+machine may be busy.
 """
 
 import argparse
@@ -33,10 +33,7 @@ TRUTH = {"E": 1.7, "A": 480.0, "a": 0.35, "B": 2085.0, "b": 0.37}
 def questions(folder: str) -> dict[str, Callable[[], object]]:
     """What is asked, by name."""
     runs, counts = sf.load_runs(GRID), sf.load_counts(GRID)
-    stored, first, second = (
-        sf.load_fit(ROOT / "fits" / "grid.json"),
-        *(sf.fit(runs, law) for law in ("chinchilla", "coupled")),
-    )
+    stored, fits = sf.load_fit(ROOT / "fits" / "grid.json"), dict[str, sf.Fit]()
     grid = {"params": 10 ** np.linspace(7.5, 10, 20), "tokens": 10 ** np.linspace(9, 11, 12)}
     simulated = sf.simulate_runs("chinchilla", TRUTH, grid, noise=0.006)
     problems = load_problems("humaneval")
@@ -47,14 +44,16 @@ def questions(folder: str) -> dict[str, Callable[[], object]]:
         "load the rounds": lambda: sf.load_runs(GRID, rounds=True),
         "load the counts": lambda: sf.load_counts(GRID),
         **{_simulated(law): lambda law=law: sf.fit(simulated, law, resamples=4_000) for law in FITS},
-        **{f"fit {law}, {len(runs)} runs": lambda law=law: sf.fit(runs, law) for law in FITS},
+        **{f"fit {law}, {len(runs)} runs": lambda law=law: fits.update({law: sf.fit(runs, law)}) for law in FITS},
         f"fit coupled, {len(runs)} runs, scale_weight 0.5": lambda: sf.fit(runs, "coupled", scale_weight=0.5),
         f"{len(BUDGETS)} optimal sizes with intervals": lambda: stored.optimal_sizes(
             compute=BUDGETS, clients=16, clients_per_round=4, skew=0.0
         ),
         "link to pass@k": lambda: stored.with_link(counts, covariates=["tokens"]),
         "page": lambda: sf.write_report(stored, out=Path(folder) / "page.html"),
-        "compare two fits": lambda: sf.compare(first, second, holdout=runs["tokens"] > runs["tokens"].median()),
+        "compare two fits": lambda: sf.compare(
+            fits["chinchilla"], fits["coupled"], holdout=runs["tokens"] > runs["tokens"].median()
+        ),
         f"judge {len(samples)} samples, {len(samples[::50])} of them endless, 3 s each": lambda: judge(
             problems, samples, workers=1, timeout=3.0
         ),
@@ -67,18 +66,16 @@ def _simulated(law: str) -> str:
 
 def measured(repeats: int) -> Iterator[tuple[str, list[float], list[float], float]]:
     """Each question: its name, processor and wall seconds of every repeat, and the goal for the former or 0."""
+    goals = {_simulated(law): goal for law, goal in FITS.items()}
     with tempfile.TemporaryDirectory() as folder:
-        asked = questions(folder)
-        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
-        for _ in range(repeats):
-            for name, ask in asked.items():
+        for name, ask in questions(folder).items():
+            spent = []
+            for _ in range(repeats):
                 begin, clock = _cpu(), time.monotonic()
                 ask()
-                spent[name].append((_cpu() - begin, time.monotonic() - clock))
-    goals = {_simulated(law): goal for law, goal in FITS.items()}
-    for name, pairs in spent.items():
-        cpu, wall = map(list, zip(*pairs, strict=True))
-        yield name, cpu, wall, goals.get(name, 0.0)
+                spent.append((_cpu() - begin, time.monotonic() - clock))
+            cpu, wall = map(list, zip(*spent, strict=True))
+            yield name, cpu, wall, goals.get(name, 0.0)
 
 
 def _cpu() -> float:
@@ -93,7 +90,8 @@ def main() -> None:
     for name, cpu, wall, goal in measured(parser.parse_args().repeats):
         middle = statistics.median(cpu)
         asked = f"<= {goal:g} {'met' if middle <= goal else 'MISSED'}" if goal else "-"
-        print(f"{name:<56}{middle:>8.2f}{min(cpu):>8.2f}{max(cpu):>8.2f}{statistics.median(wall):>8.2f}   {asked}")
+        print(f"{name:<56}{middle:>8.2f}{min(cpu):>8.2f}{max(cpu):>8.2f}{statistics.median(wall):>8.2f}   {asked}",
+              flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ fused, foreach   over a bare loop with torch.optim.AdamW's own fast ways, one cl
 compiled   over torch.compile of the loss; compiling takes minutes and is not counted
 
 Everything of a cell is taken in turn, in processor time; a ratio is the median of those of neighbours. The machine may
-be busy: that slows both sides of a ratio. A share is the library's best over our best, then over quartiles of ours. The
+be busy: that slows both sides of a ratio. A share is the library's best over our best, each product's own best, or the
+median over neighbours, whichever is lower: on a busy machine the library loses more, and one lucky turn of ours would
+do for the former. The
 library makes each product of all tokens of a step, float32, one thread, again and again, warm, and nothing else: no
 norm, softmax, gate or optimizer. Attention sees half of the scores, so half the time of full squares counts. A level
 is fixed when a process starts, so that the library has one for each.
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -97,10 +100,11 @@ class Library:
         limit = {"MKL_ENABLE_INSTRUCTIONS": named, "ONEDNN_MAX_CPU_ISA": named.replace("512", "512_CORE")}
         self.process = subprocess.Popen(call, env=os.environ | (limit if named else {}), stdin=-1, stdout=-1, text=True)
 
-    def seconds(self) -> float:
-        """Processor seconds of a step's products: the sum of the best time of each so far."""
+    def seconds(self) -> tuple[float, float]:
+        """Processor seconds of a step's products, each the mean of five calls: now, and each at its best so far."""
         print(file=self.process.stdin, flush=True)
-        return float(self.process.stdout.readline())
+        now, best = map(float, self.process.stdout.readline().split())
+        return now, best
 
     def close(self) -> None:
         self.process.communicate()
@@ -134,27 +138,44 @@ def answer_products(params: int, tokens: int) -> None:
         lambda: torch.bmm(scores, heads, out=mixed),
         lambda: torch.bmm(scores.transpose(1, 2), heads, out=mixed),
     ]  # each twice a layer: scores and their gradient; what is mixed, and that of queries; that of keys and values
-    best = dict.fromkeys([*calls, *attention], float("inf"))
+    times = np.array([1.0] * len(calls) + [shape.layers] * len(attention))
+    best = np.full(len(times), np.inf)
     for _ in sys.stdin:
-        for call in best:
-            call()
-            begin = time.process_time()
-            for _ in range(5):
-                call()
-            best[call] = min(best[call], (time.process_time() - begin) / 5)
-        print(sum(best[call] for call in calls) + shape.layers * sum(best[call] for call in attention), flush=True)
+        now = times * [_mean_of_five(call) for call in [*calls, *attention]]
+        best = np.minimum(best, now)
+        print(now.sum(), best.sum(), flush=True)
 
 
-def ceiling_shares(cell: Cell, params: int, tokens: int, seconds: float) -> dict[str, tuple[float, float, float]]:
-    """For each level the best time of the library's products over our best step, and over quartiles of ours; percent.
+def _mean_of_five(call: Callable[[], object]) -> float:
+    """Processor seconds of a call that was just made once."""
+    call()
+    begin = time.process_time()
+    for _ in range(5):
+        call()
+    return (time.process_time() - begin) / 5
 
-    Turns are visits of one client, 25 steps or a few hundredths of a second, so that some of each are undisturbed on a
-    busy machine.
+
+@dataclass(frozen=True)
+class Share:
+    """Of the library's products in our step, in percent: best over best, and turn by turn."""
+
+    best: float
+    turns: list[float]
+
+    @property
+    def safe(self) -> float:
+        return min(self.best, float(np.median(self.turns)))
+
+
+def ceiling_shares(cell: Cell, params: int, tokens: int, seconds: float) -> dict[str, Share]:
+    """For each level the time of the library's products over that of our steps.
+
+    Turns are visits of one client of some hundredths of a second, so that some are undisturbed on a busy machine.
     """
-    steps = max(2, min(25, 2_000_000 // params))
+    steps = max(1, min(25, 150_000 // params))
     visit = [ClientTask(0, cell.tasks[0].batches[:1].expand(steps, -1, -1).contiguous())]
     libraries = {level: Library(params, tokens, level) for level in LEVELS}
-    products: dict[str, list[float]] = {level: [] for level in LEVELS}
+    products: dict[str, list[tuple[float, float]]] = {level: [] for level in LEVELS}
     ways: dict[str, Callable[[], object]] = {}
     for level, library in libraries.items():
         ways[f"products {level}"] = lambda level=level, library=library: products[level].append(library.seconds())
@@ -163,8 +184,9 @@ def ceiling_shares(cell: Cell, params: int, tokens: int, seconds: float) -> dict
     found = {}
     for level, library in libraries.items():
         library.close()
-        shares = 100 * products[level][-1] * steps / np.array(times[level])
-        found[level] = (float(max(shares)), *map(float, np.quantile(shares, [0.25, 0.75])))
+        ours = np.array(times[level]) / steps
+        turns = np.array([now for now, _ in products[level][1:]])  # the first turn warmed up, as did the first of ours
+        found[level] = Share(100 * products[level][-1][1] / min(ours), list(100 * turns / ours))
     return found
 
 
@@ -184,7 +206,7 @@ def rows(params: int, tokens: int, ways: list[str], seconds: float) -> list[str]
     lines = []
     for level in LEVELS:
         over = {name: float(np.median(np.divide(times[name], times[level]))) for name in taken}
-        share, low, high = shares[level]
+        share, (low, high) = shares[level].safe, np.quantile(shares[level].turns, [0.25, 0.75])
         square_share = 100 * over["square"] * cell.steps * cell.products(tokens) / (2 * SIDE**3)
         others = "".join(f"{over[name]:>9.2f}" for name in ways if name != "torch")
         lines.append(

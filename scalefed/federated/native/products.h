@@ -146,22 +146,46 @@ static void product(long m, long n, long depth, const float *a, long row, long s
     }
 }
 
+/* Eight rows of eight: pairs of rows are interleaved by one, by two, by four numbers. */
+#if defined(__clang__)
+#define MIX(A, B, ...) __builtin_shufflevector(A, B, __VA_ARGS__)
+#else
+#define MIX(A, B, ...) __builtin_shuffle(A, B, (eight_int){__VA_ARGS__})
+#endif
+INLINE void transpose_eight(const float *in, long ldin, float *out, long ld) {
+    eight a[8], b[8];
+    for (int i = 0; i < 8; i++) a[i] = load(in + i * ldin);
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = MIX(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[i + 1] = MIX(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = MIX(b[i + j], b[i + 2 + j], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[i + 2 * j + 1] = MIX(b[i + j], b[i + 2 + j], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        store(out + i * ld, MIX(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
+        store(out + (i + 4) * ld, MIX(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+    }
+}
+
+/* out (columns, rows) = the transpose of in (rows, columns), both multiples of eight; a row of out is `ld` long. */
+static void transpose(long rows, long columns, const float *in, long ldin, float *out, long ld) {
+    for (long r = 0; r < rows; r += 8)
+        for (long c = 0; c < columns; c += 8) transpose_eight(in + r * ldin + c, ldin, out + c * ld + r, ld);
+}
+
 /* A weight matrix (n, depth) as the B of a product, x W^T: transposed and packed by panels, so that it is read in the
    order in which it lies. Columns beyond `n`, up to a multiple of eight, are zero. */
 static void pack(long n, long depth, const float *w, float *out) {
     for (long from = 0, width; from < padded(n); from += width, out += width * depth) {
         width = panel_width(padded(n) - from);
-        for (long c = from; c < from + width; c += 4)
-            for (long k = 0; k < depth; k++)
-                for (long i = c; i < c + 4; i++) out[k * width + i - from] = i < n ? w[i * depth + k] : 0.0f;
+        long left = n - from, whole = left < 0 ? 0 : (left < width ? left : width) & ~7L;
+        transpose(whole, depth, w + from * depth, depth, out, width);
+        for (long k = 0; k < depth; k++)
+            for (long i = whole; i < width; i++) out[k * width + i] = from + i < n ? w[(from + i) * depth + k] : 0.0f;
     }
-}
-
-/* out (columns, rows) = the transpose of in (rows, columns); a row of out is `ld` long. */
-static void transpose(long rows, long columns, const float *in, long ldin, float *out, long ld) {
-    for (long r = 0; r < rows; r += 8)
-        for (long c = 0; c < columns; c++)
-            for (long i = r; i < r + 8 && i < rows; i++) out[c * ld + i] = in[i * ldin + c];
 }
 
 /* e^x to 2e-7 relative: 2^n times a polynomial (Taylor's) in the rest, |rest| <= ln 2 / 2; NaN stays NaN. Below -87 it
