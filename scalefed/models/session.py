@@ -3,6 +3,9 @@
 A row that has finished is given to the next sample without waiting for the others, which a padded batch must.
 """
 
+import contextlib
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +16,6 @@ from scalefed.errors import ConfigError, DataError
 from scalefed.models.decoder import require_transformers
 from scalefed.models.layout import Tensor
 
-GROWTH = 64  # tokens of room that are added at once
 CACHE = 2**29  # bytes that keys and values may take in any case
 
 
@@ -21,8 +23,8 @@ class CheckpointSession:
     """A ``transformers`` causal language model with a cache of rows, each at its own position.
 
     Give the prompts to :meth:`prefill`, rows to prompts with :meth:`assign`, then feed one token a row with
-    :meth:`step`; :meth:`keep` forgets rows. A token takes :func:`token_bytes` in every row: the cache is as long as the
-    longest row has become, and a prompt is read when the first row asks for it.
+    :meth:`step`; :meth:`keep` forgets rows. A token that a row has reached takes :func:`token_bytes`; a prompt is read
+    when the first row asks for it.
     """
 
     def __init__(self, module: Any, *, rows: int, length: int) -> None:
@@ -76,8 +78,8 @@ class CheckpointSession:
         return torch.stack(first)
 
     def keep(self, rows: Tensor) -> None:
-        """Forget all other rows, so that the last samples do not pay for those already done."""
-        self._cache.keep(rows)
+        """Forget all rows but these, in ascending order, so that the last samples do not pay for those already done."""
+        self._cache.keep(rows.tolist())
 
     def step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Feed one token a row at its position; returns next-token logits ``(rows, vocab)``.
@@ -88,9 +90,8 @@ class CheckpointSession:
         """
         device = self.module.device
         with torch.inference_mode():
-            reach = int(positions.max()) + 1
+            reach = self._cache.next(positions)
             seen = (torch.arange(reach) <= positions[:, None])[:, None, None].to(device)
-            self._cache.reach_to(reach, positions)
             output = self.module(
                 tokens[:, None].to(device),
                 attention_mask=seen,
@@ -139,48 +140,39 @@ def _shape(config: Any) -> tuple[int, int, int]:
 
 
 class _RowCache:
-    """What a ``transformers`` model asks of a cache, over one buffer a layer, ``(2, rows, heads, room, width)``.
+    """What a ``transformers`` model asks of a cache, over one buffer ``(layers, 2, rows, heads, length, width)``.
 
-    Buffers grow and shrink one at a time, so that the rest of them is never in memory twice.
+    On a CPU the buffer is memory that the system hands out page by page as it is written, zero until then: what no row
+    has reached takes none.
     """
 
     is_compileable = False
 
     def __init__(self, config: Any, rows: int, length: int, module: Any) -> None:
         layers, heads, width = _shape(config)
-        make = {"dtype": module.dtype, "device": module.device}
-        self.layers = [torch.zeros(2, rows, heads, 0, width, **make) for _ in range(layers)]
-        self.length = length
+        self.data = _zeros((layers, 2, rows, heads, length, width), module.dtype, module.device)
         self.positions, self.reach = torch.zeros(rows, dtype=torch.long, device=module.device), 0
 
     def fill(self, row: int, stored: Sequence[Tensor]) -> None:
         """Put a prompt into a row."""
-        self._grow(stored[0].shape[-2])
-        for layer, own in zip(self.layers, stored, strict=True):
+        for layer, own in zip(self.data, stored, strict=True):
             layer[:, row, :, : own.shape[-2]] = own
 
-    def keep(self, rows: Tensor) -> None:
-        """Forget all other rows."""
-        for number, layer in enumerate(self.layers):
-            self.layers[number] = layer[:, rows.to(layer.device)]
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all rows but these, which are in ascending order: each moves down in place, into one that is free."""
+        for place, row in enumerate(rows):
+            if place != row:
+                self.data[:, :, place, :, : self.reach] = self.data[:, :, row, :, : self.reach]
+        self.data = self.data[:, :, : len(rows)]
 
-    def reach_to(self, reach: int, positions: Tensor) -> None:
-        """Say where the next token of each row stands, and make room for it."""
-        self._grow(reach)
-        self.positions, self.reach = positions.to(self.layers[0].device), reach
-
-    def _grow(self, reach: int) -> None:
-        room = self.layers[0].shape[-2]
-        if reach <= room:
-            return
-        more = min(self.length, -(-reach // GROWTH) * GROWTH) - room
-        for number, layer in enumerate(self.layers):
-            added = layer.new_zeros(*layer.shape[:-2], more, layer.shape[-1])
-            self.layers[number] = torch.cat([layer, added], dim=-2)
+    def next(self, positions: Tensor) -> int:
+        """Say where the next token of each row stands; returns how far the rows reach."""
+        self.positions, self.reach = positions.to(self.data.device), int(positions.max()) + 1
+        return self.reach
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Write one token a row; returns all that is kept, up to the furthest position."""
-        stored = self.layers[layer]
+        stored = self.data[layer]
         rows = torch.arange(len(keys), device=keys.device)
         stored[0][rows, :, self.positions] = keys[:, :, 0]
         stored[1][rows, :, self.positions] = values[:, :, 0]
@@ -190,3 +182,16 @@ class _RowCache:
         """Tokens kept before this step, at most."""
         del layer
         return max(0, self.reach - 1)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros; on a CPU in pages of their own, which are in memory once they are written."""
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or not size:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    pages = mmap.mmap(-1, size, **private)  # private: what is read before it is written takes nothing either
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)

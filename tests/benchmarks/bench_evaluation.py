@@ -87,16 +87,13 @@ def fill(model: str, precision: str) -> None:
     afforded = getattr(session, "affordable_rows", None)
     rows = min(64, afforded(found.module, length)) if afforded else 64
 
-    def touch(cache: Any) -> None:
-        for layer in getattr(cache, "layers", None) or [cache.data]:
-            layer.fill_(0)  # pages that were never written are not in memory
-
     def work() -> None:
         opened = found.session(found.initial(0), rows=rows, length=length)
         opened.prefill([[1]])
         opened.assign(torch.arange(rows), torch.zeros(rows, dtype=torch.long))
         opened.step(torch.ones(rows, dtype=torch.long), torch.full((rows,), length - 1))
-        touch(opened._cache)
+        with torch.inference_mode():
+            opened._cache.data.fill_(0)  # pages that were never written are not in memory
         opened.keep(torch.arange(rows * 3 // 4))
 
     watched(f"a full cache of {rows} rows of {length} tokens", work, [])()

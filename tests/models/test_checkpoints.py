@@ -5,6 +5,7 @@ import math
 import struct
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from scalefed.errors import ConfigError, DataError, MissingExtraError  # noqa: E
 from scalefed.federated.preparation import prepare  # noqa: E402
 from scalefed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from scalefed.models import Checkpoint, build_model, files, load_weights, model_flops, save_weights, tokenizer  # noqa: E402
-from scalefed.models.session import affordable_rows, token_bytes  # noqa: E402
+from scalefed.models.session import _RowCache, affordable_rows, token_bytes  # noqa: E402
 
 VOCAB, WIDTH, HIDDEN, LAYERS, RANK = 300, 48, 96, 2, 3
 NAME = "smollm2-135m-instruct"
@@ -252,23 +253,27 @@ def test_rows_can_be_reused_and_forgotten(config) -> None:
         torch.testing.assert_close(model.logits(weights, torch.tensor([text]))[:, -1], last, rtol=1e-4, atol=1e-4)
 
 
-def test_the_cache_grows_with_its_rows_and_shrinks_with_them(config) -> None:
-    """A token takes what is said; room that no row has reached takes nothing, nor do prompts that no row asks for."""
-    model = build_model(config)
-    session = model.session(model.initial(0), rows=3, length=120)
-    session.prefill([[1] * 5, [2] * 7, [3] * 90])
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_cache_takes_what_its_rows_have_reached(config) -> None:
+    """Room for 64 rows of 512 tokens is not in memory, not when it is read either; a row is once it is written."""
 
-    def held() -> int:
-        return sum(layer.numel() * layer.dtype.itemsize for layer in session._cache.layers)
+    def resident() -> int:
+        pages = [line for line in Path("/proc/self/smaps").read_text().splitlines() if line.startswith("Rss:")]
+        return 1024 * sum(int(line.split()[1]) for line in pages)
 
-    assert held() == 0
-    session.assign(torch.arange(3), torch.tensor([0, 0, 1]))
-    assert held() == 3 * 64 * token_bytes(session.module)
-    for position in range(63, 66):
-        session.step(torch.zeros(3, dtype=torch.long), torch.tensor([5, 5, position]))
-    assert held() == 3 * 120 * token_bytes(session.module)
-    session.keep(torch.tensor([2]))
-    assert held() == 120 * token_bytes(session.module)
+    wide = transformers.LlamaConfig(num_hidden_layers=8, num_key_value_heads=4, num_attention_heads=4, hidden_size=512)
+    before = resident()
+    cache = _RowCache(wide, 64, 512, torch.zeros(0))
+    assert cache.data.numel() * 4 == 64 * 512 * 8 * 2 * 4 * 128 * 4  # 1.07 GB
+    for row in (0, 40, 63):
+        cache.fill(row, [torch.full((2, 4, 100, 128), float(row))] * 8)
+    cache.next(torch.full((64,), 100))
+    assert not cache.data[:, :, 1].any()
+    taken = resident() - before
+    assert 3 * 100 * 8 * 2 * 4 * 128 * 4 <= taken < 40e6
+    cache.keep([0, 40, 63])
+    assert [float(cache.data[7, 1, row, 3, 99, 127]) for row in range(3)] == [0.0, 40.0, 63.0]
+    assert cache.data.shape[2] == 3 and not cache.data[:, :, :, :, 100:].any()
 
 
 def test_rows_are_as_many_as_memory_affords(config, monkeypatch) -> None:
