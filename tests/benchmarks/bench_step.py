@@ -172,7 +172,7 @@ def ceiling_shares(cell: Cell, params: int, tokens: int, seconds: float) -> dict
 
     Turns are visits of one client of some hundredths of a second, so that some are undisturbed on a busy machine.
     """
-    steps = max(1, min(25, 150_000 // params))
+    steps = max(2, min(25, 500_000 // params))
     visit = [ClientTask(0, cell.tasks[0].batches[:1].expand(steps, -1, -1).contiguous())]
     libraries = {level: Library(params, tokens, level) for level in LEVELS}
     products: dict[str, list[tuple[float, float]]] = {level: [] for level in LEVELS}
