@@ -74,7 +74,7 @@ def evaluate_checkpoint(
         top_p: smallest set of tokens with this probability is kept.
         max_new_tokens: length limit of a completion.
         rows: completions written at once, at most: fewer where their keys and values would take more memory than the
-            model's weights (or half a gigabyte).
+            model's weights (or .4 GB).
         seed: of the draws.
         timeout: CPU seconds of a sample.
         isolation: as for :func:`scalefed.evaluation.judge.judge`.

@@ -16,7 +16,7 @@ from scalefed.errors import ConfigError, DataError
 from scalefed.models.decoder import require_transformers
 from scalefed.models.layout import Tensor
 
-CACHE = 2**29  # bytes that keys and values may take in any case
+CACHE = 3 * 2**27  # bytes that keys and values may take in any case: .4 GB
 
 
 class CheckpointSession:
@@ -52,7 +52,7 @@ class CheckpointSession:
         self.module, self.length = module, length
         self._prompts: Sequence[Sequence[int]] = ()
         self._read: _Prompt | None = None
-        self._cache = _RowCache(config, rows, length, module)
+        self._cache = RowCache(config, rows, length, module)
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> None:
         """Take the prompts; none is read yet.
@@ -128,7 +128,7 @@ def token_bytes(module: Any) -> int:
 
 
 def affordable_rows(module: Any, length: int) -> int:
-    """How many rows of ``length`` tokens take no more than the model's weights, or half a gigabyte; at least one."""
+    """How many rows of ``length`` tokens take no more than the model's weights, or .4 GB; at least one."""
     weights = sum(weight.numel() * weight.dtype.itemsize for weight in module.parameters())
     return int(max(1, max(CACHE, weights) // (token_bytes(module) * length)))
 
@@ -139,7 +139,7 @@ def _shape(config: Any) -> tuple[int, int, int]:
     return config.num_hidden_layers, config.num_key_value_heads, width
 
 
-class _RowCache:
+class RowCache:
     """What a ``transformers`` model asks of a cache, over one buffer ``(layers, 2, rows, heads, length, width)``.
 
     On a CPU the buffer is memory that the system hands out page by page as it is written, zero until then: what no row

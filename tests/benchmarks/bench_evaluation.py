@@ -89,11 +89,12 @@ def fill(model: str, precision: str) -> None:
 
     def work() -> None:
         opened = found.session(found.initial(0), rows=rows, length=length)
+        held = next(value for value in vars(opened).values() if hasattr(value, "get_seq_length"))
         opened.prefill([[1]])
         opened.assign(torch.arange(rows), torch.zeros(rows, dtype=torch.long))
         opened.step(torch.ones(rows, dtype=torch.long), torch.full((rows,), length - 1))
         with torch.inference_mode():
-            opened._cache.data.fill_(0)  # pages that were never written are not in memory
+            held.data.fill_(0)  # pages that were never written are not in memory
         opened.keep(torch.arange(rows * 3 // 4))
 
     watched(f"a full cache of {rows} rows of {length} tokens", work, [])()

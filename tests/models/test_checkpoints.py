@@ -20,7 +20,7 @@ from scalefed.errors import ConfigError, DataError, MissingExtraError  # noqa: E
 from scalefed.federated.preparation import prepare  # noqa: E402
 from scalefed.federated.rounds import initial_state, run_rounds  # noqa: E402
 from scalefed.models import Checkpoint, build_model, files, load_weights, model_flops, save_weights, tokenizer  # noqa: E402
-from scalefed.models.session import _RowCache, affordable_rows, token_bytes  # noqa: E402
+from scalefed.models.session import RowCache, affordable_rows, token_bytes  # noqa: E402
 
 VOCAB, WIDTH, HIDDEN, LAYERS, RANK = 300, 48, 96, 2, 3
 NAME = "smollm2-135m-instruct"
@@ -263,7 +263,7 @@ def test_the_cache_takes_what_its_rows_have_reached(config) -> None:
 
     wide = transformers.LlamaConfig(num_hidden_layers=8, num_key_value_heads=4, num_attention_heads=4, hidden_size=512)
     before = resident()
-    cache = _RowCache(wide, 64, 512, torch.zeros(0))
+    cache = RowCache(wide, 64, 512, torch.zeros(0))
     assert cache.data.numel() * 4 == 64 * 512 * 8 * 2 * 4 * 128 * 4  # 1.07 GB
     for row in (0, 40, 63):
         cache.fill(row, [torch.full((2, 4, 100, 128), float(row))] * 8)
