@@ -22,7 +22,6 @@ _CACHE_DOUBLES = 1048576  # 8 MB: a step of fewer members is mostly calls; tests
 _LONGEST_STEP = 2.0  # in any coordinate (logarithms and exponents): further out the quadratic model is no guide
 _EXACT = 1e-28  # squared residuals a run: nothing is left but rounding
 _NEAR = 1e-3  # relative gain below which a start counts as near its end
-_COLD, _WARM = 1e-3, 1e-9  # damping of the first step: near the optimum it would only make Newton's method linear
 _LOST = 0.1  # damping above which a start that does not gain is given up
 _FLAT = 1e-16  # relative decrement below what a double can show
 _LENGTHS = (0.3, 0.1, 0.03, 0.01)  # of a step that are tried after the whole of it, before damping rises
@@ -335,7 +334,7 @@ class _Batch:
     def of(cls, theta: np.ndarray, cold: bool) -> "_Batch":
         size = len(theta)
         nothing, no = np.full(size, np.inf), np.zeros(size, dtype=bool)
-        damping, far = np.full(size, _COLD if cold else _WARM), np.full(size, cold)
+        damping, far = np.full(size, 1e-3), np.full(size, cold)
         return cls(theta, nothing, nothing.copy(), np.zeros(size, dtype=int), no, damping, far)
 
     def record(
