@@ -135,10 +135,10 @@ def peers(repeats: int, pfl_python: str) -> Iterator[Row]:
 
     if pfl_python:
         ways = {"native": sys.executable, "pfl": pfl_python}
-        found = {
-            name: [bench_peers.in_process(python, name, 100_000)["cpu_s"] for _ in range(repeats)]
-            for name, python in ways.items()
-        }
+        found: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repeats):
+            for name, python in ways.items():
+                found[name].append(bench_peers.in_process(python, name, 100_000)["cpu_s"])
         ratios = [a / b for a, b in zip(found["pfl"], found["native"], strict=True)]
         yield row("12 rounds, 100k parameters, pfl-research over ours", ratios, 2.0)
     found = {name: [] for name in ("native", "fedavg")}
