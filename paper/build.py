@@ -37,6 +37,7 @@ import posthoc  # noqa: E402
 import published  # noqa: E402
 import realmodels  # noqa: E402
 import remedies  # noqa: E402
+import slices  # noqa: E402
 import study  # noqa: E402
 import unequal  # noqa: E402
 
@@ -325,6 +326,7 @@ def main(words: list[str]) -> None:
         realmodels.main()
         remedies.main()
         unequal.main()
+        slices.main()
     print(page() or "typst is not installed, so there is no PDF: pip install 'scalefed[paper]'")
 
 
