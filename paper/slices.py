@@ -48,8 +48,8 @@ def facts(runs: pd.DataFrame, fit: sf.Fit) -> dict[str, Any]:
         ends = f"{si(answer.params)} ({si(answer.params_low)} to {si(answer.params_high)})"
         rows.append([f"Dirichlet {concentration:g}", f"{cohort:g}", f"{own['skew'].mean():.2f}", *map(si, alone),
                      si(found), ends, f"{best.mean():.3f}"])  # fmt: skip
-    ends = runs["clients_per_round"].max(), runs["clients_per_round"].min()
-    falls = [1 - minima[c, ends[0]] / minima[c, ends[1]] for c in runs["concentration"].unique()]
+    most, least = runs["clients_per_round"].max(), runs["clients_per_round"].min()
+    falls = [1 - minima[c, most] / minima[c, least] for c in runs["concentration"].unique()]
     return {
         "rows": rows,
         "runs": str(len(runs)),
