@@ -46,7 +46,7 @@ def population_interval(values: Array, level: float) -> tuple[float, float]:
 
 
 def holds(values: Array, mean: float, level: float) -> bool:
-    """Whether :func:`population_interval` holds a mean in (0, 1), in a tenth of the time: its ends are not sought.
+    """Whether :func:`population_interval` holds a mean in (0, 1), in a twentieth of the time: its ends are not sought.
 
     >>> values = np.array([0.0] * 39 + [1.0])
     >>> low, high = population_interval(values, 0.95)
