@@ -40,6 +40,7 @@ def main() -> None:
     """Write, print."""
     runs = sf.load_runs(ROOT / "runs/remedies")
     changes = with_changes(runs)
+    mixed = int((changes["kernels_used"] != changes["kernels_used_plain"]).sum())
     first = runs.iloc[0]
     told = {
         "rows": remedies(changes),
@@ -47,7 +48,7 @@ def main() -> None:
         "cells": [f"{si(size)}, {cohort}" for size in SIZES for cohort in COHORTS],
         "runs": str(len(runs)),
         "seeds": str(runs["seed"].nunique()),
-        "mixed": str((changes["kernels_used"] != changes["kernels_used_plain"]).sum()),
+        "mixed": str(mixed) if mixed else "",
         "clients": f"{first['clients']:g}",
         "concentration": f"{first['concentration']:g}",
         "tokens": si(runs["tokens_asked"].max()),

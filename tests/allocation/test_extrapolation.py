@@ -89,7 +89,7 @@ WHOLE = {
     "bytes_per_value": (2, 4, {"bytes_sent": 1e8}),
     "trained_share": (0.1, 1.0, {}),
     "vocab": (512, 4096, MEMORY),
-    "width_per_layer": (32, 64, MEMORY),
+    "width_per_layer": (32, 64, {**MEMORY, "memory": 3e6}),  # which holds the size: else only rounding tells them apart
 }
 QUESTIONS = {
     "optimal_size": {
