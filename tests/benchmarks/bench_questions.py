@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRID = ROOT / "runs" / "grid"
 BUDGETS = [1e12, 3e12, 1e13]
 FITS = {"chinchilla": 1.0, "coupled": 3.0, "auto": 5.0}  # seconds that 240 runs and 4,000 replicates may take
+MANY, MANY_SECONDS = "10,000 optimal sizes with intervals", 1.0
 TRUTH = {"E": 1.7, "A": 480.0, "a": 0.35, "B": 2085.0, "b": 0.37}
 
 
@@ -43,6 +44,9 @@ def questions(folder: str) -> dict[str, Callable[[], object]]:
         "load the runs": lambda: sf.load_runs(GRID),
         "load the rounds": lambda: sf.load_runs(GRID, rounds=True),
         "load the counts": lambda: sf.load_counts(GRID),
+        MANY: lambda: stored.optimal_sizes(
+            compute=np.geomspace(1e11, 6e13, 10_000), clients=16, clients_per_round=4, skew=0.0
+        ),
         **{_simulated(law): lambda law=law: sf.fit(simulated, law, resamples=4_000) for law in FITS},
         **{f"fit {law}, {len(runs)} runs": lambda law=law: fits.update({law: sf.fit(runs, law)}) for law in FITS},
         f"fit coupled, {len(runs)} runs, scale_weight 0.5": lambda: sf.fit(runs, "coupled", scale_weight=0.5),
@@ -66,7 +70,7 @@ def _simulated(law: str) -> str:
 
 def measured(repeats: int) -> Iterator[tuple[str, list[float], list[float], float]]:
     """Each question: its name, processor and wall seconds of every repeat, and the goal for the former or 0."""
-    goals = {_simulated(law): goal for law, goal in FITS.items()}
+    goals = {MANY: MANY_SECONDS, **{_simulated(law): goal for law, goal in FITS.items()}}
     with tempfile.TemporaryDirectory() as folder:
         for name, ask in questions(folder).items():
             spent = []
