@@ -33,6 +33,7 @@ import ablations  # noqa: E402
 import checks  # noqa: E402
 import crossed  # noqa: E402
 import isoflops  # noqa: E402
+import pass100  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
 import realmodels  # noqa: E402
@@ -323,6 +324,7 @@ def main(words: list[str]) -> None:
         published.write()
         posthoc.main()
         crossed.main([])
+        pass100.main()
         realmodels.main()
         remedies.main()
         unequal.main()

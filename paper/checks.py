@@ -215,7 +215,7 @@ def population() -> dict[str, Any]:
     ]
     away = study.given_away(fit)
     worst = [max(float(row[cell].rstrip("%")) for row in away) for cell in (3, 5, 7)]
-    told = {name: f"{value:.0f}%" for name, value in zip(("central", "cohort", "all"), worst, strict=True)}
+    told = {name: f"{value:.3g}%" for name, value in zip(("central", "cohort", "all"), worst, strict=True)}
     return {"rows": rows, "q": f"{-slope:.2f}", "p": f"{np.log10(grown[1] / grown[0]):.2f}", **told}
 
 

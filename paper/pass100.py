@@ -1,0 +1,75 @@
+"""Does a hundred times lucky follow from twenty samples? pass@100 as measured, beside what the link and a beta say of it.
+
+    scalefed evaluate runs/NAME/RUN --samples 200 --k 1,10,100      (a run whose weights are in the cache)
+    python paper/pass100.py          generated/pass100.json
+
+The runs that were sampled 200 times a problem besides the 20 of every run. From their loss the link of the study, fitted
+to 20 samples a problem, tells pass@100; from a run's own 20 samples a beta distribution of success rates does.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from writing import write_facts
+
+import scalefed as sf
+from scalefed.charts.theme import si
+from scalefed.errors import DataError
+from scalefed.passk import fit_beta
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = 200
+EVALUATION = f"micro-n{SAMPLES}-s0"
+ATTEMPTS = (1, 10, 100)
+
+
+def main() -> None:
+    """Write, print."""
+    write_facts("pass100", facts(sf.load_fit(ROOT / "fits/study.json")))
+
+
+def facts(fit: sf.Fit) -> dict[str, Any]:
+    """One row a run, by falling loss: measured, and what is told of it; then the errors in points."""
+    if fit.link is None:
+        raise DataError("fits/study.json has no link to pass@k; scalefed fit fits/study.toml --out fits/study.json")
+    rows, errors = [], []
+    for run, few, many in sorted(_sampled(), key=lambda found: -found[0]["loss"]):
+        measured = list(sf.estimate_pass_at_k(many["samples"], many["correct"], k=ATTEMPTS))
+        told = fit.link.predict(run["loss"], ATTEMPTS, covariates=pd.DataFrame([run]))
+        beta = fit_beta(few["samples"], few["correct"]).pass_at_k(100)
+        last, hundred = told.iloc[-1], measured[-1]
+        rows.append([_words(run), f"{run['loss']:.3f}", *(f"{one.estimate:.1%}" for one in measured),
+                     f"{hundred.low_conditional:.1%} to {hundred.high_conditional:.1%}", f"{last['estimate']:.1%}",
+                     f"{last['low']:.1%} to {last['high']:.1%}", f"{float(beta):.1%}"])  # fmt: skip
+        errors.append({"link": abs(last["estimate"] - hundred.estimate),
+                       "beta": abs(float(beta) - hundred.estimate),
+                       "inside": last["low"] <= hundred.estimate <= last["high"]})  # fmt: skip
+    table = pd.DataFrame(errors)
+    return {"rows": rows, "runs": str(len(rows)), "samples": str(SAMPLES), "few": "20",
+            "link": f"{100 * table['link'].median():.1f}", "beta": f"{100 * table['beta'].median():.1f}",
+            "inside": f"{table['inside'].sum():.0f}"}  # fmt: skip
+
+
+def _sampled() -> list[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
+    found = []
+    for folder in sorted(path.parent for path in ROOT.glob("runs/*/runs.parquet")):
+        try:
+            many = sf.load_counts(folder, evaluation=EVALUATION)
+        except DataError:
+            continue  # none of these runs was sampled so often
+        few, runs = sf.load_counts(folder), sf.load_runs(folder).set_index("run_id", drop=False)
+        for run_id, counts in many.groupby("run_id"):
+            found.append((runs.loc[run_id].to_dict(), few[few["run_id"] == run_id], counts))
+    return found
+
+
+def _words(run: dict[str, Any]) -> str:
+    skewed = "" if run["skew"] < 0.1 else f", Dirichlet {run['concentration']:g}"
+    text = "" if run["epochs"] <= 1 else f", {run['epochs']:.0f} passes"
+    cohort = f"{run['clients_per_round']:g} of {run['clients']:g}"
+    return f"{si(run['params'])}, {si(run['tokens'])} tokens, {cohort}{skewed}{text}"
+
+
+if __name__ == "__main__":
+    main()
