@@ -34,6 +34,7 @@ import checks  # noqa: E402
 import crossed  # noqa: E402
 import isoflops  # noqa: E402
 import pass100  # noqa: E402
+import population  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
 import realmodels  # noqa: E402
@@ -325,6 +326,7 @@ def main(words: list[str]) -> None:
         posthoc.main()
         crossed.main([])
         pass100.main()
+        population.main()
         realmodels.main()
         remedies.main()
         unequal.main()
