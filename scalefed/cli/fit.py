@@ -129,8 +129,9 @@ def fit(
     ] = None,
     tie: Annotated[list[str] | None, typer.Option(help="One value for two: b=a; may be repeated.")] = None,
     huber_above: Annotated[
-        float, typer.Option(help="That width for runs above the law, as a share: 0.1 where some were tuned too little.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="That width for runs above the law, as a share: 0.1 where some were tuned too little."),
+    ] = None,
     scale_weight: ScaleWeight = None,
     weights: Annotated[str | None, typer.Option(help="Column of how much a run counts, times its scale's.")] = None,
     standard_errors: Annotated[

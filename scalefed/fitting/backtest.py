@@ -1,7 +1,8 @@
 """How far off are predictions beyond the runs? Refit without the largest runs and see what the law misses.
 
 The largest runs of the training range are held out, half a decade and a whole decade of scale, the law is fitted to the
-rest, and its misses are compared with the noise of the runs. What is left over is the law's own error. It is carried
+rest, and its misses are compared with the noise of the runs. What is left over is the law's own error; where the law is
+known to bend away from the runs, so that those above it pull less, all it misses is its own. It is carried
 beyond all runs in proportion to the distance relative to the span of the runs: predicting half a span ahead, expect
 the error found half a span ahead. A run may also lie beyond in params or in tokens alone, at a scale that was measured:
 then the error is the one found by holding out the runs with the most params, or the most tokens.
@@ -278,7 +279,8 @@ def _fold(problem: Problem, keep: np.ndarray, scale: np.ndarray, best: GlobalFit
     missed = held.z - np.log(problem.law.predict(values, held.columns))
     span = max(float(np.ptp(scale[inside])), _SHORTEST_SPAN)
     beyond = (scale[outside] - scale[inside].max()) / span
-    noise = noise_scale(residuals, reduced.p, reduced.weights)
+    bent = reduced.above != 1.0  # then what the law misses is its own, not noise
+    noise = 0.0 if bent else noise_scale(residuals, reduced.p, reduced.weights)
     excess = np.mean(missed**2 - noise**2) / np.mean(beyond**2)
     below = float(scale.max() - scale[inside].max())
     return Fold(len(outside), missed, max(float(excess), 0.0), {n: float(v) for n, v in values.items()}, below)

@@ -6,7 +6,8 @@ lend their noise to large quiet ones; residuals are enlarged for the fitted para
 every replicate, as Student's t asks. Percentiles of the refits cover at their nominal rate from 9 runs on, where
 resampling runs loses the corners of small designs.
 
-``pairs``: runs are drawn with replacement. Right also where noise depends on the design, as it does in published logs.
+``pairs``: runs are drawn with replacement. Right also where noise depends on the design, as it does in published logs,
+and where runs above the law pull less than those below, so that residuals cannot turn their sign.
 
 ``bootstrap``: exchange, unless there are enough runs, shuffled residuals say that noise is not alike across the design
 (see :mod:`scalefed.fitting.heteroscedasticity`), and pairs spreads some parameter a quarter more. Beyond 20,000 rows
@@ -90,7 +91,7 @@ def bootstrap(
     if problem.n > _LARGE:
         return _normal(solver, best, clusters, resamples, seed)
     pairs, exchange = _Pairs(clusters, seed), _Exchange(solver, best, clusters, seed)
-    if method == "pairs":
+    if method == "pairs" or (method == "bootstrap" and problem.above != 1.0):
         return _refit(solver, best, pairs, resamples, "pairs")
     if method == "exchange" or not _looks_uneven(solver, best, clusters, seed):
         return _refit(solver, best, exchange, resamples, "exchange")

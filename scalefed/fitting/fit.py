@@ -40,17 +40,21 @@ _HUBER = 1.345  # noise units: 95% efficient under normal errors (Huber 1964)
 _ENOUGH, _SPARE_TIMES = 30, 2  # runs that tell their own noise; times as many as parameters that weights must leave
 _ROUNDS = 3  # of fits, each with the threshold that the residuals of the last one ask for
 _MISFIT = 0.01  # p-value of the test of neighbours: one false alarm in a hundred fits
+_BENT = 0.1  # width above the law where it does not fit: small runs lie above it more easily than any lies below
 _POWERS = (0.0, 0.5, 1.0)  # of scale, by which runs may weigh
 _FEWEST_REPLICATES, _MOST_REPLICATES = 50, 250  # of a law beside the best one
 
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """The Huber loss that was asked for: its width, whether that is to come from the residuals, and the share above."""
+    """The Huber loss that was asked for: its width, whether that is to come from the residuals, and the share above.
+
+    The share is None where it is to come from the residuals too.
+    """
 
     delta: float
     from_residuals: bool
-    above: float
+    above: float | None
 
 
 @refuses_old_words
@@ -60,7 +64,7 @@ def fit(
     *,
     target: str = "loss",
     huber_delta: float | str | None = "auto",
-    huber_above: float = 1.0,
+    huber_above: float | None = None,
     scale_weight: float | None = None,
     weights: PerRun = None,
     standard_errors: PerRun = None,
@@ -83,11 +87,12 @@ def fit(
             others are ``fit.alternatives``, and every interval carries their disagreement.
         target: the column that the law explains, positive; ``loss`` in nats per token.
         huber_delta: width of the Huber loss in units of log target; ``"auto"`` takes it from the residuals (1.345
-            robust standard deviations) for a law of loss that has runs enough to tell, 1e-3 otherwise, and where
-            ``scale_weight`` is not given either and neighbouring runs are missed alike, so that what is left is the
-            law's lack of fit (:mod:`scalefed.fitting.lack_of_fit`); None is least squares.
+            robust standard deviations) for a law of loss that has runs enough to tell, 1e-3 otherwise; None is least
+            squares.
         huber_above: the width for runs above the law, as a share of that below: 0.1 where runs that were tuned too
-            little lie above the frontier more easily than any lies below it.
+            little lie above the frontier more easily than any lies below it. None takes 0.1 where the width
+            comes from the residuals, ``scale_weight`` is chosen by back-test, and neighbouring runs are missed alike,
+            so that what is left is the law's lack of fit (:mod:`scalefed.fitting.lack_of_fit`); else 1.
         scale_weight: a run weighs its scale (params x tokens) to this power: 0 weighs all alike, above 0 predicts
             better beyond the runs where small runs bend away from the law; None takes, for a law of loss that has runs
             enough to spare, 0.5, or 0 or 1 where that misses clearly less of the runs' own largest when they are held
@@ -124,7 +129,7 @@ def fit(
     loss = _Loss(_delta(huber_delta), huber_delta == "auto", huber_above)
     _check(resamples, scale_weight, loss)
     check_method(intervals)
-    if intervals == "auto" and not (weights is None and standard_errors is None and huber_above == 1.0):
+    if intervals == "auto" and not (weights is None and standard_errors is None and huber_above in (None, 1.0)):
         intervals = "pairs"  # runs of unlike errors cannot exchange them, nor turn their sign
     frame, source = read_frame(runs, columns)
     frame = with_weights(frame, weights, standard_errors, target)
@@ -194,19 +199,25 @@ def _fitted(
     """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
     trials: list[Trial] = []
     own = loss.from_residuals and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
-    misfit = False
+    above = loss.above or 1.0
     for power in powers if len(powers) == 1 else _affordable(data, powers):
-        problem, width = problem_of(data.frame, data.law, data.target, power, loss.above), loss.delta
+        problem, width = problem_of(data.frame, data.law, data.target, power, above), loss.delta
         near = trials[0].best if trials else None
         best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
-        if not trials and len(powers) > 1 and _is_of_loss(data.law) and data.n >= _ENOUGH:
-            misfit = lack_of_fit(_residuals(problem, best), data.columns, data.clusters) < _MISFIT
-        for _ in range(_ROUNDS if own and not misfit else 0):
+        if not trials and own and loss.above is None and len(powers) > 1 and _is_misfit(problem, best, data):
+            above = _BENT
+            problem = problem_of(data.frame, data.law, data.target, power, above)
+        for _ in range(_ROUNDS if own else 0):
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
         folds = hold_outs(problem, best, masks, delta=width)
         trials.append(Trial(data, problem, best, width, power, folds))
     return trials
+
+
+def _is_misfit(problem: Problem, best: GlobalFit, data: FitData) -> bool:
+    """Whether neighbouring runs are missed alike."""
+    return lack_of_fit(_residuals(problem, best), data.columns, data.clusters) < _MISFIT
 
 
 def _is_of_loss(law: Law) -> bool:
@@ -331,8 +342,9 @@ def _check(resamples: int, scale_weight: float | None, loss: _Loss) -> None:
         raise ConfigError(
             f"scale_weight must be between 0 (all runs alike) and 3, got {scale_weight!r}; 0.5 favours large runs"
         )
-    if not 0.0 < loss.above <= 1e6 or (loss.above != 1.0 and not np.isfinite(loss.delta)):
+    above = 1.0 if loss.above is None else loss.above
+    if not 0.0 < above <= 1e6 or (above != 1.0 and not np.isfinite(loss.delta)):
         raise ConfigError(
-            f"huber_above must be a share of huber_delta above 0, got {loss.above!r} of {loss.delta:g}; "
+            f"huber_above must be a share of huber_delta above 0, got {above!r} of {loss.delta:g}; "
             "1 is symmetric, 0.1 lets runs above the law pull a tenth as far"
         )

@@ -98,9 +98,10 @@ def test_residuals_that_neighbours_share_are_no_noise() -> None:
     runs = sf.simulate_runs("chinchilla", TRUTH, near, noise=0.006, seed=1)
     bent = runs.assign(loss=runs["loss"] * (1 + 0.03 * np.sin(2 * np.log(runs["params"]))))
     straight, crooked = (sf.fit(one, "chinchilla", fixed={"E": 1.8}, resamples=0) for one in (runs, bent))
-    assert straight.huber_delta > 5e-3
-    assert crooked.huber_delta == 1e-3
-    assert sf.fit(bent, "chinchilla", fixed={"E": 1.8}, resamples=0, scale_weight=1.0).huber_delta > 5e-3
+    assert min(straight.huber_delta, crooked.huber_delta) > 5e-3
+    assert (straight.huber_above, crooked.huber_above) == (1.0, 0.1)
+    for asked in ({"scale_weight": 1.0}, {"huber_delta": 1e-3}, {"huber_above": 1.0}):
+        assert sf.fit(bent, "chinchilla", fixed={"E": 1.8}, resamples=0, **asked).huber_above == 1.0
 
 
 def test_checkpoints_of_one_run_are_no_neighbours() -> None:
