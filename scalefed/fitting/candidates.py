@@ -13,7 +13,7 @@ import pandas as pd
 
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.fitting.backtest import Folds
-from scalefed.fitting.data import SAME, FitData
+from scalefed.fitting.data import SAME, FitData, adapt
 from scalefed.fitting.initialisation import GlobalFit
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.weights import stacking_weights
@@ -116,16 +116,24 @@ def bound_columns(frame: pd.DataFrame) -> tuple[str, ...]:
 
 
 def beside(law: Law, frame: pd.DataFrame) -> Law | None:
-    """The candidate to hold a named law against, its neighbour in complexity; None for a law that is no candidate."""
+    """The richest candidate of the same columns to hold a named law against, or the next one where it is that itself.
+
+    What is fixed or tied in the named law is so in the other, where it has parameters of that name, meaning and unit.
+    """
     if not {"params", "tokens"} <= set(frame.columns):
         return None
-    known = _usual(frame)
-    names = [one.name for one in known]
-    if law.name not in names or LAWS[law.name].formula != law.formula:
+    known = [adapt(one, frame)[0] for one in reversed(_usual(frame))]
+    other = next((one for one in known if one.name != law.name and set(one.columns) == set(law.columns)), None)
+    if other is None:
         return None
-    place = names.index(law.name)
-    other = known[place - 1 if place else 1]
-    return constrained([other], fixed=_own(other, law.fixed), bounds=None, ties=_own(other, law.ties))[0]
+    same = {name for name in other.parameters if _what(law, name) == _what(other, name)}
+    fixed = {name: value for name, value in law.fixed.items() if name in same}
+    ties = {name: to for name, to in law.ties.items() if {name, to} <= same}
+    return other.with_(fixed=fixed, ties=ties)
+
+
+def _what(law: Law, parameter: str) -> tuple[str | None, str | None]:
+    return law.meanings.get(parameter), law.units.get(parameter)
 
 
 def _own(law: Law, asked: Any) -> dict[str, Any]:
@@ -172,6 +180,7 @@ class Trial:
         delta: width of the Huber loss.
         scale_weight: the power of scale by which a run weighs.
         folds: the hold-outs.
+        misfit: whether neighbouring runs are missed alike, so that the law does not fit.
     """
 
     data: FitData
@@ -180,6 +189,7 @@ class Trial:
     delta: float
     scale_weight: float
     folds: Folds = ()
+    misfit: bool = False
 
     @property
     def errors(self) -> np.ndarray:

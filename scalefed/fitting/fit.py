@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.allocation.extrapolation import ranges_of
+from scalefed.allocation.extrapolation import SIZE, ranges_of
 from scalefed.errors import ConfigError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs, of_several
@@ -199,25 +199,22 @@ def _fitted(
     """The law fitted with the runs weighed by each of these powers of their scale, and back-tested."""
     trials: list[Trial] = []
     own = loss.from_residuals and _is_of_loss(data.law) and data.n >= max(_ENOUGH, 6 * len(data.law.free))
-    above = loss.above or 1.0
+    above, misfit = loss.above or 1.0, False
     for power in powers if len(powers) == 1 else _affordable(data, powers):
         problem, width = problem_of(data.frame, data.law, data.target, power, above), loss.delta
         near = trials[0].best if trials else None
         best = local_fit(problem, near, delta=width) if near else global_fit(problem, delta=width, seed=seed)
-        if not trials and own and loss.above is None and len(powers) > 1 and _is_misfit(problem, best, data):
-            above = _BENT
-            problem = problem_of(data.frame, data.law, data.target, power, above)
+        if not trials and _is_of_loss(data.law) and data.n >= _ENOUGH:
+            misfit = lack_of_fit(_residuals(problem, best), data.columns, data.clusters) < _MISFIT
+            if misfit and own and loss.above is None and len(powers) > 1:
+                above = _BENT
+                problem = problem_of(data.frame, data.law, data.target, power, above)
         for _ in range(_ROUNDS if own else 0):
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
         folds = hold_outs(problem, best, masks, delta=width)
-        trials.append(Trial(data, problem, best, width, power, folds))
+        trials.append(Trial(data, problem, best, width, power, folds, misfit))
     return trials
-
-
-def _is_misfit(problem: Problem, best: GlobalFit, data: FitData) -> bool:
-    """Whether neighbouring runs are missed alike."""
-    return lack_of_fit(_residuals(problem, best), data.columns, data.clusters) < _MISFIT
 
 
 def _is_of_loss(law: Law) -> bool:
@@ -240,18 +237,22 @@ def _of_a_name(
     seed: int,
     method: str,
 ) -> tuple[Alternative, ...]:
-    """What a law asked by name is held against: the next richer law, else its neighbour among the candidates."""
+    """What a law asked by name is held against: the next richer law, and a candidate where that cannot say enough.
+
+    The next richer law knows of size and length what the candidates do, of further columns no more than the law
+    itself: where neighbouring runs are missed alike, a candidate that has terms of its own for them is asked too.
+    """
     problem, data = trial.problem, trial.data
     rival = fit_rival(
         problem, trial.best.theta, data.clusters, delta=trial.delta, resamples=resamples, seed=seed
     )  # fmt: skip
-    if rival is not None:
-        return (rival,)
-    other = beside(data.law, data.frame) if any(masks) and resamples else None
+    rivals = () if rival is None else (rival,)
+    unheard = trial.misfit and not set(data.law.columns) <= set(SIZE)
+    other = beside(data.law, data.frame) if any(masks) and resamples and (unheard or not rivals) else None
     if other is None:
-        return ()
-    return (_alternative(least_missed(_fitted(_data_of(data, other), powers, masks, loss, seed)), BESIDE,
-                         resamples, seed, method),)  # fmt: skip
+        return rivals
+    tried = least_missed(_fitted(_data_of(data, other), powers, masks, loss, seed))
+    return (*rivals, _alternative(tried, BESIDE, resamples, seed, method))
 
 
 def _alternative(trial: Trial, weight: float, resamples: int, seed: int, method: str) -> Alternative:
