@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from law_truths import TRUTHS
 
 import scalefed as sf
 from scalefed.allocation.mixture import mixed, shares
 from scalefed.fitting.alternative import Alternative
 from scalefed.fitting.backtest import of_several
-from scalefed.fitting.candidates import candidates
+from scalefed.fitting.candidates import beside, candidates
+from scalefed.laws import LAWS
 from scalefed.laws.simulate import simulate_runs
 
 COUPLED = {"E": 1.7, "A": 2300.0, "a": 0.42, "B": 1e4, "b": 0.43, "c": 0.6}
@@ -48,6 +50,35 @@ def federation(**columns: object) -> pd.DataFrame:
     known = {"params": 1e6, "tokens": np.arange(1, 71) * 1e6, "clients_per_round": [1, 4] * 35, "clients": 16,
              "skew": 0.0, "local_steps": 25, "unique_tokens": 1e8}  # fmt: skip
     return pd.DataFrame(known | columns)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("federated", "federated-capacity-steps"), ("federated-steps", "federated-capacity-steps"),
+        ("federated-capacity-steps", "federated-coupled"), ("federated-coupled", "federated-capacity-steps"),
+        ("chinchilla", None), ("average-compute", None), ("federated-population", None),
+    ],
+)  # fmt: skip
+def test_a_named_law_stands_beside_the_richest_candidate_of_its_columns(name: str, expected: str | None) -> None:
+    other = beside(LAWS[name], federation(skew=[0.0, 0.5] * 35))
+    assert (other.name if other else None) == expected
+
+
+def test_what_is_fixed_goes_over_to_a_parameter_of_the_same_meaning_and_unit() -> None:
+    runs = federation(skew=[0.0, 0.5] * 35)
+    other = beside(LAWS["federated"].with_(fixed={"E": 1.7, "s": 0.6, "A": 480.0}, ties={"b": "a"}), runs)
+    assert other is not None and other.fixed == {"E": 1.7} and other.ties == {"b": "a"}
+
+
+@pytest.mark.parametrize(("truth", "others"), [("federated", 0), ("federated-steps", 1)])
+def test_a_named_law_that_misses_neighbours_alike_is_held_against_a_candidate(truth: str, others: int) -> None:
+    grid = {"params": np.geomspace(1e7, 4e8, 3), "tokens": np.geomspace(1e9, 3e10, 3),
+            "clients_per_round": [1.0, 4.0, 16.0], "skew": [0.0, 0.5]}  # fmt: skip
+    runs = simulate_runs(truth, TRUTHS[truth], grid, noise=0.003, seed=0)
+    found = sf.fit(runs, "federated", resamples=60).alternatives
+    assert [one.law.name for one in found[1:]] == ["federated-capacity-steps"] * others
+    assert all(one.weight == 0.25 for one in found)
 
 
 CROSSED = {"clients": [16, 16, 64, 64, 16] * 14, "skew": [0.0, 0.5] * 35}
