@@ -81,7 +81,7 @@ def evaluate_checkpoint(
         allow_packages: likewise.
         prompt: ``stripped`` takes the final line break off every prompt, ``as-given`` keeps it, ``chat`` asks in the
             model's chat template; ``auto`` takes the one under which the first canonical solutions are likelier, or
-            what the folder was begun with.
+            what the folder was begun with. A model tuned to follow instructions may pass more by ``chat`` all the same.
         precision: ``bfloat16`` stores and computes in bfloat16, half the memory of ``float32``.
         out: folder of the samples and results; problems that are complete in it are not sampled again.
         on_problem: called with problems done and in all.
