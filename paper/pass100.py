@@ -1,10 +1,10 @@
-"""Does a hundred times lucky follow from twenty samples? pass@100 as measured, beside what the link and a beta say of it.
+"""Does pass@100 follow from twenty samples? As measured, beside what the link and a beta say of it.
 
     scalefed evaluate runs/NAME/RUN --samples 200 --k 1,10,100      (a run whose weights are in the cache)
     python paper/pass100.py          generated/pass100.json
 
-The runs that were sampled 200 times a problem besides the 20 of every run. From their loss the link of the study, fitted
-to 20 samples a problem, tells pass@100; from a run's own 20 samples a beta distribution of success rates does.
+The runs that were sampled 200 times a problem besides the 20 of every run. From their loss the link of the study,
+fitted to 20 samples a problem, tells pass@100; from a run's own 20 samples a beta distribution of success rates does.
 """
 
 from pathlib import Path

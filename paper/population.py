@@ -2,8 +2,8 @@
 
     python paper/population.py       generated/population.json
 
-Runs of one size and length whose text no client repeats, so that only the number of clients differs. Clients keep Adam's
-moments from visit to visit, or start them anew: where many clients are seldom drawn, kept moments are old ones.
+Runs of one size and length whose text no client repeats, so that only the number of clients differs. Clients keep
+Adam's moments from visit to visit, or start them anew: where many clients are seldom drawn, kept moments are old ones.
 """
 
 from pathlib import Path
