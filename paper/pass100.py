@@ -39,9 +39,9 @@ def facts(fit: sf.Fit) -> dict[str, Any]:
         told = fit.link.predict(run["loss"], ATTEMPTS, covariates=pd.DataFrame([run]))
         beta = fit_beta(few["samples"], few["correct"]).pass_at_k(100)
         last, hundred = told.iloc[-1], measured[-1]
-        rows.append([_words(run), f"{run['loss']:.3f}", *(f"{one.estimate:.1%}" for one in measured),
-                     f"{hundred.low_conditional:.1%} to {hundred.high_conditional:.1%}", f"{last['estimate']:.1%}",
-                     f"{last['low']:.1%} to {last['high']:.1%}", f"{float(beta):.1%}"])  # fmt: skip
+        rows.append([*_words(run), f"{run['loss']:.3f}", *(f"{one.estimate:.1%}" for one in measured[:-1]),
+                     _told(hundred.estimate, hundred.low_conditional, hundred.high_conditional),
+                     _told(last["estimate"], last["low"], last["high"]), f"{float(beta):.0%}"])  # fmt: skip
         errors.append({"link": abs(last["estimate"] - hundred.estimate),
                        "beta": abs(float(beta) - hundred.estimate),
                        "inside": last["low"] <= hundred.estimate <= last["high"]})  # fmt: skip
@@ -64,11 +64,14 @@ def _sampled() -> list[tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]]:
     return found
 
 
-def _words(run: dict[str, Any]) -> str:
+def _words(run: dict[str, Any]) -> list[str]:
     skewed = "" if run["skew"] < 0.1 else f", Dirichlet {run['concentration']:g}"
     text = "" if run["epochs"] <= 1 else f", {run['epochs']:.0f} passes"
-    cohort = f"{run['clients_per_round']:g} of {run['clients']:g}"
-    return f"{si(run['params'])}, {si(run['tokens'])} tokens, {cohort}{skewed}{text}"
+    return [si(run["params"]), si(run["tokens"]), f"{run['clients_per_round']:g} of {run['clients']:g}{skewed}{text}"]
+
+
+def _told(estimate: float, low: float, high: float) -> str:
+    return f"{estimate:.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 if __name__ == "__main__":
