@@ -332,6 +332,8 @@ def test_a_law_that_bends_along_a_column_has_wide_intervals_beyond_it(fit):
 def test_too_far_beyond_a_column_there_is_no_answer():
     pilot = sf.load_fit(Path(__file__).parents[2] / "fits" / "pilot.json")
     with pytest.raises(FitError, match="so far beyond their clients_per_round"):
+        pilot.optimal_size(compute=3e12, clients=1000, clients_per_round=32, skew=0)
+    with pytest.raises(FitError, match="cannot tell the best size"):  # there the replicates alone say so
         pilot.optimal_size(compute=3e12, clients=1000, clients_per_round=100, skew=0)
 
 
