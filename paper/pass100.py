@@ -33,8 +33,8 @@ def facts(fit: sf.Fit) -> dict[str, Any]:
     """One row a run, by falling loss: measured, and what is told of it; then the errors in points."""
     if fit.link is None:
         raise DataError("fits/study.json has no link to pass@k; scalefed fit fits/study.toml --out fits/study.json")
-    rows, errors = [], []
-    for run, few, many in sorted(_sampled(), key=lambda found: -found[0]["loss"]):
+    rows, errors, sampled = [], [], sorted(_sampled(), key=lambda found: -found[0]["loss"])
+    for run, few, many in sampled:
         measured = list(sf.estimate_pass_at_k(many["samples"], many["correct"], k=ATTEMPTS))
         told = fit.link.predict(run["loss"], ATTEMPTS, covariates=pd.DataFrame([run]))
         beta = fit_beta(few["samples"], few["correct"]).pass_at_k(100)
@@ -45,8 +45,8 @@ def facts(fit: sf.Fit) -> dict[str, Any]:
         errors.append({"link": abs(last["estimate"] - hundred.estimate),
                        "beta": abs(float(beta) - hundred.estimate),
                        "inside": last["low"] <= hundred.estimate <= last["high"]})  # fmt: skip
-    table = pd.DataFrame(errors)
-    return {"rows": rows, "runs": str(len(rows)), "samples": str(SAMPLES), "few": "20",
+    table, few_samples = pd.DataFrame(errors), str(max(few["samples"].max() for _, few, _ in sampled))
+    return {"rows": rows, "runs": str(len(rows)), "samples": str(SAMPLES), "few": few_samples,
             "link": f"{100 * table['link'].median():.1f}", "beta": f"{100 * table['beta'].median():.1f}",
             "inside": f"{table['inside'].sum():.0f}"}  # fmt: skip
 
