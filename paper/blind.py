@@ -3,9 +3,9 @@
     python paper/blind.py            one line a held-out run that breaks the rule; fails if there is one
 
 The held-out cells stand in ``runs/holdout/sweep.toml``, ``runs/isoflop/sweep.toml`` and, each with a prediction of its
-own, ``runs/python/sweep.toml`` and ``runs/crossed/sweep.toml``; a run is one of them at any seed, on any kernel and
-device, wherever in ``runs/`` it lies. Predictions are the files ``fits/*.frozen.json``: each is committed once and
-never changed. Everything is read from the run logs and from git's history.
+own, ``runs/python/sweep.toml``, ``runs/python-32M/sweep.toml`` and ``runs/crossed/sweep.toml``; a run is one of them at
+any seed, on any kernel and device, wherever in ``runs/`` it lies. Predictions are the files ``fits/*.frozen.json``:
+each is committed once and never changed. Everything is read from the run logs and from git's history.
 """
 
 import subprocess
@@ -19,10 +19,12 @@ from typing import Any
 import scalefed as sf
 
 HOLDOUTS = (
-    "runs/holdout/sweep.toml", "runs/isoflop/sweep.toml", "runs/python/sweep.toml", "runs/crossed/sweep.toml",
+    "runs/holdout/sweep.toml", "runs/isoflop/sweep.toml", "runs/python/sweep.toml", "runs/python-32M/sweep.toml",
+    "runs/crossed/sweep.toml",
 )  # fmt: skip
 PREDICTED_IN = {
-    "runs/python/sweep.toml": "fits/python.frozen.json", "runs/crossed/sweep.toml": "fits/crossed.frozen.json",
+    "runs/python/sweep.toml": "fits/python.frozen.json", "runs/python-32M/sweep.toml": "fits/python-32M.frozen.json",
+    "runs/crossed/sweep.toml": "fits/crossed.frozen.json",
 }  # fmt: skip
 """The prediction that a sweep's runs are held to; any, where none is named."""
 # What may differ between runs of one cell: chance, the machine, and how the end is measured.

@@ -32,8 +32,8 @@ Z90 = 1.6449
 def main(names: Sequence[str]) -> None:
     """Print the tables of each frozen prediction."""
     for name in names or [path.name.removesuffix(".frozen.json") for path in sorted(ROOT.glob("fits/*.frozen.json"))]:
-        if name == "python":
-            realtext.score()
+        if name in realtext.SETS:
+            realtext.score(realtext.SETS[name])
             continue
         frozen = json.loads((ROOT / "fits" / f"{name}.frozen.json").read_text(encoding="utf-8"))
         table = cells(frozen, measured(name if name == "crossed" else "holdout"))
