@@ -21,7 +21,7 @@ from scalefed.data.problem import Problem
 from scalefed.data.problems import load_problems
 from scalefed.errors import ConfigError, DataError, nearest
 from scalefed.evaluation.judge import versions
-from scalefed.evaluation.prompts import PROMPT_RULES, stops_of
+from scalefed.evaluation.prompts import PROMPT_RULES, rules_for, stops_of
 from scalefed.evaluation.result_file import judge_file
 from scalefed.experiment.evaluation import (
     Counts,
@@ -38,6 +38,8 @@ from scalefed.runs.log import provenance
 
 TRIED = 16  # problems whose canonical solutions choose the prompt's rule
 CHUNK = 256  # problems that share a cache: its rows are as long as their longest prompt asks
+
+UNASKED = "the model has a chat template, and may pass more by prompt='chat' (--prompt chat)"
 
 SETTINGS, SAMPLES, RESULTS, SUMMARY = "settings.json", "samples.jsonl", "results.jsonl", "summary.json"
 GOLD, SAMPLING = "gold.json", "sampling.json"
@@ -81,7 +83,8 @@ def evaluate_checkpoint(
         allow_packages: likewise.
         prompt: ``stripped`` takes the final line break off every prompt, ``as-given`` keeps it, ``chat`` asks in the
             model's chat template; ``auto`` takes the one under which the first canonical solutions are likelier, or
-            what the folder was begun with. A model tuned to follow instructions may pass more by ``chat`` all the same.
+            what the folder was begun with. A model tuned to follow instructions may pass more by ``chat`` all the
+            same: a note says so.
         precision: ``bfloat16`` stores and computes in bfloat16, half the memory of ``float32``.
         out: folder of the samples and results; problems that are complete in it are not sampled again.
         on_problem: called with problems done and in all.
@@ -130,7 +133,9 @@ def evaluate_checkpoint(
         writer.cache_clear()  # the judge needs no model
     weights = weights_of(checkpoint_folder(checkpoint, precision=precision))
     said = settings | ({"weights": weights} if weights else {}) | spent.said()
-    return _judged(folder, chosen, done, samples, said, timeout, isolation, allow_packages)
+    unasked = prompt == "auto" and rule != "chat" and "chat" in rules_for(load_tokenizer(config))
+    notes = (UNASKED,) if unasked else ()
+    return _judged(folder, chosen, done, samples, said, timeout, isolation, allow_packages, notes)
 
 
 class _Spent:
@@ -245,6 +250,7 @@ def _judged(
     timeout: float,
     isolation: str,
     packages: Sequence[str],
+    notes: tuple[str, ...],
 ) -> Counts:
     """Verdicts of the chosen problems' samples, in their order, and the summary."""
     ordered, results = folder / f".{SAMPLES}", folder / RESULTS
@@ -258,7 +264,7 @@ def _judged(
     found |= {"packages": ",".join(packages)} if packages else {}
     known = read_json(folder / GOLD)
     gold = tuple(known.get(name, math.nan) for name in report.counts.task_ids)
-    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold, report.notes)
+    counts = Counts(report.counts.task_ids, samples, report.counts.correct, found, gold, report.notes + notes)
     made = provenance() | {"transformers": _version("transformers")} | {"judge": versions()}
     summary = {
         "pass_at_k": counts.pass_at_k().to_dict(),

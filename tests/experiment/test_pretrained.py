@@ -244,13 +244,18 @@ def test_a_chat_asks_in_the_models_template_and_its_program_stands_behind_the_pr
     assert before_stop(program + "\n```\nSure, that works.", stops_of("chat")) == program
 
 
-def test_a_chat_is_tried_where_there_is_a_template(model, chatty, problems, tmp_path) -> None:
+def test_a_chat_is_tried_where_there_is_a_template(model, chatty, problems, tmp_path, monkeypatch) -> None:
     counts = evaluate(chatty, problems, tmp_path / "chat", prompt="chat", max_new_tokens=4, precision="bfloat16")
     assert counts.settings["prompt_rule"] == PROMPT_RULES["chat"]
     assert counts.settings["stops"] == ["\n```", "\nif __name__", "\ndef main(", "\nprint("]
     assert counts.settings["precision"] == "bfloat16"
     assert rules_for(load_tokenizer(RunConfig(checkpoint=str(chatty)))) == ("stripped", "as-given", "chat")
     assert rules_for(load_tokenizer(RunConfig(checkpoint=str(model)))) == ("stripped", "as-given")
+    assert not counts.notes
+    monkeypatch.setattr("scalefed.experiment.pretrained.likelier_rule", lambda *_: "as-given")
+    (note,) = evaluate(chatty, problems, tmp_path / "auto", prompt="auto", max_new_tokens=4).notes
+    assert "--prompt chat" in note
+    assert not evaluate(model, problems, tmp_path / "plain", prompt="auto", max_new_tokens=4).notes
     with pytest.raises(ConfigError, match="for models with a chat template"):
         evaluate(model, problems, tmp_path / "none", prompt="chat")
 
