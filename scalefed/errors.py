@@ -79,7 +79,8 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     names = sorted(allowed)
     if RENAMED.get(word) in names:
         return f"{word!r} is called {RENAMED[word]!r} now"
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    alike = [name for name in names if name.lower() == word.lower()]
+    close = alike or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names):.1200}"
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scalefed.errors import ConfigError, DataError, FitError
 from scalefed.laws import Law
+from scalefed.runs.tables import likely_columns
 from scalefed.units import grouped, train_flops
 
 Array = NDArray[np.float64]
@@ -101,14 +102,11 @@ def cost_of(runs: pd.DataFrame, axis: str = "compute") -> Cost:
         FitError: the column is counted in something else than FLOPs, or does not follow from params and tokens.
     """
     if not {"params", "tokens", axis} <= set(runs.columns):
-        return SIX_PARAMS
-    size, tokens, compute = (runs[name].to_numpy(dtype=float, na_value=np.nan) for name in ("params", "tokens", axis))
-    known = np.isfinite(size * tokens * compute) & (size > 0) & (tokens > 0) & (compute > 0)
-    if not known.any():
-        return SIX_PARAMS
+        return _of_size(runs, axis)
+    size, tokens, compute, known = _counts(runs, axis)
     ratio = (compute / train_flops(size, tokens))[known]
-    if np.abs(ratio - 1).max() < _EQUAL:
-        return SIX_PARAMS
+    if not known.any() or np.abs(ratio - 1).max() < _EQUAL:
+        return _of_size(runs, axis)
     found = power_sum(size[known], (compute / tokens)[known])
     low, high = np.quantile(ratio, [(1 - _MOST) / 2, (1 + _MOST) / 2])
     between = f"{grouped(low, 2)} to {grouped(high, 2)}" if high > (1 + _EQUAL) * low else f"{grouped(low, 2)}"
@@ -129,6 +127,25 @@ def cost_of(runs: pd.DataFrame, axis: str = "compute") -> Cost:
     if off.any():
         words += f"; {int(off.sum())} of {len(off)} runs differ from that by more than 40%"
     return Cost(found, words)
+
+
+def _counts(runs: pd.DataFrame, axis: str) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+    """Params, tokens, a column of compute, and where all of them are known."""
+    size, tokens, compute = (runs[name].to_numpy(dtype=float, na_value=np.nan) for name in ("params", "tokens", axis))
+    return size, tokens, compute, np.isfinite(size * tokens * compute) & (size > 0) & (tokens > 0) & (compute > 0)
+
+
+def _of_size(runs: pd.DataFrame, axis: str) -> Cost:
+    """6 params, and what is to be said of a column that looks like one of compute and is not named so."""
+    other = likely_columns([name for name in runs.columns if name != axis], [axis]).get(axis)
+    if other is None or not {"params", "tokens"} <= set(runs.columns) or not pd.api.types.is_numeric_dtype(runs[other]):
+        return SIX_PARAMS
+    size, tokens, compute, known = _counts(runs, other)
+    if not known.any() or np.abs(compute / train_flops(size, tokens) - 1)[known].max() < _EQUAL:
+        return SIX_PARAMS
+    times = grouped(float(np.median((compute / train_flops(size, tokens))[known])), 2)
+    words = f"compute is 6 params tokens; the runs' {other!r}, {times} times that, is not used: if it is their compute"
+    return Cost(SIX_PARAMS.per_token, words + f", fit with columns={{{axis!r}: {other!r}}}")
 
 
 def cost_from(formula: str) -> Cost:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scalefed.allocation import optimum
 from scalefed.allocation.optimum import Solution
 from scalefed.laws import Law
+from scalefed.laws.law import InsideExponentError
 
 Array = NDArray[np.float64]
 Answer = TypeVar("Answer", Array, Solution)
@@ -70,8 +71,13 @@ def mixed(fit: Fitted, ask: Callable[[Law, dict[str, Array]], Answer]) -> Answer
     first: Answer = ask(fit.law, values_of(fit))
     if len(laws) == 1:
         return first
-    found = [first, *(ask(one.law, values_of(one)) for one, _ in laws[1:])]
-    whole: Answer = _joined([_taken(answer, rows) for answer, (_, rows) in zip(found, laws, strict=True)])
+    found = [_taken(first, laws[0][1])]
+    for one, rows in laws[1:]:
+        try:
+            found.append(_taken(ask(one.law, values_of(one)), rows))
+        except InsideExponentError:  # a rival that knows no budgets: the law's own replicates in its place
+            found.append(_taken(first, 1 + np.arange(len(rows)) % len(fit.replicates)))
+    whole: Answer = _joined(found)
     return whole
 
 

@@ -58,7 +58,7 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
     """A DataFrame with the run log's column names, and the path it came from.
 
     Args:
-        runs: a DataFrame, a mapping of columns, a run folder, or a CSV, Parquet or JSONL file.
+        runs: a DataFrame, a mapping of columns, a list of rows, a run folder, or a CSV, Parquet or JSONL file.
         columns: our name -> the name in ``runs``, for example ``{"params": "N"}``.
 
     Raises:
@@ -75,9 +75,12 @@ def read_frame(runs: Any, columns: Mapping[str, str] | None = None) -> tuple[pd.
             frame = pd.DataFrame(dict(runs))
         except ValueError as error:
             raise DataError(f"the columns of the runs must be lists or arrays of one length ({error})") from error
+    elif isinstance(runs, list | tuple) and runs and all(isinstance(row, Mapping) for row in runs):
+        frame = pd.DataFrame([dict(row) for row in runs])
     else:
         raise DataError(
-            f"runs must be a DataFrame, a mapping of columns or a path to run logs, got {type(runs).__name__}"
+            "runs must be a DataFrame, a mapping of columns, a list of rows or a path to run logs, got "
+            f"{type(runs).__name__}"
         )
     return (rename(frame, renames, known=None) if renames else frame), source
 
@@ -130,6 +133,11 @@ def prepare(
     law, more = adapt(law, frame)
     cluster, together = run_column(frame, cluster)
     notes = (*notes, *dropped, *copies, *more, *together)
+    if len(frame) > 2 and frame[target].nunique() == 1:
+        raise DataError(
+            f"{target} is {frame[target].iloc[0]:g} in each of {len(frame)} unlike runs: there is nothing to fit; is "
+            f"{target} the right column?"
+        )
     if len(frame) < 2:
         left = "only one run is" if len(frame) == 1 else "no run is"
         raise DataError(
@@ -159,15 +167,15 @@ def _numbers_in_texts(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame
 
 
 def _possible(frame: pd.DataFrame, law: Law, target: str) -> pd.DataFrame:
-    """The frame itself, if its shares are shares, no cohort is larger than its population, and counts are counts.
+    """The frame itself, if its numbers can be: as in a run log, whether the law has the column or not.
+
+    Rows of a loss or a count that no fit can use are left out later, with a note.
 
     Raises:
         DataError: naming column, row, value and what is allowed.
     """
-    shares = [name for name in (*law.columns, target) if name in SCHEMA and SCHEMA[name].range.high == 1]
-    faults: list[str | None] = list(ranges.outside(frame, shares))
-    if "clients_per_round" in law.columns:
-        faults += [*ranges.outside(frame, ["participation"]), ranges.cohort(frame)]
+    counted = [name for name in (*law.columns, target) if name in SCHEMA and SCHEMA[name].range.high != 1]
+    faults = [*ranges.outside(frame, [name for name in frame.columns if name not in counted]), ranges.cohort(frame)]
     if {"params", "tokens"} <= set(law.columns):
         faults.append(ranges.counted_in(frame))
     ranges.refuse(faults, "the runs")

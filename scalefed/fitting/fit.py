@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.allocation.extrapolation import SIZE, ranges_of
-from scalefed.errors import ConfigError, FitWarning, refuses_old_words
+from scalefed.errors import ConfigError, FitError, FitWarning, refuses_old_words
 from scalefed.fitting.alternative import BESIDE, Alternative, fit_rival
 from scalefed.fitting.backtest import SPARE, back_test, cuts, hold_outs, of_several
 from scalefed.fitting.bootstrap import Replicates, local_noise, noise_scale
@@ -81,7 +81,7 @@ def fit(
     """Fit a law to runs.
 
     Args:
-        runs: a DataFrame, a mapping of columns, a run folder, or a CSV, Parquet or JSONL file.
+        runs: a DataFrame, a mapping of columns, a list of rows, a run folder, or a CSV, Parquet or JSONL file.
         law: a Law, a name in ``LAWS``, or a formula; ``"auto"`` tries the named laws that the runs' varying columns
             allow, holds out the largest runs, and weighs the laws by what they missed: the best is ``fit.law``, the
             others are ``fit.alternatives``, and every interval carries their disagreement.
@@ -212,9 +212,22 @@ def _fitted(
         for _ in range(_ROUNDS if own else 0):
             width = max(_HUBER * noise_scale(_residuals(problem, best), problem.p), _SMALLEST_DELTA)
             best = local_fit(problem, best, delta=width)
+        _check_values(data, problem, best)
         folds = hold_outs(problem, best, masks, delta=width)
         trials.append(Trial(data, problem, best, width, power, folds, misfit))
     return trials
+
+
+def _check_values(data: FitData, problem: Problem, best: GlobalFit) -> None:
+    """Refuse a law that has no finite value at every run, whatever its parameters."""
+    none = np.flatnonzero(~np.isfinite(_residuals(problem, best)))
+    if len(none):
+        at = ", ".join(f"{name} = {values[none[0]]:g}" for name, values in data.columns.items())
+        raise FitError(
+            f"the law {data.law.formula!r} has no finite value at {len(none)} of {data.n} runs, the first with {at}: "
+            "what is divided by or raised to a power must be above 0 at every run, and no term beyond all numbers; "
+            "bounds= keeps a parameter where there is a value"
+        )
 
 
 def _is_of_loss(law: Law) -> bool:

@@ -62,7 +62,7 @@ def stacking_weights(errors: np.ndarray) -> np.ndarray:
     """Weights on the simplex that make the blended error smallest, drawn a little towards equal weights.
 
     Args:
-        errors: (points, laws) out-of-sample errors.
+        errors: (points, laws) out-of-sample errors; a law with an error that is not finite gets no weight.
 
     Source: Breiman 1996, stacked regressions.
 
@@ -72,6 +72,13 @@ def stacking_weights(errors: np.ndarray) -> np.ndarray:
     from scipy.optimize import nnls
 
     laws = errors.shape[1]
+    has_values = np.isfinite(errors).all(axis=0)
+    if has_values.any() and not has_values.all():  # a law that has no value at a run that was held out
+        weights = np.zeros(laws)
+        weights[has_values] = stacking_weights(errors[:, has_values])
+        return weights
+    if not has_values.any():
+        return np.full(laws, 1 / laws)
     size = np.sqrt(np.sum(errors**2, axis=0).min()) + 1e-300
     ridge = _TOWARDS_EQUAL * size * np.eye(laws)
     matrix = np.concatenate([errors, ridge, _SUM_TO_ONE * size * np.ones((1, laws))])

@@ -26,6 +26,10 @@ from scalefed.typeset import Sheet, Typeset
 from scalefed.units import grouped
 
 
+class InsideExponentError(ConfigError):
+    """A column stands in an exponent, so that the law is no sum of its powers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Monomial:
     """A term of a law with numbers put in: ``exp(log_coefficient) * prod(column ^ exponent) * groups``.
@@ -220,7 +224,8 @@ class Law(Typeset):
         value_arrays, column_arrays = self._arrays(values, columns, self.columns)
         logs = log_sum(self.bound_terms, value_arrays, column_arrays, self.positive)
         shape = _common(value_arrays, column_arrays, self.columns)
-        return np.broadcast_to(np.exp(logs), shape).copy()
+        with np.errstate(over="ignore"):  # a loss beyond all numbers is infinite
+            return np.broadcast_to(np.exp(logs), shape).copy()
 
     def monomials(
         self, values: Mapping[str, ArrayLike], given: Mapping[str, ArrayLike] | None = None
@@ -312,7 +317,7 @@ def _monomial(
             continue
         if len(free) != 1 or free[0].kind != "log" or not inner <= set(given):
             names = ", ".join(sorted({c for a in free for c in a.columns} | inner - set(given)))
-            raise ConfigError(f"{names} stands inside an exponent of '{term.text}'; give its value")
+            raise InsideExponentError(f"{names} stands inside an exponent of '{term.text}'; give its value")
         rest = replace(part, atoms=_without(part.atoms, free[0]))
         by_column.setdefault(free[0].columns[0], []).append((rest,))
 

@@ -333,7 +333,8 @@ class _Parser:
         if name in _RESERVED:
             raise self._fail(f"{name} is a function; write {name}(...)", token)
         if self._peek().text == "(":
-            raise self._fail(f"{name} is no function; allowed: {', '.join(sorted(_RESERVED))}", token)
+            root = "; write ^0.5 for a root" if name == "sqrt" else ""
+            raise self._fail(f"{name} is no function; allowed: {', '.join(sorted(_RESERVED))}{root}", token)
         group.add(name)
         if name not in self.out.parameters:
             self.out.parameters.append(name)

@@ -208,13 +208,19 @@ def evaluate(polynomial: Polynomial, values: Values, columns: Columns, logged: f
         product: np.ndarray = np.asarray(part.coefficient)
         for name in part.parameters:
             value = np.asarray(values[name], dtype=float)
-            product = product * (np.log(value) if name in logged else value)
+            product = product * (_log(value) if name in logged else value)
         for atom in part.atoms:
             product = product * atom.value(columns)
         for factor in part.factors:
             product = product * np.exp(np.minimum(log_term(factor, values, columns, logged), _HIGHEST))
         total = total + product
     return total
+
+
+def _log(value: np.ndarray) -> np.ndarray:
+    """The logarithm; a replicate's factor that is below all numbers is 0, and so is its term."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(value))
 
 
 def log_term(term: Term, values: Values, columns: Columns, logged: frozenset[str]) -> np.ndarray:

@@ -92,7 +92,7 @@ def looks_counted_in(params: Any, tokens: Any) -> str | None:
     few = length.max() < _FEWEST_TOKENS and size.max() > _SMALL_MODEL
     if few or (length.max() < _FEW_TOKENS and (length / size).max() < _FEWEST_A_PARAMETER):
         return f"tokens is {length.min():g} to {length.max():g} for models of up to {size.max():g} parameters"
-    if size.max() < _SMALL_MODEL and (length / size).min() > _MOST_A_PARAMETER:
+    if size.max() < _SMALL_MODEL and np.median(length / size) > _MOST_A_PARAMETER:
         return f"params is {size.min():g} to {size.max():g} for runs of up to {length.max():g} tokens"
     return None
 

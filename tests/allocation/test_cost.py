@@ -67,6 +67,20 @@ def test_six_params_tokens_has_no_note_and_changes_nothing():
     assert without.optimal_size(compute=1e18).params == best.params
 
 
+@pytest.mark.parametrize("name", ["flops", "total_FLOPs", "C"])
+def test_compute_under_another_name_is_pointed_out(name):
+    per_token = WAYS["output layer"]
+    runs = runs_counted(per_token).rename(columns={"compute": name})
+    for law in ("chinchilla", "auto"):
+        best = fit(runs, law, resamples=20, backtest=False).optimal_size(compute=1e18)
+        (note,) = (note for note in best.notes if f"columns={{'compute': '{name}'}}" in note)
+        assert best.params == pytest.approx(best_by_grid(lambda n: 6 * n, 1e18), rel=2e-4)
+    named = fit(runs, "chinchilla", columns={"compute": name}, resamples=20, backtest=False)
+    assert named.optimal_size(compute=1e18).params == pytest.approx(best_by_grid(per_token, 1e18), rel=2e-4)
+    plain = runs_counted(lambda n: 6 * n).rename(columns={"compute": name})
+    assert cost_of(fit(plain, "chinchilla", resamples=0, backtest=False).runs) is SIX_PARAMS
+
+
 def test_other_budgets_of_flops_are_counted_alike():
     found = fit(runs_counted(WAYS["output layer"]), "chinchilla", resamples=0, backtest=False)
     whole = found.optimal_size(compute=1e18)

@@ -93,7 +93,8 @@ def test_input_of_every_kind_gives_one_answer(runs: pd.DataFrame, tmp_path: Path
     other = fit(renamed, "chinchilla", columns={"params": "N", "tokens": "D"}, resamples=0, backtest=False)
     assert other.params == pytest.approx(fitted.params, rel=1e-9)
     table = {c: runs[c].to_list() for c in ("params", "tokens", "loss")}
-    assert fit(table, "chinchilla", resamples=0, backtest=False).params == pytest.approx(fitted.params, rel=1e-9)
+    for given in (table, pd.DataFrame(table).to_dict("records")):
+        assert fit(given, "chinchilla", resamples=0, backtest=False).params == pytest.approx(fitted.params, rel=1e-9)
     assert list(renamed.columns) == [{"params": "N", "tokens": "D"}.get(c, c) for c in runs.columns]
 
 
@@ -125,6 +126,11 @@ def test_unusable_rows_are_left_out_and_counted(runs: pd.DataFrame) -> None:
         (lambda r: r.assign(loss=np.nan), "no run is left"),
         (lambda r: r.assign(params="big"), "must hold numbers"),
         (lambda r: [1, 2, 3], "must be a DataFrame"),
+        (lambda r: r.assign(loss=2.0), "loss is 2 in each of 16 unlike runs"),
+        (lambda r: r.assign(participation=20.0), "participation must be above 0 and at most 1, got 20"),
+        (lambda r: r.assign(skew=50.0), "skew must be from 0 to 1, got 50"),
+        (lambda r: r.assign(clients_per_round=20, clients=10), "20 is more than clients 10"),
+        (lambda r: r.assign(params=r["params"] / 1e6, tokens=r["tokens"] * 10), "in millions or billions"),
         (lambda r: r.iloc[:0], "no run is left"),
     ],
 )
@@ -142,6 +148,8 @@ def test_runs_that_cannot_be_used_are_refused(runs: pd.DataFrame, change: object
         ({"resamples": -1}, "at least 0"),
         ({"resamples": 2.5}, "integer"),
         ({"law": "chinchila"}, "did you mean 'chinchilla'"),
+        ({"law": "CHINCHILLA"}, "did you mean 'chinchilla'"),
+        ({"law": "E + A/sqrt(params)"}, r"write \^0.5 for a root"),
         ({"fixed": {"q": 1.0}}, "no parameter 'q'"),
         ({"scale_weight": 9.0}, "between 0"),
         ({"intervals": "wild"}, "auto, bootstrap, exchange, pairs"),
@@ -150,6 +158,28 @@ def test_runs_that_cannot_be_used_are_refused(runs: pd.DataFrame, change: object
 def test_wrong_arguments_are_named(runs: pd.DataFrame, keywords: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         fit(runs, **{"law": "chinchilla", **keywords})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("law", ["E + A/(params-2e7)^a", "E + A/params^a + B/(tokens-5e8)^b", "E + B/(tokens-Q)^b"])
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
+def test_a_law_without_a_value_at_every_run_is_refused(runs: pd.DataFrame, law: str) -> None:
+    with pytest.raises(FitError, match="no finite value at .* of 16 runs, the first with params|tokens"):
+        fit(runs, law, resamples=20)
+
+
+def test_bounds_keep_what_is_subtracted_below_every_run(runs: pd.DataFrame) -> None:
+    with pytest.warns(FitWarning):
+        found = fit(runs, "E + A/params^a + B/(tokens-Q)^b", bounds={"Q": (1.0, 4e8)}, resamples=20)
+    assert np.isfinite(found.predict(params=1e8, tokens=1e10)).all(axis=None)
+
+
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_law_of_one_term_is_held_against_a_rival_that_knows_no_budgets(runs: pd.DataFrame) -> None:
+    found = fit(runs, "E + A/(params^a*tokens^b)", resamples=40)
+    assert [one.law.name for one in found.alternatives] == ["rival of custom"]
+    with pytest.raises(FitError, match="nothing holds the best size"):
+        found.optimal_size(compute=1e19)
 
 
 def test_a_wrong_rename_is_named(runs: pd.DataFrame) -> None:
