@@ -84,6 +84,16 @@ def nearest(word: str, allowed: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(names):.1200}"
 
 
+def check_level(level: float) -> None:
+    """Refuse a coverage outside (0, 1).
+
+    Raises:
+        ConfigError: with what is allowed.
+    """
+    if isinstance(level, bool | str) or not 0.0 < level < 1.0:
+        raise ConfigError(f"level must be between 0 and 1, got {level!r}; 0.95 is usual")
+
+
 def refuses_old_words(function: Callable[_P, _T]) -> Callable[_P, _T]:
     """The function, which answers a keyword of :data:`RENAMED` with its name of today.
 

@@ -40,6 +40,12 @@ _GOES_WITH: Mapping[str, tuple[str, ...]] = {
     "bytes_per_value": ("memory", "bytes_sent", "bytes_per_client", "seconds"),
 }
 """Words that say something only beside another."""
+_TEXTS = ("flops", "inner_state", "columns")
+_COUNTED = ("clients", "clients_per_round", "local_steps")
+_HINTS = {
+    "skew": "; 0 is iid, 1 disjoint, or give concentration=... of a Dirichlet partition",
+    "participation": "; a quarter is 0.25",
+}
 _IID = 0.02
 """Skews that differ by less are chance: iid clients measure a skew near zero, each deal another."""
 
@@ -85,6 +91,7 @@ def question(law: Law, runs: pd.DataFrame, words: Mapping[str, Any]) -> tuple[Bu
     words = {name: value for name, value in words.items() if value is not None}
     check_words(words)
     _check_effect(words)
+    words = {name: _number(name, value) for name, value in words.items()}
     columns, _ = columns_and_texts(law, runs, words)
     budget = Budget(**{name: value for name, value in words.items() if name in LIMITS})
     known = {name: value for name, value in words.items() if name in Setting.__slots__}
@@ -130,6 +137,25 @@ def columns_and_texts(
         if isinstance(value, str):
             texts[name] = value
     return {name: value for name, value in given.items() if name not in texts}, texts
+
+
+def _number(name: str, value: Any) -> Any:
+    """A word's number or numbers; what is no number is as it was.
+
+    Raises:
+        ConfigError: neither a number nor a word that is known, or less than one of what is counted.
+    """
+    if name in _TEXTS or (value == "free" if isinstance(value, str) else False):
+        return value
+    try:
+        numbers = np.asarray(value, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} must be a number, got {value!r}{_HINTS.get(name, '')}") from error
+    if np.asarray(value).dtype.kind == "b":
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    if name in _COUNTED and np.any((numbers > 0) & (numbers < 1)):
+        raise ConfigError(f"{name} must be at least 1, got {numbers}")
+    return float(numbers) if isinstance(value, str) else value
 
 
 def _check_effect(words: Mapping[str, Any]) -> None:

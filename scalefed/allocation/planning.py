@@ -28,7 +28,7 @@ from scalefed.allocation.mixture import mixed
 from scalefed.allocation.optimum import Optimum, Solution
 from scalefed.allocation.passes import attached_link, least_for_passes
 from scalefed.allocation.populations import best_population
-from scalefed.errors import ConfigError, FitError
+from scalefed.errors import ConfigError, FitError, check_level
 from scalefed.laws import Law
 from scalefed.units import grouped
 
@@ -172,6 +172,7 @@ def plan(
         ConfigError: a number out of range.
     """
     words = _said(locals())
+    check_level(level)
     must_be_determined(fit, "an optimal size")
     chosen: tuple[str, ...] = ()
     if clients == "free":
@@ -281,6 +282,7 @@ def least_compute(
         ConfigError: not one target, or a number out of range.
     """
     words = _said(locals())
+    check_level(level)
     given = [name for name in ("loss", "pass_at_1", "pass_at_k") if words.pop(name) is not None]
     del words["k"]
     if k != 1 and given != ["pass_at_k"]:

@@ -14,7 +14,7 @@ from scalefed.allocation.column_tests import beyond, stretched, tests_of
 from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import law_error, mixed
-from scalefed.errors import ConfigError
+from scalefed.errors import ConfigError, check_level
 from scalefed.laws import Law
 from scalefed.units import grouped, train_flops
 
@@ -103,6 +103,7 @@ def region(
         ConfigError: a number out of range, or the law lacks params or tokens.
     """
     words = words_of(locals(), "tolerance", "sizes", "level")
+    check_level(level)
     must_be_determined(fit, "an optimal size")
     if not {"params", "tokens"} <= set(fit.law.columns):
         raise ConfigError(f"the law {fit.law.name!r} has no params and tokens to trade against each other")

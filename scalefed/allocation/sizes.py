@@ -16,6 +16,7 @@ from scalefed.allocation.defaults import question, words_of
 from scalefed.allocation.extrapolation import look, ranges_behind
 from scalefed.allocation.mixture import mixed, values_of, with_law_error
 from scalefed.allocation.repeats import MOST_APART, Repeats, repeats_of
+from scalefed.errors import check_level
 from scalefed.laws import Law
 
 Array = NDArray[np.float64]
@@ -116,6 +117,7 @@ def optimal_sizes(
         ConfigError: a number out of range.
     """
     setting = words_of(locals(), "compute", "level", "intervals")
+    check_level(level)
     must_be_determined(fit, "optimal sizes")
     budgets = np.atleast_1d(np.asarray(compute, dtype=float))
     if intervals and (nodes := _nodes(budgets, setting)) is not None:

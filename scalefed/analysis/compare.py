@@ -8,9 +8,8 @@ import pandas as pd
 
 from scalefed.downstream.alternatives import rates
 from scalefed.downstream.fit import link_runs
-from scalefed.errors import ConfigError, DataError, refuses_old_words
+from scalefed.errors import ConfigError, DataError, check_level, refuses_old_words
 from scalefed.fitting.holdout import Prediction, predict_held, split
-from scalefed.fitting.inputs import check_level
 from scalefed.fitting.result import Fit
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.stacking import Blend, stack

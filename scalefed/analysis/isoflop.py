@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scalefed.errors import ConfigError, DataError
-from scalefed.fitting.inputs import check_level
+from scalefed.errors import ConfigError, DataError, check_level
 from scalefed.runs.derived import flops_per_token
 from scalefed.runs.log import require
 from scalefed.seeds import rng

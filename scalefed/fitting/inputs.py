@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.allocation.extrapolation import TEXTS
-from scalefed.errors import ConfigError, DataError, nearest
+from scalefed.errors import DataError, nearest
 from scalefed.fitting.data import positive_columns, read_frame
 from scalefed.laws import Law
 from scalefed.laws.parser import COLUMNS
@@ -52,16 +52,6 @@ def columns_for(
         sizes = ", ".join(f"{name} {len(a)}" for name, a in arrays.items())
         raise DataError(f"columns must be numbers or have one length, got {sizes}") from error
     return {c: np.broadcast_to(a, shape) for c, a in arrays.items()}, pd.RangeIndex(shape[0])
-
-
-def check_level(level: float) -> None:
-    """Refuse a coverage outside (0, 1).
-
-    Raises:
-        ConfigError: with what is allowed.
-    """
-    if not 0.0 < level < 1.0:
-        raise ConfigError(f"level must be between 0 and 1, got {level!r}; 0.95 is usual")
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from scalefed.allocation.mixture import Fitted
-from scalefed.errors import ConfigError
-from scalefed.fitting.inputs import check_level
+from scalefed.errors import ConfigError, check_level
 from scalefed.fitting.problem import Problem
 from scalefed.fitting.solver import Solver
 from scalefed.fitting.status import Certificate

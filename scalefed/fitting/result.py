@@ -17,12 +17,12 @@ from scalefed.allocation.column_tests import ColumnTest, loss_error
 from scalefed.allocation.extrapolation import Ranges, look_at_table
 from scalefed.allocation.mixture import mixed
 from scalefed.allocation.repeats import passes_of
-from scalefed.errors import ConfigError, FitWarning, refuses_old_words
+from scalefed.errors import ConfigError, FitWarning, check_level, refuses_old_words
 from scalefed.fitting import profile
 from scalefed.fitting.alternative import EDGE, RIVAL, Alternative, disagreement
 from scalefed.fitting.backtest import BackTest, distance, model_error, size_error
 from scalefed.fitting.data import read_frame
-from scalefed.fitting.inputs import check_level, columns_for
+from scalefed.fitting.inputs import columns_for
 from scalefed.fitting.record import write_fit
 from scalefed.fitting.run_weights import RUN_WEIGHT
 from scalefed.fitting.seed_noise import SeedNoise, seed_noise_of

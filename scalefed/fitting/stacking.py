@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from scalefed.errors import check_level
 from scalefed.fitting.backtest import decades, scale_columns
 from scalefed.fitting.holdout import missed
-from scalefed.fitting.inputs import check_level
 from scalefed.fitting.result import Fit
 from scalefed.fitting.weights import stacking_weights
 

