@@ -131,6 +131,7 @@ def prepare(
     frame, dropped = _clean(frame, law, target)
     frame, copies = _without_copies(frame)
     law, more = adapt(law, frame)
+    more += _of_training(frame, target, columns)
     cluster, together = run_column(frame, cluster)
     notes = (*notes, *dropped, *copies, *more, *together)
     if len(frame) > 2 and frame[target].nunique() == 1:
@@ -180,6 +181,14 @@ def _possible(frame: pd.DataFrame, law: Law, target: str) -> pd.DataFrame:
         faults.append(ranges.counted_in(frame))
     ranges.refuse(faults, "the runs")
     return frame
+
+
+def _of_training(frame: pd.DataFrame, target: str, columns: Mapping[str, str] | None) -> tuple[str, ...]:
+    """What is to be said where the runs have another loss that looks held out."""
+    other = likely_columns([name for name in frame.columns if name != "loss"], ["loss"]).get("loss")
+    if target != "loss" or other is None or "loss" in (columns or {}):
+        return ()
+    return (f"loss is fitted, not {other}: fit with columns={{'loss': {other!r}}} if loss is that of training",)
 
 
 SAME = {"skew": 0.02}

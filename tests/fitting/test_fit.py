@@ -182,6 +182,16 @@ def test_a_law_of_one_term_is_held_against_a_rival_that_knows_no_budgets(runs: p
         found.optimal_size(compute=1e19)
 
 
+def test_another_loss_that_looks_held_out_is_pointed_out(runs: pd.DataFrame) -> None:
+    both = runs.assign(val_loss=2 * runs["loss"])
+    with pytest.warns(FitWarning, match="loss is fitted, not val_loss"):
+        fit(both, "chinchilla", resamples=0, backtest=False)
+    named = fit(both, "chinchilla", columns={"loss": "val_loss"}, resamples=0, backtest=False)
+    assert not named.notes
+    plain = fit(runs, "chinchilla", resamples=0, backtest=False)
+    assert named.params["E"] == pytest.approx(2 * plain.params["E"], rel=1e-4)
+
+
 def test_a_wrong_rename_is_named(runs: pd.DataFrame) -> None:
     with pytest.raises(DataError, match="no column 'N' for params"):
         fit(runs, "chinchilla", columns={"params": "N"})

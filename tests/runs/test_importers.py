@@ -197,6 +197,31 @@ def test_a_trainers_state_as_rounds_and_as_a_run():
         assert row["params"] == 3312 and row["loss"] == pytest.approx(3.902576, abs=1e-6)
 
 
+@pytest.mark.parametrize("form", ["list", "json", "jsonl", "state"])
+def test_a_trainers_log_history_by_itself_has_the_loss_of_training(form, tmp_path):
+    history = [
+        {"loss": 2.0, "learning_rate": 1e-3, "step": 10},
+        {"eval_loss": 1.9, "eval_runtime": 1.0, "step": 10},
+        {"train_runtime": 3.0, "train_loss": 1.95, "step": 10},
+    ]
+    path = tmp_path / f"history.{form}"
+    if form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, history)))
+    elif form == "json":
+        path.write_text(json.dumps(history))
+    source = {"list": history, "state": {"log_history": history}}.get(form, path)
+    (row,) = import_rounds(source).to_dict("records")
+    assert (row["round"], row["loss"], row["train_loss"], row["train_loss_mean"]) == (10, 1.9, 2.0, 1.95)
+
+
+def test_a_loss_beside_one_of_validation_is_that_of_training():
+    table = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0], "val_loss": [2.1, 1.1]})
+    with pytest.warns(RunLogWarning, match="loss is read as the training loss, as val_loss stands beside it"):
+        found = import_rounds(table)
+    assert found[["loss", "train_loss"]].to_numpy().tolist() == [[2.1, 2.0], [1.1, 1.0]]
+    assert import_rounds(table, columns={"loss": "loss"})["loss"].tolist() == [2.0, 1.0]
+
+
 def test_lightning_leaves_blanks_between():
     frame = import_rounds(FILES / "lightning_metrics.csv", columns={"loss": "val_loss"})
     assert frame["round"].tolist() == [3, 7, 11, 15, 19, 23]

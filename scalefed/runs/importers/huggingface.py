@@ -4,7 +4,7 @@ Source: ``transformers.TrainerState``; ``total_flos`` is 6 tokens times the para
 (``PreTrainedModel.floating_point_ops``), which is where ``params`` comes from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 FILE = "trainer_state.json"
@@ -15,7 +15,15 @@ _SUMMARY = "train_runtime"
 
 def is_state(content: Any) -> bool:
     """Whether the content of a JSON file is a Trainer's state."""
-    return isinstance(content, Mapping) and isinstance(content.get("log_history"), list) and "global_step" in content
+    return isinstance(content, Mapping) and isinstance(content.get("log_history"), list)
+
+
+def is_history(records: Sequence[Any]) -> bool:
+    """Whether records are a Trainer's ``log_history`` by itself, where ``loss`` is of training."""
+    known = [record for record in records if isinstance(record, Mapping) and "step" in record]
+    return any("loss" in record for record in known) and any(
+        "eval_loss" in record or _SUMMARY in record for record in known if "loss" not in record
+    )
 
 
 def records_of(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from scalefed.runs.amounts import NOTHING, is_lost
 from scalefed.runs.amounts import number as number_in
 from scalefed.runs.ranges import outside, refuse
 from scalefed.runs.schema import ROUND_COLUMNS
-from scalefed.runs.tables import numbers, some_names
+from scalefed.runs.tables import likely_columns, numbers, some_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,6 +107,15 @@ def _renamed(records: list[dict[str, Any]], columns: dict[str, str], what: str) 
     for ours in ("round", "loss"):
         if ours not in columns and ours not in seen and (found := _like(ours, seen, columns)):
             columns[ours] = found
+    held_out = likely_columns([name for name in seen if name != "loss"], ["loss"]).get("loss")
+    if held_out and "loss" in seen and not {"loss", "train_loss"} & set(columns) and "train_loss" not in seen:
+        columns |= {"loss": held_out, "train_loss": "loss"}
+        warnings.warn(
+            f"{what}: loss is read as the training loss, as {held_out} stands beside it; columns={{'loss': 'loss'}} if "
+            "it is held out",
+            RunLogWarning,
+            stacklevel=4,
+        )
     back = {theirs: ours for ours, theirs in columns.items()}
     return [{back.get(key, key): value for key, value in record.items() if key in back or key not in columns}
             for record in records]  # fmt: skip

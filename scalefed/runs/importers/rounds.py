@@ -5,7 +5,7 @@ the prefix ``train_`` and those of evaluation ``client_``.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ def _of_path(path: Path) -> Iterable[Mapping[Any, Any]]:
     if kind == ".json":
         return _of_object(read_json(path), str(path))
     if ".jsonl" in path.suffixes:
-        return [_flat(record) for record in read_lines(path)]
+        return _of_lines(list(read_lines(path)))
     if kind == ".db" or mlflow.is_database(path):
         return mlflow.records_of_database(path)
     return _records(read_table(path))
@@ -106,8 +106,14 @@ def _of_object(source: Any, what: str = "") -> Iterable[Mapping[Any, Any]]:
             f"no rounds in {what or 'the mapping'}, which has {', '.join(map(str, source))[:80]}; give {_WHAT}"
         )
     if isinstance(source, (list, tuple)) and all(isinstance(record, Mapping) for record in source):
-        return [_flat(record) for record in source]
+        return _of_lines(source)
     return _records(read_table(source))
+
+
+def _of_lines(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    if huggingface.is_history(records):
+        return huggingface.records_of({"log_history": records})
+    return [_flat(record) for record in records]
 
 
 def _records(frame: "pd.DataFrame") -> list[dict[Any, Any]]:
