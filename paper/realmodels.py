@@ -3,8 +3,8 @@
     python paper/realmodels.py       generated/realmodels.json
 
 HumanEval, greedy: pass@1 of each model under each rule (``runs/humaneval``), with its interval over problems like
-these, and the likelihood of the canonical solutions under that rule. Then federated adapters of the smaller one
-(``runs/lora``).
+these, and the likelihood of the canonical solutions under that rule; several samples a problem where they were drawn.
+Then federated adapters of both (``runs/lora``).
 """
 
 import json
@@ -30,19 +30,38 @@ RULES = ("as it is given", "without its final line break", "chat template")
 def main() -> None:
     """Write, print."""
     rows = [row for name in MODELS for row in sorted(_rows(name))]
-    told = {"rows": [row[1:] for row in rows], **federated(sf.load_runs(ROOT / "runs/lora"))}
+    told = {"rows": [row[1:] for row in rows], "sampled": sampled(), **federated(sf.load_runs(ROOT / "runs/lora"))}
     write_facts("realmodels", told)
 
 
+def sampled() -> list[list[str]]:
+    """Models with several samples a problem: pass@1 and pass@10, each over new problems and over these ones."""
+    rows = []
+    for path in sorted(ROOT.glob("runs/humaneval/*/summary.json")):
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        if summary["samples"] == 1:
+            continue
+        found = sf.estimate_pass_at_k([summary["samples"]] * len(summary["correct"]), summary["correct"], (1, 10))
+        row = [MODELS[summary["checkpoint"]][0], _rule(summary), f"{summary['samples']}", f"{summary['temperature']:g}"]
+        for one in (found.to_dict()[f"pass@{k}"] for k in (1, 10)):
+            row += [f"{one['estimate']:.1%}", f"{one['low']:.1%} to {one['high']:.1%}",
+                    f"{one['low_conditional']:.1%} to {one['high_conditional']:.1%}"]  # fmt: skip
+        rows.append(row)
+    return rows
+
+
 def federated(runs: pd.DataFrame) -> dict[str, Any]:
-    """What adapters gain in federated hands: the pretrained model, then alike and natural clients by cohort."""
+    """What adapters gain in federated hands: each pretrained model, then alike and natural clients by cohort."""
     longest = runs["tokens"].max()
     rows = []
-    for run in runs.sort_values(["tokens", "partition", "clients_per_round"]).to_dict("records"):
-        trained = run["tokens"] == longest
-        words = f"{run['clients_per_round']:g} a round, {KINDS[run['partition']]}" if trained else "before"
-        wire = f"{run['bytes_per_client'] / 1e6:.0f} MB" if trained else "-"
-        rows.append([words, f"{run['loss']:.3f}", f"{run['gold_loss']:.3f}", f"{run['pass_at_1']:.1%}", wire])
+    for checkpoint, (name, _) in MODELS.items():
+        own = runs[runs["checkpoint"] == checkpoint].sort_values(["tokens", "partition", "clients_per_round"])
+        for run in own.to_dict("records"):
+            trained = run["tokens"] == longest
+            words = f"{run['clients_per_round']:g} a round, {KINDS[run['partition']]}" if trained else "before"
+            wire = f"{run['bytes_per_client'] / 1e6:.0f} MB" if trained else "-"
+            told = [f"{run['loss']:.3f}", f"{run['gold_loss']:.3f}", f"{run['pass_at_1']:.1%}", wire]
+            rows.append([name.split("-")[0], words, *told])
     return {"federated": rows, "tokens": si(float(longest)), "clients": f"{runs['clients'].iloc[0]:g}",
             "rank": f"{runs['lora_rank'].iloc[0]:g}"}  # fmt: skip
 
@@ -59,12 +78,16 @@ def _rows(checkpoint: str) -> list[list[str]]:
 
 def _row(settings: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     name, weights = MODELS[settings["checkpoint"]]
-    rule = next(rule for rule in RULES if rule in settings["prompt_rule"].replace("no chat template", ""))
+    rule = _rule(settings)
     passes, verdicts = summary["pass_at_k"]["pass@1"], summary["verdicts"]
     tried = sum(verdicts.values())
     ends = f"{passes['low']:.1%} to {passes['high']:.1%}"
     return [str(RULES.index(rule)), f"{name}, {weights}", rule, f"{tried}", f"{passes['estimate']:.1%}", ends,
             f"{verdicts.get('syntax_error', 0) / tried:.0%}", f"{summary['gold_loss']:.3f}"]  # fmt: skip
+
+
+def _rule(settings: dict[str, Any]) -> str:
+    return next(rule for rule in RULES if rule in settings["prompt_rule"].replace("no chat template", ""))
 
 
 if __name__ == "__main__":
