@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPAN = 4.0  # sizes reach from the middle over this to the middle times this
+FEWEST_PARAMS = 100  # of a model that learns anything
 FEWEST_OF_SLICES = 6  # runs, three sizes each: below that a cohort's sizes are divided among the two budgets
 SKEWED = 0.1  # a Dirichlet concentration as far from iid as federated papers usually go
 
@@ -71,7 +72,13 @@ def first_runs(
     ]
     rows = [(clients, large, where, np.inf) for clients, large, where in places]
     rows += [(cohorts[-1], True, 0.0, concentration)] * skewed
-    return _table(rows, compute, tokens_per_param, budget_ratio)
+    table = _table(rows, compute, tokens_per_param, budget_ratio)
+    if (small := table.loc[table["params"].idxmin()])["params"] < FEWEST_PARAMS:
+        raise ConfigError(
+            f"{count} runs of {compute:g} FLOPs in all would train models of {small['params']:,.0f} parameters on "
+            f"{small['tokens']:,.0f} tokens; raise compute or lower count"
+        )
+    return table
 
 
 def _places(runs: int, turn: int) -> list[tuple[bool, float]]:
@@ -125,5 +132,5 @@ def _cohorts(given: Any) -> list[int]:
 
 def _check(**numbers: float) -> None:
     for name, value in numbers.items():
-        if not (np.isfinite(value) and value > 0):
+        if isinstance(value, str | bool) or not (np.isfinite(value) and value > 0):
             raise ConfigError(f"{name} must be a positive number, got {value!r}")

@@ -8,6 +8,8 @@ import hashlib
 
 import numpy as np
 
+from scalefed.errors import ConfigError
+
 
 def stream_seed(seed: int, purpose: str, *indices: int) -> int:
     """A 64-bit integer that is a pure function of the key; feed it to any generator.
@@ -15,6 +17,8 @@ def stream_seed(seed: int, purpose: str, *indices: int) -> int:
     >>> stream_seed(0, "participation", 3) == stream_seed(0, "participation", 3)
     True
     """
+    if isinstance(seed, str) or int(seed) != seed:
+        raise ConfigError(f"seed must be a whole number, got {seed!r}")
     key = "\x1f".join([str(int(seed)), purpose, *(str(int(i)) for i in indices)])
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
 

@@ -79,7 +79,7 @@ def measured_skew(histograms: ArrayLike, *, documents: ArrayLike | None = None) 
     if disjoint <= 0:
         return 0.0
     distance = 0.5 * np.abs(mixtures - whole).sum(axis=1)
-    skew = float((shares * distance).sum() / disjoint)
+    skew = min(float((shares * distance).sum() / disjoint), 1.0)  # disjoint clients may come to more by rounding
     if documents is None:
         return skew
     drawn = np.broadcast_to(np.asarray(documents, dtype=np.float64), shares.shape)
@@ -106,7 +106,10 @@ def jensen_shannon(histograms: ArrayLike) -> float:
 
 
 def _distributions(histograms: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    counts = np.asarray(histograms, dtype=np.float64)
+    try:
+        counts = np.asarray(histograms, dtype=np.float64)
+    except (TypeError, ValueError):
+        counts = np.empty(0)
     if counts.ndim != 2 or not counts.size or not (np.isfinite(counts).all() and (counts >= 0).all() and counts.any()):
         raise ConfigError(
             f"histograms must be a table (clients, categories) of numbers from 0 up, got shape {counts.shape}; "

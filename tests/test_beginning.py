@@ -58,6 +58,9 @@ def test_a_law_fitted_to_simulated_first_runs_finds_the_optimum():
         ({"concentration": -1}, "concentration"),
         ({"budget_ratio": 1}, "above 1"),
         ({"compute": np.nan}, "compute"),
+        ({"compute": "much"}, "compute must be a positive number, got 'much'"),
+        ({"compute": 1e3}, "would train models of 1 parameters on 2 tokens; raise compute"),
+        ({"compute": 1e12, "count": 1_000_000}, "lower count"),
     ],
 )
 def test_what_cannot_be_designed_is_refused(words, says):

@@ -14,6 +14,14 @@ from scalefed.skew import corrected_skew, dealing_noise, dirichlet_shares, expec
 PRIOR = np.array([0.23, 0.14, 0.1, 0.08, 0.07, 0.06, 0.06, 0.05, 0.05, 0.04, 0.04, 0.03, 0.02, 0.02, 0.01])
 
 
+def test_disjoint_clients_have_skew_1_whatever_rounding_does():
+    draw = np.random.default_rng(0)
+    for _ in range(100):
+        counts = np.zeros((10, 60))
+        counts[draw.integers(0, 10, 60), np.arange(60)] = draw.integers(1, 10_000, 60)
+        assert 1 - 1e-12 < measured_skew(counts) <= 1
+
+
 @pytest.mark.parametrize("concentration", [0.03, 0.1, 0.3, 1.0, 10.0])
 def test_the_expected_skew_is_that_of_drawn_mixtures(concentration):
     drawn = dirichlet_shares(PRIOR, clients=4000, concentration=concentration, draw=np.random.default_rng(0))

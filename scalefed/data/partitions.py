@@ -220,6 +220,9 @@ def _level(owner: NDArray[np.int64], label: NDArray[np.int64], clients: int) -> 
 def _check_settings(examples: int, scheme: str, clients: int, concentration: float, minimum: int) -> None:
     if scheme not in PARTITIONS:
         raise ConfigError(f"unknown partition scheme {scheme!r}; {nearest(scheme, PARTITIONS)}")
+    for name, value in {"clients": clients, "concentration": concentration, "minimum": minimum}.items():
+        if isinstance(value, str | bool) or (name != "concentration" and int(value) != value):
+            raise ConfigError(f"{name} must be a {'' if name == 'concentration' else 'whole '}number, got {value!r}")
     if clients < 1 or minimum < 1 or examples < clients * minimum:
         raise ConfigError(
             f"{examples} examples cannot give {clients} clients at least {minimum} each; "

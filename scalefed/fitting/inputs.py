@@ -11,6 +11,7 @@ from scalefed.errors import DataError, nearest
 from scalefed.fitting.data import positive_columns, read_frame
 from scalefed.laws import Law
 from scalefed.laws.parser import COLUMNS
+from scalefed.runs.schema import COLUMNS as SCHEMA
 from scalefed.units import grouped
 
 
@@ -44,6 +45,7 @@ def columns_for(
     for column in positive_columns(law) & set(arrays):
         if np.any(arrays[column] <= 0):
             raise DataError(f"{column} must be positive for {law.name!r}, got {grouped(arrays[column].min(), 6)}")
+    _check_shares(given, arrays)
     if runs is not None:
         return arrays, given.index
     try:
@@ -52,6 +54,23 @@ def columns_for(
         sizes = ", ".join(f"{name} {len(a)}" for name, a in arrays.items())
         raise DataError(f"columns must be numbers or have one length, got {sizes}") from error
     return {c: np.broadcast_to(a, shape) for c, a in arrays.items()}, pd.RangeIndex(shape[0])
+
+
+def _check_shares(given: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse shares outside their range, and more clients a round than there are."""
+    for column, values in arrays.items():
+        end = SCHEMA[column].range if column in SCHEMA else None
+        if end is not None and end.high == 1 and len(bad := values[~((values >= end.low) & (values <= end.most))]):
+            raise DataError(f"{column} must be {end}, got {grouped(bad[0], 6)}")
+    if "clients" in given and "clients_per_round" in given:
+        clients, sampled = (
+            _numbers("clients", given["clients"]),
+            _numbers("clients_per_round", given["clients_per_round"]),
+        )
+        if (len(clients) in (1, len(sampled)) or len(sampled) == 1) and (sampled > clients).any():
+            raise DataError(
+                f"clients_per_round {grouped(sampled.max(), 6)} is more than clients {grouped(clients.min(), 6)}"
+            )
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ the factors are summed with ``log1p`` and the result is taken with ``expm1``, wh
 """
 
 import operator
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -56,8 +57,9 @@ def failures_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> NDArray[np.
 
 def checked_counts(samples: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Both counts as whole numbers of one shape (problems,); raises DataError otherwise."""
-    first, second = getattr(samples, "index", None), getattr(correct, "index", None)
-    if hasattr(first, "equals") and hasattr(second, "equals") and not first.equals(second):
+    given: tuple[Any, Any] = (samples, correct)
+    labels = [counts.index for counts in given if hasattr(counts, "reindex")]
+    if len(labels) == 2 and not labels[0].equals(labels[1]):
         raise DataError("samples and correct have different indexes; bring one into the other's order by .reindex(...)")
     n, c = np.asarray(samples), np.asarray(correct)
     if not (n.dtype == c.dtype == np.int64 and n.shape == c.shape and n.ndim == 1 and n.size):

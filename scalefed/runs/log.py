@@ -148,6 +148,8 @@ def load_runs(
     Raises:
         DataError: there is nothing to read, or a column that must hold numbers does not.
     """
+    if isinstance(source, str) and not source.strip():
+        raise DataError("runs must be a path or a DataFrame, got an empty text; for example 'runs/pilot', or '.'")
     if is_log(source):
         found_at = [place for place in places(source) if sweep is None or place.sweep == sweep]
         if found_at:

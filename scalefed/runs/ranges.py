@@ -102,7 +102,7 @@ def _outside(frame: "pd.DataFrame", column: Column) -> str | None:
     values, end = _floats(frame, column.name) if column.is_number else None, column.range
     if values is None:
         return None
-    bad = (values <= end.low if end.above else values < end.low) | (values > end.high)
+    bad = (values <= end.low if end.above else values < end.low) | (values > end.most)
     diverged = column.unit in ("nats/token", "bits/byte")  # has measured infinity; the fit leaves it out
     bad = np.where(np.isinf(values), (values < 0) | (not (end.infinite or diverged)), bad)
     percent = end.high == 1 and (values[bad] > 1).all()

@@ -21,13 +21,18 @@ class Range:
     above: bool = False
     infinite: bool = False
 
+    @property
+    def most(self) -> float:
+        """The largest value: shares that sum to 1 come to a little more by their rounding."""
+        return self.high * (1 + _ROUNDING) if self.high < _BEYOND else self.high
+
     def holds(self, value: float) -> bool:
         """Whether the value may be one; NaN, which says that nothing was measured, may."""
         if value != value:
             return True
         if math.isinf(value):
             return self.infinite and value > 0
-        return (value > self.low if self.above else value >= self.low) and value <= self.high
+        return (value > self.low if self.above else value >= self.low) and value <= self.most
 
     def __str__(self) -> str:
         if self.low == -math.inf:
@@ -260,6 +265,7 @@ STATUSES = ("completed", "diverged", "running", "failed")
 """What a run may be stored as; one that is running and gives no sign of life is read as ``lost``."""
 
 TOO_MANY = 2**63  # the first whole number that a table's column of whole numbers does not hold
+_ROUNDING = 1e-9  # relative, of what is summed
 _BEYOND = 1e16
 """Above every number of parameters that could be; a thousand times it for tokens, and so on up: far above any run."""
 _MOST = {"parameters": _BEYOND, "tokens": 1e19, "FLOPs": 1e36, "bytes": 1e27, "nats/token": 1e4, "bits/byte": 1e4}

@@ -222,6 +222,9 @@ LABELS = np.arange(4).repeat(5)
     [
         (LABELS, {"clients": 2, "scheme": "dirchlet"}, "did you mean 'dirichlet'"),
         (LABELS, {"clients": 0}, "cannot give 0 clients"),
+        (LABELS, {"clients": 2.5}, "clients must be a whole number, got 2.5"),
+        (LABELS, {"clients": 2, "concentration": "0.1"}, "concentration must be a number, got '0.1'"),
+        (LABELS, {"clients": 2, "seed": 1.5}, "seed must be a whole number, got 1.5"),
         (LABELS, {"clients": 21}, "fewer clients or more examples"),
         (LABELS, {"clients": 5, "minimum": 5}, "at least 5 each"),
         (LABELS, {"clients": 2, "concentration": 0.0}, "concentration must be positive"),

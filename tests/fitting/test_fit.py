@@ -461,6 +461,22 @@ def test_predict_names_what_is_missing(fitted: Fit) -> None:
         fitted.predict(params=1e9, tokens=1e9, level=95)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"skew": 5.0, "clients_per_round": 4}, "skew must be from 0 to 1, got 5"),
+        ({"skew": [0.1, -0.1], "clients_per_round": 4}, "skew must be from 0 to 1, got -0.1"),
+        ({"skew": 0.1, "clients_per_round": [4, 20], "clients": 16}, "clients_per_round 20 is more than clients 16"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
+def test_no_loss_is_predicted_of_what_cannot_be(words: dict[str, object], message: str) -> None:
+    runs = simulate_runs("federated", TRUTHS["federated"], {**FEDERATED, "skew": [0.0, 0.5]}, noise=0.01)
+    found = fit(runs, "federated", resamples=10, backtest=False)
+    with pytest.raises(DataError, match=message):
+        found.predict(params=1e8, tokens=1e9, **words)
+
+
 def test_a_fit_prints_equation_parameters_runs_status_and_error(fitted: Fit) -> None:
     text = str(fitted)
     for words in ("loss = E + A/params^a + B/tokens^b", "std_error", "16 runs", "status: converged", "held-out error"):

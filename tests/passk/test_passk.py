@@ -129,6 +129,11 @@ def test_bad_counts_are_named(n, c, k, word):
         passk.pass_at_k(n, c, k)
 
 
+def test_a_series_beside_a_list_is_counts_in_that_order():
+    samples = pd.Series([3, 4], index=["a", "b"])
+    assert passk.pass_at_k(samples, [1, 2], 1).tolist() == pytest.approx([1 / 3, 0.5])
+
+
 def test_mcnemar_agrees_with_statsmodels():
     tables = pytest.importorskip("statsmodels.stats.contingency_tables")
     first, second = np.array([1] * 10 + [0] * 30), np.array([1] * 7 + [0] * 3 + [1] * 12 + [0] * 18)

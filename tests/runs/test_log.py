@@ -142,6 +142,15 @@ def test_a_writer_killed_half_way_leaves_nothing_that_is_read(tmp_path):
     assert folders_like(tmp_path) == [folder.name], "the half-built copy of a dead writer is removed"
 
 
+def test_a_share_that_rounding_takes_above_1_is_stored_and_read(tmp_path):
+    config = RunConfig().to_dict()
+    a_little, too_much = 1.0000000000000002, 1.001
+    write_run(tmp_path / "a", config=config, result={"loss": 1.0, "skew_uncorrected": a_little})
+    assert load_runs(tmp_path)["skew_uncorrected"].tolist() == [a_little]
+    with pytest.raises(DataError, match="skew_uncorrected must be from 0 to 1"):
+        load_runs(pd.DataFrame({"params": [1e6], "tokens": [1e6], "loss": [1.0], "skew_uncorrected": [too_much]}))
+
+
 def test_unknown_result_and_status_are_named(tmp_path):
     config = RunConfig().to_dict()
     with pytest.raises(DataError, match="'losss', which is no column of the run log; did you mean 'loss'"):
@@ -373,6 +382,8 @@ def test_bad_tables_say_what_is_wrong(tmp_path, case):
 
 
 def test_bad_sources_say_what_is_allowed(tmp_path):
+    with pytest.raises(DataError, match="got an empty text"):
+        load_runs("")
     with pytest.raises(DataError, match="nothing at .*give a folder of runs or a .csv"):
         load_runs(tmp_path / "none")
     (tmp_path / "runs.xlsx").write_text("x")
