@@ -22,7 +22,7 @@ from scalefed.fitting.initialisation import GlobalFit, global_fit, local_fit
 from scalefed.fitting.kernels import mixed_kernels
 from scalefed.fitting.lack_of_fit import lack_of_fit
 from scalefed.fitting.problem import Problem
-from scalefed.fitting.replicates import check_method, with_replicates
+from scalefed.fitting.replicates import check_method, richest_of_few, with_replicates
 from scalefed.fitting.result import Fit
 from scalefed.fitting.run_weights import PerRun, with_weights
 from scalefed.fitting.solver import Solver
@@ -140,7 +140,8 @@ def fit(
     masks = cuts(data.columns, data.law.columns, least) if backtest else ()
     powers = (scale_weight,) if scale_weight is not None else _POWERS if any(masks) else (0.0,)
     tried = [_fitted(one, powers, masks, loss, seed) for one in each]
-    weighed = weigh([least_missed(trials) for trials in tried])
+    best = [least_missed(trials) for trials in tried]
+    weighed = weigh(richest_of_few(best, intervals) if law == "auto" else best)
     (trial, _), others = weighed[0], weighed[1:]
     trial, replicates = with_replicates(trial, resamples, seed, intervals)
     alternatives = tuple(_alternative(other, weight, resamples, seed, intervals) for other, weight in others)

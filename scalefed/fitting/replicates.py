@@ -1,5 +1,6 @@
 """How are the replicates of a fit made? By the bootstrap, or, where the runs are few or leave the law loose, drawn."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -38,9 +39,8 @@ def with_replicates(trial: Trial, resamples: int, seed: int, method: str) -> tup
     if method in posterior.METHODS:
         return _drawn(trial, resamples, seed, borrowed=method == "posterior-borrowed")
     may_draw = method == "auto" and resamples > 0 and problem.p > 0 and posterior.has_posterior(problem)
-    spare = spare_settings(trial.data, problem.p)
-    each = min(int(trial.data.clusters.max()) + 1, problem.p + spare) / max(problem.p, 1)
-    if may_draw and each < _FEW and not (spare > 0 and _exact(trial)):
+    spare, each = _spare(trial)
+    if may_draw and _is_few(trial):
         return _drawn(trial, resamples, seed)
     if spare < 1:
         resamples = 0  # without a spare setting nothing tells how far off the parameters are
@@ -51,6 +51,33 @@ def with_replicates(trial: Trial, resamples: int, seed: int, method: str) -> tup
     if may_draw and each < _SMALL and len(refits.theta) > 1 and loosest(problem, np.cov(refits.theta.T))[1] > LOOSE:
         return _drawn(trial, resamples, seed)
     return trial, refits
+
+
+def richest_of_few(trials: Sequence[Trial], method: str) -> list[Trial]:
+    """The richest law alone, where the runs are so few that it is drawn: beliefs fill in what they leave open of it.
+
+    What could be held out of so few says little, and a simpler law is sure of what it cannot say.
+
+    Args:
+        trials: one a candidate.
+        method: how replicates are made.
+    """
+    richest = max(trials, key=lambda one: one.problem.p)
+    drawn = method in posterior.METHODS or (method == "auto" and _is_few(richest))
+    return [richest] if drawn and posterior.has_posterior(richest.problem) else list(trials)
+
+
+def _is_few(trial: Trial) -> bool:
+    """Whether refits of the law to such runs tell too little."""
+    spare, each = _spare(trial)
+    return each < _FEW and not (spare > 0 and _exact(trial))
+
+
+def _spare(trial: Trial) -> tuple[int, float]:
+    """Settings beyond the free parameters, and how many times as many runs at different settings there are."""
+    spare = spare_settings(trial.data, trial.problem.p)
+    runs = int(trial.data.clusters.max()) + 1
+    return spare, min(runs, trial.problem.p + spare) / max(trial.problem.p, 1)
 
 
 def _exact(trial: Trial) -> bool:

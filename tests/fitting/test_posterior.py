@@ -121,6 +121,16 @@ def test_fit_takes_the_posterior_for_few_runs_and_says_so():
         sf.fit(runs, "chinchilla", intervals="bayes")
 
 
+@pytest.mark.filterwarnings("ignore::scalefed.errors.FitWarning")
+def test_of_few_runs_the_richest_law_is_drawn_alone():
+    found = sf.fit(first_ten(), resamples=200)
+    assert (found.law.name, found.alternatives) == ("coupled", ())
+    by_name = sf.fit(first_ten(), "coupled", resamples=200)
+    assert found.optimal_size(compute=1e21).params == by_name.optimal_size(compute=1e21).params
+    exact, refitted = sf.fit(first_ten(noise=0.0), resamples=20), sf.fit(first_ten(), resamples=20, intervals="pairs")
+    assert exact.alternatives and refitted.alternatives  # nothing is left open, or no belief is asked for
+
+
 def test_fewer_runs_than_parameters_answer_widely_or_refuse_for_the_width():
     runs = first_ten().iloc[[0, 4, 5, 9]]
     with warnings.catch_warnings():
