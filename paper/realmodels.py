@@ -16,6 +16,7 @@ from writing import write_facts
 
 import scalefed as sf
 from scalefed.charts.theme import si
+from scalefed.passk import compare_models
 
 ROOT = Path(__file__).parent.parent
 MODELS = {
@@ -30,24 +31,54 @@ RULES = ("as it is given", "without its final line break", "chat template")
 def main() -> None:
     """Write, print."""
     rows = [row for name in MODELS for row in sorted(_rows(name))]
-    told = {"rows": [row[1:] for row in rows], "sampled": sampled(), **federated(sf.load_runs(ROOT / "runs/lora"))}
-    write_facts("realmodels", told)
+    runs = sf.load_runs(ROOT / "runs/lora")
+    longer = runs[runs["samples"] > 1]
+    told = {"rows": [row[1:] for row in rows], "sampled": sampled(longer), **federated(runs.drop(longer.index))}
+    write_facts("realmodels", told | {"larger": changes(runs, list(MODELS)[1]), "longer": [
+        {"tokens": si(float(run["tokens"])), "loss": f"{run['loss']:.3f}", "gold": f"{run['gold_loss']:.3f}"}
+        for run in longer.to_dict("records")
+    ]})  # fmt: skip
 
 
-def sampled() -> list[list[str]]:
-    """Models with several samples a problem: pass@1 and pass@10, each over new problems and over these ones."""
+def sampled(adapters: pd.DataFrame) -> list[list[str]]:
+    """Models and adapters with several samples a problem: pass@1 and pass@10, each over new problems and these ones."""
     rows = []
     for path in sorted(ROOT.glob("runs/humaneval/*/summary.json")):
         summary = json.loads(path.read_text(encoding="utf-8"))
         if summary["samples"] == 1:
             continue
-        found = sf.estimate_pass_at_k([summary["samples"]] * len(summary["correct"]), summary["correct"], (1, 10))
-        row = [MODELS[summary["checkpoint"]][0], _rule(summary), f"{summary['samples']}", f"{summary['temperature']:g}"]
-        for one in (found.to_dict()[f"pass@{k}"] for k in (1, 10)):
-            row += [f"{one['estimate']:.1%}", f"{one['low']:.1%} to {one['high']:.1%}",
-                    f"{one['low_conditional']:.1%} to {one['high_conditional']:.1%}"]  # fmt: skip
-        rows.append(row)
+        samples = [summary["samples"]] * len(summary["correct"])
+        words = [MODELS[summary["checkpoint"]][0], _rule(summary), f"{samples[0]}", f"{summary['temperature']:g}"]
+        rows.append(words + _both_intervals(samples, summary["correct"]))
+    counts = sf.load_counts(ROOT / "runs/lora")
+    for run in adapters.to_dict("records"):
+        own = counts[counts["run_id"] == run["run_id"]]
+        name = f"adapter of {MODELS[run['checkpoint']][0]}, {si(float(run['tokens']))} tokens"
+        words = [name, RULES[1], f"{run['samples']:g}", f"{run['temperature']:g}"]
+        rows.append(words + _both_intervals(own["samples"].tolist(), own["correct"].tolist()))
     return rows
+
+
+def changes(runs: pd.DataFrame, checkpoint: str) -> dict[str, str]:
+    """What training changed of greedy pass@1, in points with a 95% interval of paired problems, by kind of clients."""
+    counts = sf.load_counts(ROOT / "runs/lora").set_index("run_id")
+    own = runs[runs["checkpoint"] == checkpoint].sort_values("tokens")
+    before, told = counts.loc[own["run_id"].iloc[0]], {}
+    for run in own.iloc[1:].to_dict("records"):
+        after = counts.loc[run["run_id"]]
+        found = compare_models(before["samples"], before["correct"], after["samples"], after["correct"])
+        low, high = (100 * end for end in (found.low, found.high))
+        told[run["partition"]] = f"{100 * found.difference:+.1f} points ({low:+.1f} to {high:+.1f})"
+    return told
+
+
+def _both_intervals(samples: list[int], correct: list[int]) -> list[str]:
+    """pass@1 and pass@10, each with its interval over problems like these and over these."""
+    told, found = [], sf.estimate_pass_at_k(samples, correct, (1, 10)).to_dict()
+    for one in (found[f"pass@{k}"] for k in (1, 10)):
+        told += [f"{one['estimate']:.1%}", f"{one['low']:.1%} to {one['high']:.1%}",
+                 f"{one['low_conditional']:.1%} to {one['high_conditional']:.1%}"]  # fmt: skip
+    return told
 
 
 def federated(runs: pd.DataFrame) -> dict[str, Any]:
