@@ -48,13 +48,13 @@ def sampled(adapters: pd.DataFrame) -> list[list[str]]:
         if summary["samples"] == 1:
             continue
         samples = [summary["samples"]] * len(summary["correct"])
-        words = [MODELS[summary["checkpoint"]][0], _rule(summary), f"{samples[0]}", f"{summary['temperature']:g}"]
+        words = [_short(summary["checkpoint"]), "", f"{summary['temperature']:g}", f"{samples[0]}"]
         rows.append(words + _both_intervals(samples, summary["correct"]))
     counts = sf.load_counts(ROOT / "runs/lora")
     for run in adapters.to_dict("records"):
         own = counts[counts["run_id"] == run["run_id"]]
-        name = f"adapter of {MODELS[run['checkpoint']][0]}, {si(float(run['tokens']))} tokens"
-        words = [name, RULES[1], f"{run['samples']:g}", f"{run['temperature']:g}"]
+        name = f"adapter, {si(float(run['tokens']))} tokens"
+        words = [_short(run["checkpoint"]), name, f"{run['temperature']:g}", f"{run['samples']:g}"]
         rows.append(words + _both_intervals(own["samples"].tolist(), own["correct"].tolist()))
     return rows
 
@@ -85,14 +85,14 @@ def federated(runs: pd.DataFrame) -> dict[str, Any]:
     """What adapters gain in federated hands: each pretrained model, then alike and natural clients by cohort."""
     longest = runs["tokens"].max()
     rows = []
-    for checkpoint, (name, _) in MODELS.items():
+    for checkpoint in MODELS:
         own = runs[runs["checkpoint"] == checkpoint].sort_values(["tokens", "partition", "clients_per_round"])
         for run in own.to_dict("records"):
             trained = run["tokens"] == longest
             words = f"{run['clients_per_round']:g} a round, {KINDS[run['partition']]}" if trained else "before"
             wire = f"{run['bytes_per_client'] / 1e6:.0f} MB" if trained else "-"
             told = [f"{run['loss']:.3f}", f"{run['gold_loss']:.3f}", f"{run['pass_at_1']:.1%}", wire]
-            rows.append([name.split("-")[0], words, *told])
+            rows.append([_short(checkpoint), words, *told])
     return {"federated": rows, "tokens": si(float(longest)), "clients": f"{runs['clients'].iloc[0]:g}",
             "rank": f"{runs['lora_rank'].iloc[0]:g}"}  # fmt: skip
 
@@ -115,6 +115,10 @@ def _row(settings: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     ends = f"{passes['low']:.1%} to {passes['high']:.1%}"
     return [str(RULES.index(rule)), f"{name}, {weights}", rule, f"{tried}", f"{passes['estimate']:.1%}", ends,
             f"{verdicts.get('syntax_error', 0) / tried:.0%}", f"{summary['gold_loss']:.3f}"]  # fmt: skip
+
+
+def _short(checkpoint: str) -> str:
+    return MODELS[checkpoint][0].split("-")[0]
 
 
 def _rule(settings: dict[str, Any]) -> str:
