@@ -145,7 +145,7 @@ def _number(name: str, value: Any) -> Any:
     Raises:
         ConfigError: neither a number nor a word that is known, or less than one of what is counted.
     """
-    if name in _TEXTS or (value == "free" if isinstance(value, str) else False):
+    if name in _TEXTS or (isinstance(value, str) and value == "free"):
         return value
     try:
         numbers = np.asarray(value, dtype=float)

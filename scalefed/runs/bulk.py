@@ -271,7 +271,7 @@ def _faulty(column: Any, known: Column | None, *, infinite: Any) -> Array:
     if not number:
         return np.zeros(len(column), dtype=bool)
     values, end = _values(column).astype(float), known.range
-    wrong = (values <= end.low if end.above else values < end.low) | (values > end.high)
+    wrong = (values <= end.low if end.above else values < end.low) | (values > end.most)
     allowed = infinite | ((values > 0) & end.infinite)
     wrong = np.where(np.isinf(values), ~allowed, wrong)
     if known.dtype == "int":
