@@ -5,15 +5,17 @@ Run from the repository root, with one thread for linear algebra (fifteen draws 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_few_runs.py [draws a family] [law=auto] [intervals=auto]
 
 Families of the standard count and the validation loss (``../shared/data``). The ten runs are of the lowest two decades
-of compute: any at random, or five sizes about the lowest of each of two budgets at least a factor four apart. The truth
+of compute: any at random, five sizes about the lowest of each of two budgets at least a factor four apart, or ten of
+those with 10 to 40 tokens a parameter, which say next to nothing of what other shares would give. The truth
 is the measured isoFLOP minima, joined by straight lines in log compute. Printed by design: the median miss as a factor,
 the share within 1.3 (a refusal is not), coverage of the 95% intervals, their median half-width (the root of upper over
-lower end) and the share refused.
+lower end) and the share refused. Then the same of ten of ``runs/grid`` with their floor known, by ``law="auto"``.
 """
 
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,8 @@ import scalefed as sf
 from scalefed.errors import ScalefedError
 
 WITHIN = 1.3
+ROOT = Path(__file__).parents[2]
+ASKED, COHORTS = 1.3e13, (1, 4, 16)  # FLOPs, clients a round
 
 
 def families() -> list[tuple[str, pd.DataFrame]]:
@@ -52,6 +56,12 @@ def slices(cheap: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def alike(cheap: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    """Any ten of those near 20 tokens a parameter; all where there are fewer."""
+    near = cheap[(cheap["tokens"] / cheap["params"]).between(10, 40)]
+    return at_random(near, generator) if len(near) > 10 else near
+
+
 def draws(count: int, law: str, intervals: str) -> pd.DataFrame:
     """One row a design, family and draw."""
     rows = []
@@ -61,9 +71,11 @@ def draws(count: int, law: str, intervals: str) -> pd.DataFrame:
         where = np.log([runs.loc[runs["budget"] == b, "compute"].median() for b in known])
         sizes = np.array([m[0] for m in known.values()])
         cheap = runs[runs["budget"] <= runs["budget"].min() * 100]
-        for design in (at_random, slices):
+        for design in (at_random, slices, alike):
             for draw in range(count):
                 chosen = design(cheap, np.random.default_rng([number, draw]))
+                if len(chosen) < 10:
+                    continue
                 asked = 10 * float(chosen["compute"].max())
                 if not where[0] <= np.log(asked) <= where[-1]:
                     continue
@@ -77,6 +89,38 @@ def draws(count: int, law: str, intervals: str) -> pd.DataFrame:
                     row |= {"why": str(error)}
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def federated(count: int, law: str) -> pd.DataFrame:
+    """One row a question, draw and design: ten of runs/grid's cheap runs, floor known, the truth the fit of all."""
+    runs, whole = sf.load_runs(ROOT / "runs/grid"), sf.load_fit(ROOT / "fits/grid.json")
+    cheap = runs[(runs["tokens"] <= 4.2e6) & (runs["params"] <= 56e3) & runs["clients_per_round"].isin(COHORTS)]
+    rows = []
+    for design in (at_random, threes):
+        for draw in range(count):
+            chosen = design(cheap, np.random.default_rng([7, draw]))
+            fit = sf.fit(chosen, law, fixed={"E": whole.params["E"]})
+            for cohort in COHORTS:
+                question = {"compute": ASKED, "clients": 16, "clients_per_round": cohort, "skew": 0.0}
+                row = {"design": f"federated {design.__name__}", "truth": whole.optimal_size(**question).params}
+                try:
+                    answer = fit.optimal_size(**question)
+                    row |= {"size": answer.params, "low": answer.params_low, "high": answer.params_high}
+                except ScalefedError as error:
+                    row |= {"why": str(error)}
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def threes(cheap: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    """Three sizes of alike clients at each cohort, and one skewed run of several clients."""
+    alone, parts = cheap[cheap["skew"] < 0.1], []
+    for cohort in COHORTS:
+        own = alone[alone["clients_per_round"] == cohort]
+        sizes = generator.choice(own["params"].unique(), 3, replace=False)
+        parts += [own[own["params"] == size].sample(1, random_state=int(generator.integers(1e9))) for size in sizes]
+    skewed = cheap[(cheap["skew"] > 0.1) & (cheap["clients_per_round"] > 1)]
+    return pd.concat([*parts, skewed.sample(1, random_state=int(generator.integers(1e9)))])
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -101,5 +145,8 @@ if __name__ == "__main__":
     words = dict(word.split("=") for word in sys.argv[1:] if "=" in word)
     count = next((int(word) for word in sys.argv[1:] if "=" not in word), 15)
     start = time.process_time()
-    print(table(draws(count, words.get("law", "auto"), words.get("intervals", "auto"))).round(3).to_string())
+    law = words.get("law", "auto")
+    print(table(draws(count, law, words.get("intervals", "auto"))).round(3).to_string())
+    if law == "auto":
+        print(table(federated(count, law)).round(3).to_string())
     print(f"{time.process_time() - start:.0f} s")
