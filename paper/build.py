@@ -38,6 +38,7 @@ import population  # noqa: E402
 import posthoc  # noqa: E402
 import published  # noqa: E402
 import realmodels  # noqa: E402
+import realtext  # noqa: E402
 import remedies  # noqa: E402
 import slices  # noqa: E402
 import study  # noqa: E402
@@ -328,6 +329,7 @@ def main(words: list[str]) -> None:
         pass100.main()
         population.main()
         realmodels.main()
+        realtext.main()
         remedies.main()
         unequal.main()
         slices.main()

@@ -423,6 +423,11 @@ def facts(held_out: HeldOut) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def main() -> None:
+    """Write what the paper prints."""
+    write_facts("realtext", {name: facts(one) for name, one in SETS.items() if len(one.stored())}, show=False)
+
+
 def score(held_out: HeldOut) -> None:
     """Print the tables, losses in bits a byte."""
     frozen, runs = held_out.prediction(), held_out.stored()
@@ -440,7 +445,7 @@ def score(held_out: HeldOut) -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["facts"]:
-            write_facts("realtext", {name: facts(one) for name, one in SETS.items() if len(one.stored())}, show=False)
+            main()
         case ["freeze", name] if name in SETS:
             freeze(SETS[name])
         case _:

@@ -59,6 +59,12 @@ def test_the_facts_come_from_the_runs() -> None:
     assert made == {name: FACTS[name] for name in made}, "the runs have changed: python paper/build.py"
 
 
+def test_the_one_command_makes_everything_that_is_told() -> None:
+    build = (PAPER / "build.py").read_text(encoding="utf-8")
+    made = {path.stem for path in (PAPER / "generated").glob("*.json")} - {"facts"}
+    assert made == {name for name in made if re.search(rf"^ +{name}\.(main|write)\(", build, re.MULTILINE)}
+
+
 def test_every_check_is_told() -> None:
     checks = json.loads((PAPER / "generated" / "checks.json").read_text(encoding="utf-8"))
     for group, facts in checks.items():

@@ -1,5 +1,6 @@
 """The law that real text was predicted with is the named one, and the frozen file is what it gives."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -52,3 +53,8 @@ def test_what_the_paper_prints_is_in_bits_a_byte():
     runs, told = held_out.stored(), realtext.facts(held_out)
     assert float(told["cells"][0][4]) == pytest.approx(runs["loss"].max() / np.log(2), rel=0.2)
     assert told["floors"]["shape"] == f"{held_out.prediction()['laws']['shape']['floor'] / np.log(2):.2f}"
+
+
+def test_the_stored_facts_are_those_of_the_runs():
+    stored = json.loads((ROOT / "paper/generated/realtext.json").read_text(encoding="utf-8"))
+    assert stored == {name: realtext.facts(held_out) for name, held_out in realtext.SETS.items()}
